@@ -1,0 +1,28 @@
+/* arena.h — memory that is taken once, before work starts, and handed out by bumping a pointer.
+ *
+ * Stepping never calls the heap (law L4): what a step needs was placed in an arena sized by the same function that told
+ * the user how much memory the run would take. Pages come from mmap, zeroed, with huge pages asked for. */
+#ifndef TL_BASE_ARENA_H
+#define TL_BASE_ARENA_H
+
+#include <stdbool.h>
+#include "base/error.h"
+
+typedef struct tl_arena {
+    unsigned char *base;
+    size_t size_bytes, used_bytes;
+    bool dry; /* base is NULL: only adds up what would be taken. Alloc returns NULL. */
+} tl_arena;
+
+#define TL_ARENA_ALIGN_BYTES 64
+
+/* A dry arena: run the same placing code over it to learn used_bytes. */
+tl_arena tl__arena_dry(void);
+int tl__arena_open(tl_arena *arena, size_t size_bytes, tl_error *err);
+void tl__arena_close(tl_arena *arena);
+/* Aligned to 64 bytes, zero. Never fails: asking for more than was sized is our own bug and asserts. Sizes are checked
+ * for overflow (count*elem_bytes). */
+void *tl__arena_take(tl_arena *arena, size_t count, size_t elem_bytes);
+#define TL_TAKE(arena, type, count) ((type *)tl__arena_take((arena), (size_t)(count), sizeof(type)))
+
+#endif

@@ -1,0 +1,192 @@
+/* ops.h — the whole list of operators: mathematics, shapes, layout, cost.
+ *
+ * R rows, C model width, H query heads, K key/value heads (Hkv in code), D head width, F feed-forward width, V vocabulary.
+ * All numbers are f32 (contract "f32"). Matrices are row-major with a leading dimension in elements. Each operator exists
+ * twice: in ref/ (plain C, fmaf, the order of the contract: the definition) and in cpu/ (fast, equal to ref to the bit).
+ *
+ * The orders of summation (law L1):
+ *   product   k is cut at multiples of TL_KB; inside a block one fmaf chain from +0 in k order; block sums are added in
+ *             order (((s0 + s1) + s2) …), then to C if accumulating — C + s0 first, then + s1 … — and the bias last.
+ *   vector    16 virtual lanes: lane j takes elements j, j+16, … in order (absent elements add nothing); then the fixed tree
+ *             l[j]+l[j+8], then +4, +2, +1.
+ *   rows      a gradient summed over rows (bias, gain) is the product's order with k = row: chains within TL_KB rows from +0,
+ *             block sums added to the destination in order. Micro-batches cut at multiples of TL_KB rows change nothing.
+ *   attention keys in chunks of TL_ATT_CHUNK at absolute positions; see each operator. */
+#ifndef TL_KERNELS_OPS_H
+#define TL_KERNELS_OPS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include "base/span.h"
+#include "base/threads.h"
+
+#define TL_KB 256        /* block of the product's k; measured in docs/decisions.md */
+#define TL_LANES 16      /* virtual lanes of a vector reduction */
+#define TL_KV_BLOCK 16   /* keys a KV block; K is stored [Hkv][D][16], V [Hkv][16][D] within a block */
+#define TL_ATT_CHUNK 64  /* keys a chunk of attention: four blocks */
+#define TL_MAX_HEAD_DIM 256
+
+typedef struct tl_ops tl_ops;
+
+/* What an operator needs besides its numbers. */
+typedef struct tl_ctx {
+    int device;           /* 0: the CPU */
+    void *stream;         /* CUDA later */
+    tl_pool *pool;        /* NULL: this thread alone */
+    unsigned char *workspace; /* tl__ops_workspace_bytes(threads), 64-byte aligned; sliced per worker */
+    size_t workspace_bytes;
+    const tl_ops *ops;
+    tl_spans *spans;      /* NULL: not recorded */
+} tl_ctx;
+
+/* Scratch that operators may use, per worker: packed panels, attention tiles. */
+#define TL_WORKSPACE_PER_WORKER_BYTES ((size_t)4 << 20)
+size_t tl__ops_workspace_bytes(int threads);
+/* Worker w's slice. */
+static inline void *tl__workspace(const tl_ctx *ctx, int worker) {
+    return ctx->workspace + (size_t)worker * TL_WORKSPACE_PER_WORKER_BYTES;
+}
+
+/* Which rows are being computed: R ragged token rows of S sequences. Rows of one sequence lie together with consecutive
+ * positions; a training batch, packed documents, a prefill chunk and a decode step are all this. */
+typedef struct tl_rows {
+    int R, S;
+    const int32_t *token;     /* [R] */
+    const int32_t *pos;       /* [R] position within the sequence */
+    const int32_t *seq_row;   /* [S+1] rows of sequence s: seq_row[s] … seq_row[s+1]−1 */
+    const int32_t *seq_block; /* [S] where sequence s's block ids start in block[] */
+    const int32_t *block;     /* KV block of positions 16i … 16i+15 of sequence s: block[seq_block[s] + i] */
+} tl_rows;
+
+/* One layer's keys and values: block b's K at k + b·Hkv·D·16, V likewise. */
+typedef struct tl_kv {
+    float *k, *v;
+} tl_kv;
+
+struct tl_ops {
+    const char *isa; /* "ref", "avx2", "avx512" */
+
+    /* C[M,N] (+)= A[M,K]·B[K,N] + bias[N]. A(m,k) = a[m·a_row + k·a_col], B(k,n) = b[k·b_row + n·b_col]; of each pair of strides
+     * one is 1. accumulate: C is added to, else written. bias may be NULL. K = 0 leaves +0 (or C) plus bias. */
+    void (*gemm)(tl_ctx *ctx, float *c, int64_t ldc, int M, int N, int K, const float *a, int64_t a_row, int64_t a_col,
+                 const float *b, int64_t b_row, int64_t b_col, const float *bias, bool accumulate);
+
+    /* db[N] += Σ_r dy[r,n], the rows order. */
+    void (*bias_backward)(tl_ctx *ctx, float *db, const float *dy, int64_t ld, int R, int N);
+
+    /* x[r,:] = E[token[r],:] (+ P[pos[r],:] if P). Vaswani et al. 2017 §3.4. */
+    void (*embed)(tl_ctx *ctx, float *x, const float *E, const float *P, const int32_t *token, const int32_t *pos, int R, int C);
+    /* dE[slot[id[r]],:] += dx[r,:] one by one in row order (a plain ordered sum: no blocks). slot NULL: identity. */
+    void (*embed_backward)(tl_ctx *ctx, float *dE, const int32_t *slot, const int32_t *id, const float *dx, int R, int C);
+
+    /* sum = x + y (y NULL: sum may be NULL too and x is normed), out = RMSNorm(sum)·gain (Zhang & Sennrich 2019, eq. 4):
+     * rstd[r] = 1/sqrt(Σ s²/C + eps), out = (s·rstd)·gain. Σ is the vector order with fmaf(s, s, lane). rstd, sum may be NULL. */
+    void (*rmsnorm)(tl_ctx *ctx, float *out, float *sum, float *rstd, const float *x, const float *y, const float *gain, float eps, int R, int C);
+    /* dx[r,:] += rstd·(gain∘dout − xhat·(Σ gain∘dout∘xhat)/C), xhat = s·rstd; dgain += Σ_r dout∘xhat (rows order). */
+    void (*rmsnorm_backward)(tl_ctx *ctx, float *dx, float *dgain, const float *dout, const float *s, const float *rstd, const float *gain, int R, int C);
+    /* LayerNorm (Ba et al. 2016) likewise: mean = Σs/C, var = Σ(s−mean)²/C, out = ((s−mean)·rstd)·gain + bias. */
+    void (*layernorm)(tl_ctx *ctx, float *out, float *sum, float *mean, float *rstd, const float *x, const float *y, const float *gain, const float *bias, float eps, int R, int C);
+    void (*layernorm_backward)(tl_ctx *ctx, float *dx, float *dgain, float *dbias, const float *dout, const float *s, const float *mean, const float *rstd, const float *gain, int R, int C);
+
+    /* In place on x[R, heads·D] (leading dimension ld): rotate pairs (i, i+D/2) by the angle of pos[r] (Su et al. 2021, the
+     * half-split pairing of Hugging Face Llama). cos_sin[position][D] = D/2 cosines, then D/2 sines. direction −1: backward. */
+    void (*rope)(tl_ctx *ctx, float *x, int64_t ld, const float *cos_sin, const int32_t *pos, int direction, int R, int heads, int D);
+
+    /* Store rows' keys and values into their blocks. k[r, kh·D + d], v likewise. */
+    void (*kv_store)(tl_ctx *ctx, tl_kv kv, const float *k, int64_t ldk, const float *v, int64_t ldv, const tl_rows *rows, int Hkv, int D);
+
+    /* Causal attention of each row over keys 0 … pos of its sequence, K and V as stored (Vaswani et al. 2017 eq. 1; Dao et al.
+     * 2022 for the chunked form). Query head h reads key head h/(H/Hkv). Per row and chunk of 64 keys at absolute positions:
+     *   s_j = (fmaf chain over d from +0 of q_d·k_jd)·scale; m = max_j s_j; p_j = exp(s_j − m); l = Σ p_j (vector order);
+     *   o_d = fmaf chain over keys j in order from +0 of p_j·v_jd.
+     * Merge of (M, L, O) with the next chunk's (m, l, o): M' = max(M, m), α = exp(M − M'), β = exp(m − M'),
+     *   L' = fmaf(L, α, l·β), O' = fmaf(O, α, o·β). The first chunk is taken as it is. out = O·(1/L).
+     * max_sum[r, h, 2] = (M, L), may be NULL. */
+    void (*attention)(tl_ctx *ctx, float *out, int64_t ldo, float *max_sum, const float *q, int64_t ldq, tl_kv kv, const tl_rows *rows, int H, int Hkv, int D, float scale);
+    /* Gradients; rows hold whole sequences from position 0 (training). p_ij = exp(s_ij − M_i)·(1/L_i); δ_i = Σ_d dout·out (vector
+     * order); ds = p∘(dp − δ)·scale, dp_ij = fmaf chain over d of dout_id·v_jd. Pairs of (query chunk, key chunk), 64×64:
+     *   dq_i: chain over keys of a chunk from +0, chunk sums added in key order (the first written).
+     *   dk_j, dv_j: chain over the 64 queries of a chunk from +0 (queries before the key contribute +0), chunk sums added in query
+     *   order, query heads of a group one after the other: for h in group { for query chunks in order }.
+     * dq, dk, dv are written (not added to), in rows with leading dimension ld. */
+    void (*attention_backward)(tl_ctx *ctx, float *dq, float *dk, float *dv, int64_t ld, const float *dout, const float *out, int64_t ldo, const float *max_sum, const float *q, int64_t ldq, tl_kv kv, const tl_rows *rows, int H, int Hkv, int D, float scale);
+
+    /* y = gelu_new(x): 0.5·x·(1 + tanh(√(2/π)·(x + 0.044715·x³))) (Hendrycks & Gimpel 2016). n elements. */
+    void (*gelu)(tl_ctx *ctx, float *y, const float *x, int64_t n);
+    void (*gelu_backward)(tl_ctx *ctx, float *dx, const float *dy, const float *x, int64_t n); /* may be in place over dy */
+    /* y = silu(g)·u (Shazeer 2020, SwiGLU). gu[R, 2F]: g then u. */
+    void (*swiglu)(tl_ctx *ctx, float *y, const float *gu, int R, int F);
+    void (*swiglu_backward)(tl_ctx *ctx, float *dgu, const float *dy, const float *gu, int R, int F);
+    /* out = x + y. May be in place. */
+    void (*add)(tl_ctx *ctx, float *out, const float *x, const float *y, int64_t n);
+
+    /* Rows of logits → log-probability of target (−1: ignored, logp = 0): logp = z_t − (m + log Σ exp(z − m)), Σ in the vector order.
+     * If grad_scale ≠ 0, logits are overwritten by (softmax − onehot(target))·grad_scale (zeros where ignored). */
+    void (*softmax_loss)(tl_ctx *ctx, float *logp, float *logits, const int32_t *target, float grad_scale, int R, int V);
+
+    /* Σ x², as double: f32 squares are not rounded; chunks of 4096 elements, 16 double lanes and the vector tree within a chunk,
+     * chunks added in order. NaN or infinity show in the result. */
+    double (*sum_squares)(tl_ctx *ctx, const float *x, int64_t n);
+    /* AdamW (Loshchilov & Hutter 2019, alg. 2; PyTorch's order of operations): with g' = g·grad_scale
+     *   w *= 1 − lr·wd; m = m + (1−b1)·(g' − m) [lerp]; v = b2·v + (1−b2)·g'²; w −= (lr/c1)·m / (sqrt(v)/sqrt(c2) + eps)
+     * where c1 = 1 − b1^t, c2 = 1 − b2^t come in as f32 factors. */
+    void (*adamw)(tl_ctx *ctx, float *w, float *m, float *v, const float *g, int64_t n, const struct tl_adamw *hyper);
+};
+
+typedef struct tl_adamw {
+    float lr, beta1, beta2, eps, weight_decay;
+    float grad_scale;          /* clipping and 1/tokens, applied as the gradient is read */
+    float step_size;           /* lr / (1 − beta1^t) */
+    float inv_sqrt_correction2; /* 1 / sqrt(1 − beta2^t) */
+} tl_adamw;
+
+/* The table for the best instruction set this CPU has, or the one named by TRILITH_ISA or `want` (ref, avx2, avx512; NULL:
+ * best). TL_EUNSUPPORTED, naming what the CPU has, when it cannot. */
+int tl__ops_select(const tl_ops **ops, const char *want, tl_error *err);
+/* "avx2 avx512 …": what CPUID and XGETBV say, for doctor. */
+void tl__cpu_features(char *out, size_t size);
+
+/* Cost of an operator for a shape: FLOPs as executed, bytes if every operand moved once. */
+typedef struct tl_cost { double flops, bytes; } tl_cost;
+typedef enum tl_op {
+    TL_OP_GEMM, TL_OP_BIAS_BACKWARD, TL_OP_EMBED, TL_OP_EMBED_BACKWARD, TL_OP_NORM, TL_OP_NORM_BACKWARD, TL_OP_ROPE,
+    TL_OP_KV_STORE, TL_OP_ATTENTION, TL_OP_ATTENTION_BACKWARD, TL_OP_ACT, TL_OP_ACT_BACKWARD, TL_OP_ADD,
+    TL_OP_SOFTMAX_LOSS, TL_OP_SUM_SQUARES, TL_OP_ADAMW, TL_OPS
+} tl_op;
+/* Dimensions by operator: GEMM (M,N,K); BIAS_BACKWARD, EMBED*, NORM*, (R,C,–); ROPE, KV_STORE (R, heads·D, –); ATTENTION*
+ * (pairs of query and key, H, D); ACT*, ADD (elements of the output,–,–), SOFTMAX_LOSS (R,V,–), SUM_SQUARES, ADAMW (n,–,–). */
+tl_cost tl__op_cost(tl_op op, int64_t d0, int64_t d1, int64_t d2);
+const char *tl__op_name(tl_op op);
+tl_bucket tl__op_bucket(tl_op op);
+/* Query–key pairs that causal attention computes for these rows. */
+int64_t tl__attention_pairs(const tl_rows *rows);
+
+/* What callers use: the table's operator inside a span with its cost. For each table entry but gemm there is a tl__NAME with the
+ * same arguments. Products with a weight: y[R,N] = x[R,K]·W + b. */
+typedef enum tl_layout { TL_OUT_IN, TL_IN_OUT } tl_layout; /* W[N,K] as Linear, or W[K,N] as GPT-2's Conv1D */
+void tl__linear(tl_ctx *ctx, float *y, int64_t ldy, const float *x, int64_t ldx, const float *W, tl_layout layout, const float *bias, int R, int N, int K);
+/* dx[R,K] (+)= dy[R,N]·Wᵀ */
+void tl__linear_dx(tl_ctx *ctx, float *dx, int64_t lddx, const float *dy, int64_t lddy, const float *W, tl_layout layout, int R, int N, int K, bool accumulate);
+/* dW += dyᵀ·x in W's layout (k = rows, blocks of TL_KB), dbias += Σ dy if dbias. */
+void tl__linear_dw(tl_ctx *ctx, float *dW, float *dbias, const float *dy, int64_t lddy, const float *x, int64_t ldx, tl_layout layout, int R, int N, int K);
+
+void tl__embed(tl_ctx *ctx, float *x, const float *E, const float *P, const int32_t *token, const int32_t *pos, int R, int C);
+void tl__embed_backward(tl_ctx *ctx, float *dE, const int32_t *slot, const int32_t *id, const float *dx, int R, int C);
+void tl__rmsnorm(tl_ctx *ctx, float *out, float *sum, float *rstd, const float *x, const float *y, const float *gain, float eps, int R, int C);
+void tl__rmsnorm_backward(tl_ctx *ctx, float *dx, float *dgain, const float *dout, const float *s, const float *rstd, const float *gain, int R, int C);
+void tl__layernorm(tl_ctx *ctx, float *out, float *sum, float *mean, float *rstd, const float *x, const float *y, const float *gain, const float *bias, float eps, int R, int C);
+void tl__layernorm_backward(tl_ctx *ctx, float *dx, float *dgain, float *dbias, const float *dout, const float *s, const float *mean, const float *rstd, const float *gain, int R, int C);
+void tl__rope(tl_ctx *ctx, float *x, int64_t ld, const float *cos_sin, const int32_t *pos, int direction, int R, int heads, int D);
+void tl__kv_store(tl_ctx *ctx, tl_kv kv, const float *k, int64_t ldk, const float *v, int64_t ldv, const tl_rows *rows, int Hkv, int D);
+void tl__attention(tl_ctx *ctx, float *out, int64_t ldo, float *max_sum, const float *q, int64_t ldq, tl_kv kv, const tl_rows *rows, int H, int Hkv, int D, float scale);
+void tl__attention_backward(tl_ctx *ctx, float *dq, float *dk, float *dv, int64_t ld, const float *dout, const float *out, int64_t ldo, const float *max_sum, const float *q, int64_t ldq, tl_kv kv, const tl_rows *rows, int H, int Hkv, int D, float scale);
+void tl__gelu(tl_ctx *ctx, float *y, const float *x, int64_t n);
+void tl__gelu_backward(tl_ctx *ctx, float *dx, const float *dy, const float *x, int64_t n);
+void tl__swiglu(tl_ctx *ctx, float *y, const float *gu, int R, int F);
+void tl__swiglu_backward(tl_ctx *ctx, float *dgu, const float *dy, const float *gu, int R, int F);
+void tl__add(tl_ctx *ctx, float *out, const float *x, const float *y, int64_t n);
+void tl__softmax_loss(tl_ctx *ctx, float *logp, float *logits, const int32_t *target, float grad_scale, int R, int V);
+double tl__sum_squares(tl_ctx *ctx, const float *x, int64_t n);
+void tl__adamw(tl_ctx *ctx, float *w, float *m, float *v, const float *g, int64_t n, const tl_adamw *hyper);
+
+#endif

@@ -1,0 +1,72 @@
+/* model.h — one decoder: weights, activations, the forward and, below it, its backward.
+ *
+ * The forward is the same function for training, scoring and generation (law L2): it reads rows, writes K and V into blocks, and
+ * reads them back as stored. In training each layer keeps its own activations; elsewhere all layers share one set. */
+#ifndef TL_MODEL_MODEL_H
+#define TL_MODEL_MODEL_H
+
+#include "base/arena.h"
+#include "io/safetensors.h"
+#include "model/arch.h"
+
+typedef struct tl_model {
+    tl_arch arch;
+    tl_params params;
+    const float **weight;   /* [params.n]: in the flat buffer, or mapped from the file */
+    float *flat;            /* NULL when mapped */
+    float *cos_sin;         /* RoPE table [max positions in use][D], or NULL */
+    int positions;          /* rows of cos_sin */
+    tl_safetensors *file;   /* kept open while mapped */
+    tl_arena arena;         /* owns flat and cos_sin */
+} tl_model;
+
+/* A checkpoint folder, weights mapped (or read, where they are not f32 or mapping is off). Positions 0: the config's maximum. */
+int tl__model_open(tl_model *model, const char *folder, int positions, tl_error *err);
+/* Weights in a flat, writable buffer: from a folder, or random. Trainer's form. */
+int tl__model_create(tl_model *model, const tl_arch *arch, int positions, tl_error *err); /* flat all zero */
+int tl__model_load_into(tl_model *model, const char *folder, tl_error *err);
+void tl__model_init(tl_model *model, uint64_t seed, tl_pool *pool);
+void tl__model_close(tl_model *model);
+
+/* What one layer keeps for its backward; sizes in floats a row. */
+typedef struct tl_layer_acts {
+    float *x;        /* [R,C] the layer's input (residual stream) */
+    float *norm1_mean, *norm1_rstd; /* [R] */
+    float *qkv;      /* [R,(H+2Hkv)·D], q and k after RoPE */
+    float *att;      /* [R,H·D] attention's output before the projection */
+    float *max_sum;  /* [R,H,2] */
+    float *x_mid;    /* [R,C] after attention's residual */
+    float *norm2_mean, *norm2_rstd;
+    float *up;       /* [R,2F] (gate, up) or [R,F] */
+    tl_kv kv;        /* training: this layer's blocks; inference: the session's pool */
+} tl_layer_acts;
+
+typedef struct tl_acts {
+    int R;                 /* rows there is room for */
+    bool training;
+    tl_layer_acts *layer;  /* [L] */
+    float *x_out;          /* [R,C] after the last layer (before the final norm) */
+    float *final_mean, *final_rstd;
+    float *hidden;         /* [R,C] after the final norm: what the head reads */
+    float *normed, *act, *branch; /* scratch [R,C], [R,F], [R,C] */
+    float *d_x, *d_normed, *d_qkv, *d_att, *d_up, *d_act; /* training only */
+    float *logits;         /* [loss_rows, V] */
+    int loss_rows;         /* TL_KB, or fewer when R is */
+} tl_acts;
+
+/* Place activations for R rows in an arena (dry or real): the one sizing function of law L4. kv_blocks: blocks a layer (training). */
+void tl__acts_place(tl_acts *acts, tl_arena *arena, const tl_arch *arch, int R, int kv_blocks, bool training);
+
+/* Fill hidden[R,C] (and all kept activations) for rows. acts->layer[l].kv must be set. */
+void tl__model_forward(tl_ctx *ctx, const tl_model *model, tl_acts *acts, const tl_rows *rows);
+/* logits[n,V] of hidden rows [first, first+n). */
+void tl__model_logits(tl_ctx *ctx, const tl_model *model, float *logits, const float *hidden, int n);
+/* Head and loss together, TL_KB rows at a time, never all logits: logp[R] of target (−1 ignored). With grad (flat gradient buffer): also
+ * d_hidden into acts->d_normed, and the head's gradient. grad_scale: 1 / the step's token count. */
+void tl__model_loss(tl_ctx *ctx, const tl_model *model, tl_acts *acts, const int32_t *target, int R, float *logp, float *grad, float grad_scale);
+/* Everything below the loss: adds each parameter's gradient into grad (flat, params order). The token embedding's look-up gradient goes to
+ * embed_grad[slots,C] by slot[V] when the embedding is tied (it must be added after the leaf's last micro-batch: the head's part comes
+ * first), else straight into grad. */
+void tl__model_backward(tl_ctx *ctx, const tl_model *model, tl_acts *acts, const tl_rows *rows, float *grad, float *embed_grad, const int32_t *slot);
+
+#endif
