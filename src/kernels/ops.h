@@ -27,6 +27,7 @@
 #define TL_MAX_HEAD_DIM 256
 
 typedef struct tl_ops tl_ops;
+typedef struct tl_adamw tl_adamw;
 
 /* What an operator needs besides its numbers. */
 typedef struct tl_ctx {
