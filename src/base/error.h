@@ -10,7 +10,8 @@
 /* Fill `err` (may be NULL) with a formatted sentence and return `status` (negative). */
 int tl__fail(tl_error *err, int status, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
-/* The same, with ": " and strerror(errno) appended; picks TL_ENOSPACE for ENOSPC/EDQUOT, else TL_EIO. */
+/* The same, with ": " and strerror(errno) appended; picks TL_ENOSPACE for ENOSPC/EDQUOT,
+ * TL_ENOTFOUND for ENOENT, else TL_EIO. */
 int tl__fail_errno(tl_error *err, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /* Put "prefix: " before what `err` says; returns err's status. */
