@@ -1,5 +1,6 @@
-/* The pool: each task once, in claims of increasing order, whatever the number of threads; no nested calls; the contract's
- * floating-point mode on every thread; cheap tiny loops even with more threads than CPUs. Run it under the tsan preset. */
+/* The pool: each task once, in claims of increasing order, whatever the number of threads; no nested calls; the
+ * contract's floating-point mode on every thread; cheap tiny loops even with more threads than CPUs. Run it under the
+ * tsan preset. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -106,7 +107,9 @@ static void pools_open_and_close(void **state) {
 }
 
 static tl_pool *outer;
-static void nesting_task(void *user, int64_t i, int worker) { tl__parallel_for(outer, 2, add_task, user); }
+static void nesting_task(void *user, int64_t i, int worker) {
+    tl__parallel_for(outer, 2, add_task, user);
+}
 
 static void nested_calls_assert(void **state) {
     (void)state;
@@ -185,13 +188,16 @@ static void bad_counts(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(each_task_runs_once),  cmocka_unit_test(tiny_loops),
-        cmocka_unit_test(sleepers_are_woken),   cmocka_unit_test(pools_open_and_close),
+        cmocka_unit_test(each_task_runs_once),
+        cmocka_unit_test(tiny_loops),
+        cmocka_unit_test(sleepers_are_woken),
+        cmocka_unit_test(pools_open_and_close),
         cmocka_unit_test(nested_calls_assert),
 #if defined(__x86_64__)
         cmocka_unit_test(mode_is_the_contracts),
 #endif
-        cmocka_unit_test(cpus),                 cmocka_unit_test(bad_counts),
+        cmocka_unit_test(cpus),
+        cmocka_unit_test(bad_counts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
