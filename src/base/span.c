@@ -116,7 +116,7 @@ void tl__span_end(tl_spans *spans, double flops, double bytes, int64_t s0, int64
 
 void tl__spans_set(tl_spans *spans, int step, int layer) {
     if (!spans) return;
-    spans->step = step;
+    if (step >= 0) spans->step = step;
     spans->layer = layer;
 }
 

@@ -49,7 +49,7 @@ void tl__spans_close(tl_spans *spans);
 void tl__span_begin(tl_spans *spans, const char *name, tl_bucket bucket);
 /* Closes the innermost open span. */
 void tl__span_end(tl_spans *spans, double flops, double bytes, int64_t s0, int64_t s1, int64_t s2);
-void tl__spans_set(tl_spans *spans, int step, int layer); /* stamped on the spans that follow */
+void tl__spans_set(tl_spans *spans, int step, int layer); /* stamped on the spans that follow; step −1: as it was */
 void tl__spans_keep(tl_spans *spans, bool keep);
 /* Totals since the last take, OTHER = wall − everything else; starts anew. Asserts that no span is open. */
 tl_totals tl__spans_take(tl_spans *spans);

@@ -1,0 +1,299 @@
+/* model.c — the decoder: its activations' places, the forward, and directly below each part its backward.
+ *
+ * R rows, C width, H query heads, Hkv key/value heads, D head width, F feed-forward width, V vocabulary, L layers. One
+ * forward serves training, scoring and generation (law L2); which parts run is configured by the architecture record
+ * alone. */
+#include "model/model.h"
+
+#include <assert.h>
+#include <math.h>
+#include <string.h>
+
+/* ---- places ---- */
+
+static int64_t width_q(const tl_arch *a) {
+    return (int64_t)a->H * a->D;
+}
+static int64_t width_kv(const tl_arch *a) {
+    return (int64_t)a->Hkv * a->D;
+}
+static int64_t width_qkv(const tl_arch *a) {
+    return width_q(a) + 2 * width_kv(a);
+}
+static int64_t width_up(const tl_arch *a) {
+    return a->act == TL_ACT_SWIGLU ? 2 * (int64_t)a->F : a->F;
+}
+
+static void place_layer(tl_layer_acts *out, tl_arena *arena, const tl_arch *a, int R, int kv_blocks, bool training) {
+    tl_layer_acts *p = out;
+    p->x = TL_TAKE(arena, float, (int64_t)R * a->C);
+    p->qkv = TL_TAKE(arena, float, R *width_qkv(a));
+    p->att = TL_TAKE(arena, float, R *width_q(a));
+    p->x_mid = TL_TAKE(arena, float, (int64_t)R * a->C);
+    p->up = TL_TAKE(arena, float, R *width_up(a));
+    if (!training) return;
+    p->norm1_rstd = TL_TAKE(arena, float, R);
+    p->norm2_rstd = TL_TAKE(arena, float, R);
+    if (a->norm == TL_NORM_LAYER) {
+        p->norm1_mean = TL_TAKE(arena, float, R);
+        p->norm2_mean = TL_TAKE(arena, float, R);
+    }
+    p->max_sum = TL_TAKE(arena, float, (int64_t)R * a->H * 2);
+    p->kv.k = TL_TAKE(arena, float, kv_blocks *width_kv(a) * TL_KV_BLOCK);
+    p->kv.v = TL_TAKE(arena, float, kv_blocks *width_kv(a) * TL_KV_BLOCK);
+}
+
+void tl__acts_place(tl_acts *acts, tl_arena *arena, const tl_arch *a, int R, int kv_blocks, bool training) {
+    *acts = (tl_acts){.R = R, .training = training};
+    acts->layer = TL_TAKE(arena, tl_layer_acts, a->L);
+    tl_layer_acts unseen; /* a dry arena hands out no memory: placing must not write through it */
+    for (int l = 0; l < a->L; l++) {
+        tl_layer_acts *p = arena->dry ? &unseen : &acts->layer[l];
+        if (training || l == 0) place_layer(p, arena, a, R, kv_blocks, training);
+        else if (!arena->dry) *p = acts->layer[0];
+    }
+    acts->x_out = TL_TAKE(arena, float, (int64_t)R * a->C);
+    acts->hidden = TL_TAKE(arena, float, (int64_t)R * a->C);
+    acts->normed = TL_TAKE(arena, float, (int64_t)R * a->C);
+    acts->branch = TL_TAKE(arena, float, (int64_t)R * a->C);
+    acts->act = TL_TAKE(arena, float, (int64_t)R * a->F);
+    acts->loss_rows = R < TL_KB ? R : TL_KB;
+    acts->logits = TL_TAKE(arena, float, (int64_t)acts->loss_rows * a->V);
+    if (!training) return;
+    acts->final_rstd = TL_TAKE(arena, float, R);
+    if (a->norm == TL_NORM_LAYER) acts->final_mean = TL_TAKE(arena, float, R);
+    acts->d_x = TL_TAKE(arena, float, (int64_t)R * a->C);
+    acts->d_normed = TL_TAKE(arena, float, (int64_t)R * a->C);
+    acts->d_qkv = TL_TAKE(arena, float, R *width_qkv(a));
+    acts->d_att = TL_TAKE(arena, float, R *width_q(a));
+    acts->d_up = TL_TAKE(arena, float, R *width_up(a));
+    acts->d_act = TL_TAKE(arena, float, (int64_t)R * a->F);
+}
+
+/* ---- parameters by role ---- */
+
+/* A parameter's weights, or NULL where the architecture has none. */
+static const float *weight(const tl_model *m, int layer, tl_role role) {
+    int i = tl__params_find(&m->params, &m->arch, layer, role);
+    return i < 0 ? NULL : m->weight[i];
+}
+
+/* Its gradient in the flat buffer, or NULL. */
+static float *gradient(const tl_model *m, float *grad, int layer, tl_role role) {
+    int i = tl__params_find(&m->params, &m->arch, layer, role);
+    return i < 0 ? NULL : grad + m->params.list[i].offset;
+}
+
+static tl_role head_role(const tl_arch *a) {
+    return a->tied ? TL_ROLE_EMBED : TL_ROLE_HEAD;
+}
+
+/* ---- norm ---- */
+
+/* out = norm(x + y); sum, mean and rstd are kept where not NULL. */
+static void norm(tl_ctx *ctx, const tl_model *m, float *out, float *sum, float *mean, float *rstd, const float *x,
+                 const float *y, int layer, tl_role gain, tl_role bias, int R) {
+    const tl_arch *a = &m->arch;
+    if (a->norm == TL_NORM_RMS) tl__rmsnorm(ctx, out, sum, rstd, x, y, weight(m, layer, gain), a->norm_eps, R, a->C);
+    else
+        tl__layernorm(ctx, out, sum, mean, rstd, x, y, weight(m, layer, gain), weight(m, layer, bias), a->norm_eps, R,
+                      a->C);
+}
+
+/* dx += the norm's backward of dout at s; gain and bias gradients are added. */
+static void norm_backward(tl_ctx *ctx, const tl_model *m, float *dx, float *grad, const float *dout, const float *s,
+                          const float *mean, const float *rstd, int layer, tl_role gain, tl_role bias, int R) {
+    const tl_arch *a = &m->arch;
+    if (a->norm == TL_NORM_RMS)
+        tl__rmsnorm_backward(ctx, dx, gradient(m, grad, layer, gain), dout, s, rstd, weight(m, layer, gain), R, a->C);
+    else
+        tl__layernorm_backward(ctx, dx, gradient(m, grad, layer, gain), gradient(m, grad, layer, bias), dout, s, mean,
+                               rstd, weight(m, layer, gain), R, a->C);
+}
+
+/* ---- one product with a weight ---- */
+
+/* y[R,N] = x[R,K]·W + b */
+static void product(tl_ctx *ctx, const tl_model *m, float *y, int64_t ldy, const float *x, int layer, tl_role w,
+                    tl_role b, int R, int64_t N, int64_t K) {
+    tl__linear(ctx, y, ldy, x, K, weight(m, layer, w), m->arch.layout, weight(m, layer, b), R, (int)N, (int)K);
+}
+
+/* dx[R,K] (+)= dy·Wᵀ; dW += dyᵀ·x, db += Σ dy. */
+static void product_backward(tl_ctx *ctx, const tl_model *m, float *dx, float *grad, const float *dy, int64_t lddy,
+                             const float *x, int layer, tl_role w, tl_role b, int R, int64_t N, int64_t K,
+                             bool accumulate) {
+    tl__linear_dw(ctx, gradient(m, grad, layer, w), gradient(m, grad, layer, b), dy, lddy, x, K, m->arch.layout, R,
+                  (int)N, (int)K);
+    tl__linear_dx(ctx, dx, K, dy, lddy, weight(m, layer, w), m->arch.layout, R, (int)N, (int)K, accumulate);
+}
+
+/* ---- attention block: normed → branch ---- */
+
+/* q·k is scaled by 1/√D. */
+static float attention_scale(const tl_arch *a) {
+    return 1.0f / sqrtf((float)a->D);
+}
+
+static void attention_block(tl_ctx *ctx, const tl_model *m, tl_acts *acts, tl_layer_acts *p, const tl_rows *rows,
+                            int l) {
+    const tl_arch *a = &m->arch;
+    int R = rows->R;
+    int64_t Q = width_q(a), KV = width_kv(a), ld = width_qkv(a);
+    float *q = p->qkv, *k = q + Q, *v = k + KV;
+    if (weight(m, l, TL_ROLE_QKV)) {
+        product(ctx, m, q, ld, acts->normed, l, TL_ROLE_QKV, TL_ROLE_QKV_BIAS, R, ld, a->C);
+    } else {
+        product(ctx, m, q, ld, acts->normed, l, TL_ROLE_Q, TL_ROLE_Q_BIAS, R, Q, a->C);
+        product(ctx, m, k, ld, acts->normed, l, TL_ROLE_K, TL_ROLE_K_BIAS, R, KV, a->C);
+        product(ctx, m, v, ld, acts->normed, l, TL_ROLE_V, TL_ROLE_V_BIAS, R, KV, a->C);
+    }
+    if (a->positions == TL_POS_ROPE) /* q and k lie side by side: one call rotates both */
+        tl__rope(ctx, q, ld, m->cos_sin, rows->pos, 1, R, a->H + a->Hkv, a->D);
+    tl__kv_store(ctx, p->kv, k, ld, v, ld, rows, a->Hkv, a->D);
+    tl__attention(ctx, p->att, Q, p->max_sum, q, ld, p->kv, rows, a->H, a->Hkv, a->D, attention_scale(a));
+    product(ctx, m, acts->branch, a->C, p->att, l, TL_ROLE_O, TL_ROLE_O_BIAS, R, a->C, Q);
+}
+
+/* d_x (gradient of branch) → d_normed; acts->normed holds the block's input again. */
+static void attention_block_backward(tl_ctx *ctx, const tl_model *m, tl_acts *acts, tl_layer_acts *p,
+                                     const tl_rows *rows, int l, float *grad) {
+    const tl_arch *a = &m->arch;
+    int R = rows->R;
+    int64_t Q = width_q(a), KV = width_kv(a), ld = width_qkv(a);
+    float *dq = acts->d_qkv, *dk = dq + Q, *dv = dk + KV;
+    product_backward(ctx, m, acts->d_att, grad, acts->d_x, a->C, p->att, l, TL_ROLE_O, TL_ROLE_O_BIAS, R, a->C, Q,
+                     false);
+    tl__attention_backward(ctx, dq, dk, dv, ld, acts->d_att, p->att, Q, p->max_sum, p->qkv, ld, p->kv, rows, a->H,
+                           a->Hkv, a->D, attention_scale(a));
+    if (a->positions == TL_POS_ROPE) tl__rope(ctx, dq, ld, m->cos_sin, rows->pos, -1, R, a->H + a->Hkv, a->D);
+    if (weight(m, l, TL_ROLE_QKV)) {
+        product_backward(ctx, m, acts->d_normed, grad, dq, ld, acts->normed, l, TL_ROLE_QKV, TL_ROLE_QKV_BIAS, R, ld,
+                         a->C, false);
+    } else {
+        product_backward(ctx, m, acts->d_normed, grad, dq, ld, acts->normed, l, TL_ROLE_Q, TL_ROLE_Q_BIAS, R, Q, a->C,
+                         false);
+        product_backward(ctx, m, acts->d_normed, grad, dk, ld, acts->normed, l, TL_ROLE_K, TL_ROLE_K_BIAS, R, KV, a->C,
+                         true);
+        product_backward(ctx, m, acts->d_normed, grad, dv, ld, acts->normed, l, TL_ROLE_V, TL_ROLE_V_BIAS, R, KV, a->C,
+                         true);
+    }
+}
+
+/* ---- feed-forward block: normed → branch ---- */
+
+static void feed_forward_block(tl_ctx *ctx, const tl_model *m, tl_acts *acts, tl_layer_acts *p, int R, int l) {
+    const tl_arch *a = &m->arch;
+    int64_t ld = width_up(a);
+    if (a->act == TL_ACT_SWIGLU) {
+        product(ctx, m, p->up, ld, acts->normed, l, TL_ROLE_GATE, TL_ROLE_GATE_BIAS, R, a->F, a->C);
+        product(ctx, m, p->up + a->F, ld, acts->normed, l, TL_ROLE_UP, TL_ROLE_UP_BIAS, R, a->F, a->C);
+        tl__swiglu(ctx, acts->act, p->up, R, a->F);
+    } else {
+        product(ctx, m, p->up, ld, acts->normed, l, TL_ROLE_UP, TL_ROLE_UP_BIAS, R, a->F, a->C);
+        tl__gelu(ctx, acts->act, p->up, (int64_t)R * a->F);
+    }
+    product(ctx, m, acts->branch, a->C, acts->act, l, TL_ROLE_DOWN, TL_ROLE_DOWN_BIAS, R, a->C, a->F);
+}
+
+/* d_x (gradient of branch) → d_normed. The activation is computed again rather than kept: it is bound by memory, and
+ * keeping it would cost F floats a row in every layer. */
+static void feed_forward_block_backward(tl_ctx *ctx, const tl_model *m, tl_acts *acts, tl_layer_acts *p, int R, int l,
+                                        float *grad) {
+    const tl_arch *a = &m->arch;
+    int64_t ld = width_up(a);
+    bool gated = a->act == TL_ACT_SWIGLU;
+    if (gated) tl__swiglu(ctx, acts->act, p->up, R, a->F);
+    else tl__gelu(ctx, acts->act, p->up, (int64_t)R * a->F);
+    product_backward(ctx, m, acts->d_act, grad, acts->d_x, a->C, acts->act, l, TL_ROLE_DOWN, TL_ROLE_DOWN_BIAS, R, a->C,
+                     a->F, false);
+    if (gated) {
+        tl__swiglu_backward(ctx, acts->d_up, acts->d_act, p->up, R, a->F);
+        product_backward(ctx, m, acts->d_normed, grad, acts->d_up, ld, acts->normed, l, TL_ROLE_GATE, TL_ROLE_GATE_BIAS,
+                         R, a->F, a->C, false);
+        product_backward(ctx, m, acts->d_normed, grad, acts->d_up + a->F, ld, acts->normed, l, TL_ROLE_UP,
+                         TL_ROLE_UP_BIAS, R, a->F, a->C, true);
+    } else {
+        tl__gelu_backward(ctx, acts->d_up, acts->d_act, p->up, (int64_t)R * a->F);
+        product_backward(ctx, m, acts->d_normed, grad, acts->d_up, ld, acts->normed, l, TL_ROLE_UP, TL_ROLE_UP_BIAS, R,
+                         a->F, a->C, false);
+    }
+}
+
+/* ---- the whole ---- */
+
+void tl__model_forward(tl_ctx *ctx, const tl_model *m, tl_acts *acts, const tl_rows *rows) {
+    const tl_arch *a = &m->arch;
+    int R = rows->R;
+    assert(R > 0 && R <= acts->R);
+    tl__spans_set(ctx->spans, -1, -1);
+    tl__embed(ctx, acts->layer[0].x, weight(m, -1, TL_ROLE_EMBED), weight(m, -1, TL_ROLE_POSITION), rows->token,
+              rows->pos, R, a->C);
+    for (int l = 0; l < a->L; l++) {
+        tl_layer_acts *p = &acts->layer[l];
+        tl__spans_set(ctx->spans, -1, l);
+        /* Each norm first adds the branch that came before it to the residual stream: one pass over memory, not two. */
+        if (l == 0)
+            norm(ctx, m, acts->normed, NULL, p->norm1_mean, p->norm1_rstd, p->x, NULL, l, TL_ROLE_NORM1_GAIN,
+                 TL_ROLE_NORM1_BIAS, R);
+        else
+            norm(ctx, m, acts->normed, p->x, p->norm1_mean, p->norm1_rstd, acts->layer[l - 1].x_mid, acts->branch, l,
+                 TL_ROLE_NORM1_GAIN, TL_ROLE_NORM1_BIAS, R);
+        attention_block(ctx, m, acts, p, rows, l);
+        norm(ctx, m, acts->normed, p->x_mid, p->norm2_mean, p->norm2_rstd, p->x, acts->branch, l, TL_ROLE_NORM2_GAIN,
+             TL_ROLE_NORM2_BIAS, R);
+        feed_forward_block(ctx, m, acts, p, R, l);
+    }
+    tl__spans_set(ctx->spans, -1, -1);
+    norm(ctx, m, acts->hidden, acts->x_out, acts->final_mean, acts->final_rstd, acts->layer[a->L - 1].x_mid,
+         acts->branch, -1, TL_ROLE_FINAL_GAIN, TL_ROLE_FINAL_BIAS, R);
+}
+
+void tl__model_logits(tl_ctx *ctx, const tl_model *m, float *logits, const float *hidden, int n) {
+    const tl_arch *a = &m->arch; /* embedding and head are [V, C] in every family */
+    tl__linear(ctx, logits, a->V, hidden, a->C, weight(m, -1, head_role(a)), TL_OUT_IN, NULL, n, a->V, a->C);
+}
+
+void tl__model_loss(tl_ctx *ctx, const tl_model *m, tl_acts *acts, const int32_t *target, int R, float *logp,
+                    float *grad, float grad_scale) {
+    const tl_arch *a = &m->arch;
+    const float *W = weight(m, -1, head_role(a));
+    for (int r = 0; r < R; r += TL_KB) {
+        int n = R - r < TL_KB ? R - r : TL_KB;
+        const float *hidden = acts->hidden + (int64_t)r * a->C;
+        tl__model_logits(ctx, m, acts->logits, hidden, n);
+        tl__softmax_loss(ctx, logp + r, acts->logits, target + r, grad ? grad_scale : 0.0f, n, a->V);
+        if (!grad) continue;
+        tl__linear_dw(ctx, gradient(m, grad, -1, head_role(a)), NULL, acts->logits, a->V, hidden, a->C, TL_OUT_IN, n,
+                      a->V, a->C);
+        tl__linear_dx(ctx, acts->d_normed + (int64_t)r * a->C, a->C, acts->logits, a->V, W, TL_OUT_IN, n, a->V, a->C,
+                      false);
+    }
+}
+
+void tl__model_backward(tl_ctx *ctx, const tl_model *m, tl_acts *acts, const tl_rows *rows, float *grad,
+                        float *embed_grad, const int32_t *slot) {
+    const tl_arch *a = &m->arch;
+    int R = rows->R;
+    assert(acts->training);
+    memset(acts->d_x, 0, sizeof(float) * (size_t)R * (size_t)a->C);
+    norm_backward(ctx, m, acts->d_x, grad, acts->d_normed, acts->x_out, acts->final_mean, acts->final_rstd, -1,
+                  TL_ROLE_FINAL_GAIN, TL_ROLE_FINAL_BIAS, R);
+    for (int l = a->L - 1; l >= 0; l--) {
+        tl_layer_acts *p = &acts->layer[l];
+        tl__spans_set(ctx->spans, -1, l);
+        norm(ctx, m, acts->normed, NULL, NULL, NULL, p->x_mid, NULL, l, TL_ROLE_NORM2_GAIN, TL_ROLE_NORM2_BIAS, R);
+        feed_forward_block_backward(ctx, m, acts, p, R, l, grad);
+        norm_backward(ctx, m, acts->d_x, grad, acts->d_normed, p->x_mid, p->norm2_mean, p->norm2_rstd, l,
+                      TL_ROLE_NORM2_GAIN, TL_ROLE_NORM2_BIAS, R);
+        norm(ctx, m, acts->normed, NULL, NULL, NULL, p->x, NULL, l, TL_ROLE_NORM1_GAIN, TL_ROLE_NORM1_BIAS, R);
+        attention_block_backward(ctx, m, acts, p, rows, l, grad);
+        norm_backward(ctx, m, acts->d_x, grad, acts->d_normed, p->x, p->norm1_mean, p->norm1_rstd, l,
+                      TL_ROLE_NORM1_GAIN, TL_ROLE_NORM1_BIAS, R);
+    }
+    tl__spans_set(ctx->spans, -1, -1);
+    if (a->tied) tl__embed_backward(ctx, embed_grad, slot, rows->token, acts->d_x, R, a->C);
+    else tl__embed_backward(ctx, gradient(m, grad, -1, TL_ROLE_EMBED), NULL, rows->token, acts->d_x, R, a->C);
+    if (a->positions == TL_POS_LEARNED)
+        tl__embed_backward(ctx, gradient(m, grad, -1, TL_ROLE_POSITION), NULL, rows->pos, acts->d_x, R, a->C);
+}
