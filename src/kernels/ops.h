@@ -48,6 +48,10 @@ static inline void *tl__workspace(const tl_ctx *ctx, int worker) {
     return ctx->workspace + (size_t)worker * TL_WORKSPACE_PER_WORKER_BYTES;
 }
 
+/* Open a context on the CPU: threads as tl__pool_open, isa as tl__ops_select. spans stays NULL. */
+int tl__ctx_open(tl_ctx *ctx, int threads, const char *isa, tl_error *err);
+void tl__ctx_close(tl_ctx *ctx);
+
 /* Which rows are being computed: R ragged token rows of S sequences. Rows of one sequence lie together with consecutive
  * positions; a training batch, packed documents, a prefill chunk and a decode step are all this. */
 typedef struct tl_rows {

@@ -99,11 +99,14 @@ static int check_tensors(const tl_model *m, const tl_safetensors *file, const tl
                             p->name);
         bool same = t->dims == p->dims;
         for (int d = 0; same && d < p->dims; d++) same = t->shape[d] == p->shape[d];
-        if (!same)
+        if (!same) {
+            char want[64];
+            if (p->dims == 2) snprintf(want, sizeof want, "%lld, %lld", (long long)p->shape[0], (long long)p->shape[1]);
+            else snprintf(want, sizeof want, "%lld", (long long)p->shape[0]);
             return tl__fail(err, TL_EFORMAT,
-                            "%s: tensor '%s' should have shape [%lld%s%.0lld] by config.json, but the file's differs",
-                            folder, p->name, (long long)p->shape[0], p->dims == 2 ? ", " : "",
-                            p->dims == 2 ? (long long)p->shape[1] : 0LL);
+                            "%s: tensor '%s' should have shape [%s] by config.json, but the file's differs", folder,
+                            p->name, want);
+        }
         if (t->type != TL_F32 && t->type != TL_F16 && t->type != TL_BF16)
             return tl__fail(err, TL_EUNSUPPORTED, "%s: tensor '%s' has type %s; F32, F16 and BF16 can be read", folder,
                             p->name, tl__type_name(t->type));
