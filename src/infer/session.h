@@ -1,7 +1,8 @@
-/* session.h — one sequence being read or written by a model: its KV blocks, prefill in chunks, decode a token at a time.
+/* session.h — one sequence being read or written by a model: its KV blocks, prefill in chunks, decode a token at a
+ * time.
  *
- * The boundary between a loaded model (shared, read-only) and one conversation (this). The same bits come out however the prompt is
- * chunked (law L1) and as in training (law L2). */
+ * The boundary between a loaded model (shared, read-only) and one conversation (this). The same bits come out however
+ * the prompt is chunked (law L1) and as in training (law L2). */
 #ifndef TL_INFER_SESSION_H
 #define TL_INFER_SESSION_H
 
@@ -16,9 +17,11 @@ size_t tl__session_bytes(const tl_arch *arch, int capacity, int chunk); /* what 
 int tl__session_length(const tl_session *session);
 void tl__session_rewind(tl_session *session, int length); /* forget positions ≥ length */
 
-/* Append n tokens; if logits, it receives [V] of the last. TL_EINVALID: id ≥ V, or beyond capacity or the model's positions. */
+/* Append n tokens; if logits, it receives [V] of the last. TL_EINVALID: id ≥ V, or beyond capacity or the model's
+ * positions. */
 int tl__session_append(tl_session *session, const int32_t *tokens, int n, float *logits, tl_error *err);
-/* Append n tokens and give logp[i] = log p(tokens[i+1] | tokens[… i]) for i < n−1 (and of `next` for the last if next ≥ 0). */
+/* Append n tokens and give logp[i] = log p(tokens[i+1] | tokens[… i]) for i < n−1 (and of `next` for the last if next ≥
+ * 0). */
 int tl__session_score(tl_session *session, const int32_t *tokens, int n, int32_t next, float *logp, tl_error *err);
 
 #endif

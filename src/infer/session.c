@@ -1,0 +1,165 @@
+/* session.c — one sequence and its keys and values: appended to in chunks, scored, rewound.
+ *
+ * Invariants: 0 ≤ length ≤ capacity ≤ the model's positions; blocks 0 … length−1 of every layer hold the keys and
+ * values of the tokens appended since they were last rewound past. A call that fails has checked before it changed
+ * anything. All memory, the record itself included, is one arena: appending makes no heap call. */
+#include "infer/session.h"
+
+#include <assert.h>
+#include <string.h>
+
+#define SESSION_CHUNK 256 /* rows computed at once unless asked otherwise: enough for products to run at speed */
+
+struct tl_session {
+    tl_arena arena; /* holds this record too */
+    const tl_model *model;
+    tl_ctx *ctx;
+    int capacity, chunk, length;
+    tl_acts acts;
+    float *kv;       /* [L, 2, blocks, Hkv·D·TL_KV_BLOCK] */
+    int32_t *token;  /* [chunk] */
+    int32_t *pos;    /* [chunk] */
+    int32_t *target; /* [chunk] */
+    float *logp;     /* [chunk] */
+    int32_t *block;  /* [blocks] block i holds positions 16i … 16i+15 */
+};
+
+static int chunk_rows(int capacity, int chunk) {
+    if (chunk <= 0) chunk = SESSION_CHUNK;
+    return chunk < capacity ? chunk : capacity;
+}
+
+static int block_count(int capacity) {
+    return (capacity + TL_KV_BLOCK - 1) / TL_KV_BLOCK;
+}
+
+static int64_t block_floats(const tl_arch *a) {
+    return (int64_t)a->Hkv * a->D * TL_KV_BLOCK;
+}
+
+/* The one placing function: over a dry arena it is the size, over a real one the session. */
+static tl_session *place(tl_arena *arena, const tl_arch *a, int capacity, int chunk) {
+    int blocks = block_count(capacity);
+    tl_session unplaced, *real = TL_TAKE(arena, tl_session, 1), *s = real ? real : &unplaced;
+    *s = (tl_session){.capacity = capacity, .chunk = chunk};
+    tl__acts_place(&s->acts, arena, a, chunk, 0, false);
+    s->kv = TL_TAKE(arena, float, 2 * (int64_t)a->L * blocks * block_floats(a));
+    s->token = TL_TAKE(arena, int32_t, chunk);
+    s->pos = TL_TAKE(arena, int32_t, chunk);
+    s->target = TL_TAKE(arena, int32_t, chunk);
+    s->logp = TL_TAKE(arena, float, chunk);
+    s->block = TL_TAKE(arena, int32_t, blocks);
+    return real;
+}
+
+size_t tl__session_bytes(const tl_arch *arch, int capacity, int chunk) {
+    tl_arena dry = tl__arena_dry();
+    place(&dry, arch, capacity, chunk_rows(capacity, chunk));
+    return dry.used_bytes;
+}
+
+int tl__session_open(tl_session **session, const tl_model *model, tl_ctx *ctx, int capacity, int chunk, tl_error *err) {
+    const tl_arch *a = &model->arch;
+    *session = NULL;
+    if (capacity < 1 || capacity > model->positions)
+        return tl__fail(err, TL_EINVALID,
+                        "a session of %d tokens was asked for, but this model has positions for 1 to %d", capacity,
+                        model->positions);
+    tl_arena arena;
+    int status = tl__arena_open(&arena, tl__session_bytes(a, capacity, chunk), err);
+    if (status) return tl__error_prefix(err, "keys and values of %d tokens", capacity);
+    tl_session *s = place(&arena, a, capacity, chunk_rows(capacity, chunk));
+    s->arena = arena;
+    s->model = model;
+    s->ctx = ctx;
+    int blocks = block_count(capacity);
+    int64_t layer_floats = blocks * block_floats(a);
+    for (int l = 0; l < a->L; l++) {
+        s->acts.layer[l].kv.k = s->kv + (2 * l) * layer_floats;
+        s->acts.layer[l].kv.v = s->kv + (2 * l + 1) * layer_floats;
+    }
+    for (int i = 0; i < blocks; i++) s->block[i] = i;
+    *session = s;
+    return 0;
+}
+
+void tl__session_close(tl_session *session) {
+    if (!session) return;
+    tl_arena arena = session->arena;
+    tl__arena_close(&arena);
+}
+
+int tl__session_length(const tl_session *session) {
+    return session->length;
+}
+
+void tl__session_rewind(tl_session *session, int length) {
+    assert(length >= 0);
+    if (length < session->length) session->length = length;
+}
+
+/* Everything that could be wrong with a call, before anything is computed. */
+static int check(const tl_session *s, const int32_t *tokens, int n, tl_error *err) {
+    if (n < 0 || n > s->capacity - s->length)
+        return tl__fail(
+            err, TL_EINVALID,
+            "%d more tokens do not fit: the session holds %d of at most %d; open it with more capacity or send less", n,
+            s->length, s->capacity);
+    int V = s->model->arch.V;
+    for (int i = 0; i < n; i++)
+        if (tokens[i] < 0 || tokens[i] >= V)
+            return tl__fail(
+                err, TL_EINVALID,
+                "token %d is id %d, but the model's ids are 0 to %d; was the text encoded with its tokenizer?", i,
+                (int)tokens[i], V - 1);
+    return 0;
+}
+
+/* The next n ≤ chunk tokens of the sequence: hidden rows are left in acts, keys and values in their blocks. */
+static void step(tl_session *s, const int32_t *tokens, int n) {
+    int32_t seq_row[2] = {0, n}, seq_block[1] = {0};
+    for (int i = 0; i < n; i++) {
+        s->token[i] = tokens[i];
+        s->pos[i] = s->length + i;
+    }
+    tl_rows rows = {.R = n,
+                    .S = 1,
+                    .token = s->token,
+                    .pos = s->pos,
+                    .seq_row = seq_row,
+                    .seq_block = seq_block,
+                    .block = s->block};
+    tl__model_forward(s->ctx, s->model, &s->acts, &rows);
+    s->length += n;
+    assert(s->length <= s->capacity);
+}
+
+int tl__session_append(tl_session *s, const int32_t *tokens, int n, float *logits, tl_error *err) {
+    int status = check(s, tokens, n, err);
+    if (status) return status;
+    for (int done = 0, rows; done < n; done += rows) {
+        rows = n - done < s->chunk ? n - done : s->chunk;
+        step(s, tokens + done, rows);
+        if (logits && done + rows == n)
+            tl__model_logits(s->ctx, s->model, logits, s->acts.hidden + (int64_t)(rows - 1) * s->model->arch.C, 1);
+    }
+    return 0;
+}
+
+int tl__session_score(tl_session *s, const int32_t *tokens, int n, int32_t next, float *logp, tl_error *err) {
+    int status = check(s, tokens, n, err);
+    if (status) return status;
+    if (next >= s->model->arch.V)
+        return tl__fail(err, TL_EINVALID, "the token to score is id %d, but the model's ids are 0 to %d", (int)next,
+                        s->model->arch.V - 1);
+    int wanted = next >= 0 ? n : n - 1; /* the last row has no target unless `next` is one */
+    for (int done = 0, rows; done < n; done += rows) {
+        rows = n - done < s->chunk ? n - done : s->chunk;
+        step(s, tokens + done, rows);
+        for (int i = 0; i < rows; i++) s->target[i] = done + i + 1 < n ? tokens[done + i + 1] : next >= 0 ? next : -1;
+        tl__model_loss(s->ctx, s->model, &s->acts, s->target, rows, s->logp, NULL, 0.0f);
+        int given = wanted - done < rows ? wanted - done : rows;
+        if (given > 0) memcpy(logp + done, s->logp, (size_t)given * sizeof *logp);
+    }
+    return 0;
+}
