@@ -1,24 +1,38 @@
-/* machine.h — what this machine can do, measured: f32 FLOP/s of FMA in registers, memory read bandwidth; and what it is. */
+/* machine.h — what this machine can do, measured: f32 FLOP/s of FMA in registers, memory read bandwidth; and what it
+ * is. */
 #ifndef TL_OBSERVE_MACHINE_H
 #define TL_OBSERVE_MACHINE_H
 
+#include <jansson.h>
 #include "kernels/ops.h"
 
 typedef struct tl_machine {
-    char cpu[128];             /* model name */
+    char cpu[128]; /* model name */
     char features[256];
     int threads;
-    int64_t memory_bytes;      /* of the machine or the cgroup's limit, the lesser */
-    double f32_flops;          /* measured with `threads` threads; 0: not measured */
-    double read_bytes_per_second;
+    int64_t memory_bytes; /* of the machine or the cgroup's limit, the lesser */
+    double f32_flops; /* per second, measured with `threads` threads and the table's instruction set; 0: not measured */
+    double read_bytes_per_second; /* likewise; 0: not measured */
     char isa[16];
 } tl_machine;
 
-/* What it is: fast, nothing measured. */
+/* What it is: fast, nothing measured. ctx->ops NULL: the best table this CPU has. */
 void tl__machine_describe(tl_machine *m, const tl_ctx *ctx);
-/* Measure peaks for about `seconds` in all: best of several short trials. */
+/* Measure peaks for about `seconds` in all: best of several short trials. Takes and gives back a buffer several times
+ * the last-level cache (64 MiB … 1 GiB, at most an eighth of memory_bytes). */
 void tl__machine_measure(tl_machine *m, tl_ctx *ctx, double seconds);
+/* The object "machine" of plan.json and of `trilith doctor --json` (docs/run-folder.md); unmeasured peaks are null. */
+json_t *tl__machine_json(const tl_machine *m);
 /* RssAnon of this process, from /proc/self/status; −1 unknown. Uses no heap. */
 int64_t tl__rss_anon_bytes(void);
+
+/* What the cgroups around this process allow (v2, or v1's memory and cpu controllers); the least over all ancestors. */
+typedef struct tl_limits {
+    int64_t memory_max_bytes; /* 0: no limit */
+    double cpus;              /* quota / period; 0: no limit */
+} tl_limits;
+tl_limits tl__cgroup_limits(void);
+int64_t tl__memory_total_bytes(void);     /* MemTotal; 0 unknown */
+int64_t tl__memory_available_bytes(void); /* MemAvailable; 0 unknown */
 
 #endif

@@ -1,0 +1,57 @@
+/* peak.c — owns the measuring loops of one instruction set; compiled once for each.
+ *
+ * Promises: the FMA loop touches registers alone. Twelve chains cover the latency of two units (4 cycles × 2 = 8) with
+ * room for an uneven scheduler, and with the two constants they fit AVX2's sixteen registers. */
+#include "kernels/peak.h"
+
+#include <immintrin.h>
+
+#if defined(TL_ISA_avx512)
+#define FORM(name) name##_avx512
+typedef __m512 lanes;
+typedef __m512i words;
+enum { WIDTH = 16 };
+#define SPREAD _mm512_set1_ps
+#define FMA _mm512_fmadd_ps
+#define XOR _mm512_xor_si512
+#define LOAD(p) _mm512_load_si512(p)
+#else
+#define FORM(name) name##_avx2
+typedef __m256 lanes;
+typedef __m256i words;
+enum { WIDTH = 8 };
+#define SPREAD _mm256_set1_ps
+#define FMA _mm256_fmadd_ps
+#define XOR _mm256_xor_si256
+#define LOAD(p) _mm256_load_si256((const __m256i *)(p))
+#endif
+
+enum { CHAINS = 12, UNROLL = 8, STREAMS = 8 };
+
+double FORM(tl__fma_peak)(int64_t rounds, float *sink) {
+    volatile float seed = 0.5f; /* the chains run towards 1; see kernels/peak.c */
+    lanes m = SPREAD(seed), a = SPREAD(seed), x[CHAINS];
+    for (int i = 0; i < CHAINS; i++) x[i] = SPREAD(seed + (float)i);
+    for (int64_t r = 0; r < rounds; r++) {
+#pragma GCC unroll 8
+        for (int u = 0; u < UNROLL; u++) {
+#pragma GCC unroll 12
+            for (int i = 0; i < CHAINS; i++) x[i] = FMA(x[i], m, a);
+        }
+    }
+    lanes sum = x[0];
+    for (int i = 1; i < CHAINS; i++) sum = FMA(x[i], m, sum);
+    *sink = sum[0] + sum[WIDTH - 1];
+    return 2.0 * WIDTH * CHAINS * UNROLL * (double)rounds;
+}
+
+void FORM(tl__read_peak)(const void *from, size_t bytes, uint64_t *sink) {
+    const char *p = from;
+    words x[STREAMS] = {0};
+    for (size_t at = 0; at < bytes; at += STREAMS * sizeof(words)) {
+#pragma GCC unroll 8
+        for (int i = 0; i < STREAMS; i++) x[i] = XOR(x[i], LOAD(p + at + (size_t)i * sizeof(words)));
+    }
+    for (int i = 1; i < STREAMS; i++) x[0] = XOR(x[0], x[i]);
+    *sink = (uint64_t)x[0][0];
+}

@@ -1,0 +1,281 @@
+/* machine.c — owns what is known of the machine: its description from /proc and the cgroups, and its two measured
+ * peaks.
+ *
+ * Promises: reading /proc takes no heap; a figure that cannot be had is 0, never a guess. Peaks are the best of several
+ * short trials with all threads at once, because a neighbour on the machine can only ever make a trial slower. */
+#include "observe/machine.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+#include "base/clock.h"
+#include "kernels/peak.h"
+
+/* --- /proc and the cgroups -----------------------------------------------------------------------------------------
+ */
+
+/* The beginning of a small kernel file, NUL-terminated; its length, or −1. */
+static int read_text(char *out, size_t size, const char *path) {
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return -1;
+    size_t n = 0;
+    while (n < size - 1) {
+        ssize_t got = read(fd, out + n, size - 1 - n);
+        if (got < 0 && errno == EINTR) continue;
+        if (got <= 0) break;
+        n += (size_t)got;
+    }
+    close(fd);
+    out[n] = 0;
+    return (int)n;
+}
+
+/* The number of kB after "key:" in a file of the form of /proc/meminfo, in bytes; −1 if it is not there. */
+static int64_t read_kib(const char *path, const char *key) {
+    char text[8192];
+    if (read_text(text, sizeof text, path) < 0) return -1;
+    size_t n = strlen(key);
+    for (const char *line = text; line; line = strchr(line, '\n')) {
+        if (*line == '\n') line++;
+        if (strncmp(line, key, n) == 0 && line[n] == ':') return strtoll(line + n + 1, NULL, 10) * 1024;
+    }
+    return -1;
+}
+
+int64_t tl__rss_anon_bytes(void) {
+    return read_kib("/proc/self/status", "RssAnon");
+}
+
+int64_t tl__memory_total_bytes(void) {
+    int64_t n = read_kib("/proc/meminfo", "MemTotal");
+    return n > 0 ? n : 0;
+}
+
+int64_t tl__memory_available_bytes(void) {
+    int64_t n = read_kib("/proc/meminfo", "MemAvailable");
+    return n > 0 ? n : 0;
+}
+
+static void limit_memory(tl_limits *l, const char *file) {
+    char text[64];
+    if (read_text(text, sizeof text, file) <= 0) return;
+    char *end;
+    long long n = strtoll(text, &end, 10);
+    /* "max" has no digits; v1 writes a huge page-aligned number instead. */
+    if (end == text || n <= 0 || n >= (1LL << 60)) return;
+    if (l->memory_max_bytes == 0 || n < l->memory_max_bytes) l->memory_max_bytes = n;
+}
+
+static void limit_cpus(tl_limits *l, double quota, double period) {
+    if (!(quota > 0) || !(period > 0)) return;
+    if (l->cpus == 0 || quota / period < l->cpus) l->cpus = quota / period;
+}
+
+static double read_number(const char *file) {
+    char text[64];
+    return read_text(text, sizeof text, file) > 0 ? strtod(text, NULL) : 0;
+}
+
+/* One cgroup folder and its ancestors up to the mount. */
+static void limit_along(tl_limits *l, const char *mount, const char *group, bool v2) {
+    char path[512], file[600];
+    for (size_t n = strnlen(group, sizeof path - 1);;) {
+        int len = snprintf(path, sizeof path, "%s%.*s", mount, (int)n, group);
+        if (len < 0 || (size_t)len >= sizeof path) return;
+        if (v2) {
+            snprintf(file, sizeof file, "%s/memory.max", path);
+            limit_memory(l, file);
+            snprintf(file, sizeof file, "%s/cpu.max", path);
+            char text[64], *end;
+            if (read_text(text, sizeof text, file) > 0) {
+                double quota = strtod(text, &end);
+                if (end != text) limit_cpus(l, quota, strtod(end, NULL));
+            }
+        } else {
+            snprintf(file, sizeof file, "%s/memory.limit_in_bytes", path);
+            limit_memory(l, file);
+            snprintf(file, sizeof file, "%s/cpu.cfs_quota_us", path);
+            double quota = read_number(file);
+            snprintf(file, sizeof file, "%s/cpu.cfs_period_us", path);
+            limit_cpus(l, quota, read_number(file));
+        }
+        if (n == 0) return;
+        while (n > 0 && group[n - 1] != '/') n--; /* drop the last name … */
+        while (n > 0 && group[n - 1] == '/') n--; /* … and its slash */
+    }
+}
+
+/* Whether a comma-separated list holds a name. */
+static bool lists(const char *list, size_t n, const char *name) {
+    size_t len = strlen(name);
+    for (size_t i = 0; i + len <= n; i++)
+        if (memcmp(list + i, name, len) == 0 && (i == 0 || list[i - 1] == ',') &&
+            (i + len == n || list[i + len] == ','))
+            return true;
+    return false;
+}
+
+tl_limits tl__cgroup_limits(void) {
+    tl_limits l = {0};
+    char text[4096];
+    if (read_text(text, sizeof text, "/proc/self/cgroup") <= 0) return l;
+    for (char *line = text, *next; line && *line; line = next) { /* "hierarchy:controllers:/path" */
+        next = strchr(line, '\n');
+        if (next) *next++ = 0;
+        char *controllers = strchr(line, ':'), *group = controllers ? strchr(controllers + 1, ':') : NULL;
+        if (!group) continue;
+        size_t n = (size_t)(group - controllers - 1);
+        controllers++, group++;
+        if (n == 0) limit_along(&l, "/sys/fs/cgroup", group, true);
+        else if (lists(controllers, n, "memory")) limit_along(&l, "/sys/fs/cgroup/memory", group, false);
+        else if (lists(controllers, n, "cpu")) limit_along(&l, "/sys/fs/cgroup/cpu", group, false);
+    }
+    return l;
+}
+
+static void read_cpu_name(char *out, size_t size) {
+    char text[4096];
+    snprintf(out, size, "unknown CPU");
+    if (read_text(text, sizeof text, "/proc/cpuinfo") <= 0) return;
+    const char *at = strstr(text, "model name");
+    at = at ? strchr(at, ':') : NULL;
+    if (!at) return;
+    for (at++; *at == ' ' || *at == '\t';) at++;
+    size_t n = strcspn(at, "\n");
+    while (n > 0 && at[n - 1] == ' ') n--;
+    if (n > 0) snprintf(out, size, "%.*s", (int)n, at);
+}
+
+void tl__machine_describe(tl_machine *m, const tl_ctx *ctx) {
+    *m = (tl_machine){0};
+    read_cpu_name(m->cpu, sizeof m->cpu);
+    tl__cpu_features(m->features, sizeof m->features);
+    m->threads = tl__pool_threads(ctx->pool);
+    m->memory_bytes = tl__memory_total_bytes();
+    tl_limits limits = tl__cgroup_limits();
+    if (limits.memory_max_bytes > 0 && (m->memory_bytes == 0 || limits.memory_max_bytes < m->memory_bytes))
+        m->memory_bytes = limits.memory_max_bytes;
+    const tl_ops *ops = ctx->ops;
+    if (!ops && tl__ops_select(&ops, NULL, NULL) != 0) ops = NULL;
+    snprintf(m->isa, sizeof m->isa, "%s", ops ? ops->isa : "ref");
+}
+
+json_t *tl__machine_json(const tl_machine *m) {
+    json_t *o = json_object();
+    json_object_set_new(o, "cpu", json_string(m->cpu));
+    json_object_set_new(o, "features", json_string(m->features));
+    json_object_set_new(o, "isa", json_string(m->isa));
+    json_object_set_new(o, "threads", json_integer(m->threads));
+    json_object_set_new(o, "memory_bytes", m->memory_bytes > 0 ? json_integer(m->memory_bytes) : json_null());
+    json_object_set_new(o, "f32_flops", m->f32_flops > 0 ? json_real(m->f32_flops) : json_null());
+    json_object_set_new(o, "read_bytes_per_second",
+                        m->read_bytes_per_second > 0 ? json_real(m->read_bytes_per_second) : json_null());
+    return o;
+}
+
+/* --- measured peaks ------------------------------------------------------------------------------------------------
+ */
+
+#define MAX_TASKS 1024
+#define SLICE_BYTES ((size_t)1 << 20) /* of the read buffer: one task; small enough that a late thread costs little */
+
+typedef struct trial {
+    const tl_peak *peak;
+    int64_t rounds;
+    double flops[MAX_TASKS]; /* each task its own */
+    unsigned char *buffer;
+} trial;
+
+static void fma_task(void *user, int64_t i, int worker) {
+    (void)worker;
+    trial *t = user;
+    float sink;
+    t->flops[i] = t->peak->fma(t->rounds, &sink);
+    __asm__ volatile("" : : "m"(sink)); /* the result is used, as far as any compiler knows */
+}
+
+static void touch_task(void *user, int64_t i, int worker) {
+    (void)worker;
+    trial *t = user;
+    /* Written, not only read: pages that were never written all map to one page of zeros, which stays in the cache. */
+    for (size_t at = 0; at < SLICE_BYTES; at += 4096) t->buffer[(size_t)i * SLICE_BYTES + at] = (unsigned char)i | 1;
+}
+
+static void read_task(void *user, int64_t i, int worker) {
+    (void)worker;
+    trial *t = user;
+    uint64_t sink;
+    t->peak->read(t->buffer + (size_t)i * SLICE_BYTES, SLICE_BYTES, &sink);
+    __asm__ volatile("" : : "m"(sink));
+}
+
+/* FLOP/s: a trial is one task a thread, long enough (about 2 ms) that waking the threads is under a per cent of it. */
+static double measure_flops(trial *t, tl_pool *pool, int tasks, int64_t budget_ns) {
+    const int64_t trial_ns = 2000000, end_ns = tl__now_ns() + budget_ns;
+    double best = 0;
+    t->rounds = 1000;
+    for (int n = 0; n < 3 || tl__now_ns() < end_ns; n++) {
+        int64_t start_ns = tl__now_ns();
+        tl__parallel_for(pool, tasks, fma_task, t);
+        int64_t took_ns = tl__now_ns() - start_ns;
+        double flops = 0;
+        for (int i = 0; i < tasks; i++) flops += t->flops[i];
+        if (took_ns < 1) took_ns = 1;
+        if (took_ns > trial_ns / 2) best = fmax(best, flops / (double)took_ns * 1e9);
+        else n--; /* too short to count: grow */
+        double grow = (double)trial_ns / (double)took_ns;
+        if (grow >= 2 || grow < 0.25) t->rounds = (int64_t)((double)t->rounds * fmin(fmax(grow, 0.1), 16)) + 1;
+    }
+    return best;
+}
+
+static double measure_read(trial *t, tl_pool *pool, size_t bytes, int64_t budget_ns) {
+    const int64_t end_ns = tl__now_ns() + budget_ns;
+    void *at = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (at == MAP_FAILED) return 0;
+    (void)madvise(at, bytes, MADV_HUGEPAGE);
+    t->buffer = at;
+    int64_t slices = (int64_t)(bytes / SLICE_BYTES);
+    tl__parallel_for(pool, slices, touch_task, t);
+    double best = 0;
+    for (int n = 0; n < 3 || tl__now_ns() < end_ns; n++) {
+        int64_t start_ns = tl__now_ns();
+        tl__parallel_for(pool, slices, read_task, t);
+        int64_t took_ns = tl__now_ns() - start_ns;
+        if (took_ns > 0) best = fmax(best, (double)bytes / (double)took_ns * 1e9);
+    }
+    munmap(at, bytes);
+    return best;
+}
+
+/* Three times the last-level cache this process can see (cycling through that much hits it rarely), whole slices, and
+ * no more than the machine can spare. */
+static size_t read_buffer_bytes(const tl_machine *m) {
+    long cache = -1;
+#ifdef _SC_LEVEL3_CACHE_SIZE
+    cache = sysconf(_SC_LEVEL3_CACHE_SIZE);
+#endif
+    size_t bytes = cache > 0 ? (size_t)cache * 3 : (size_t)128 << 20;
+    if (bytes < (size_t)64 << 20) bytes = (size_t)64 << 20;
+    if (bytes > (size_t)1 << 30) bytes = (size_t)1 << 30;
+    if (m->memory_bytes > 0 && bytes > (size_t)m->memory_bytes / 8) bytes = (size_t)m->memory_bytes / 8;
+    bytes -= bytes % SLICE_BYTES;
+    return bytes ? bytes : SLICE_BYTES;
+}
+
+void tl__machine_measure(tl_machine *m, tl_ctx *ctx, double seconds) {
+    static trial t; /* too large for a stack; measuring is for one thread at a time */
+    t = (trial){.peak = tl__peak_select(m->isa)};
+    if (!t.peak) t.peak = tl__peak_select("ref");
+    int tasks = m->threads < 1 ? 1 : m->threads > MAX_TASKS ? MAX_TASKS : m->threads;
+    if (!(seconds > 0)) seconds = 0;
+    if (seconds > 60) seconds = 60;
+    int64_t half_ns = (int64_t)(seconds * 0.5e9);
+    m->f32_flops = measure_flops(&t, ctx->pool, tasks, half_ns);
+    m->read_bytes_per_second = measure_read(&t, ctx->pool, read_buffer_bytes(m), half_ns);
+}
