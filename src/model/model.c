@@ -276,7 +276,8 @@ void tl__model_backward(tl_ctx *ctx, const tl_model *m, tl_acts *acts, const tl_
     const tl_arch *a = &m->arch;
     int R = rows->R;
     assert(acts->training);
-    memset(acts->d_x, 0, sizeof(float) * (size_t)R * (size_t)a->C);
+    if (acts->d_x) /* NULL where the planner only counts */
+        memset(acts->d_x, 0, sizeof(float) * (size_t)R * (size_t)a->C);
     norm_backward(ctx, m, acts->d_x, grad, acts->d_normed, acts->x_out, acts->final_mean, acts->final_rstd, -1,
                   TL_ROLE_FINAL_GAIN, TL_ROLE_FINAL_BIAS, R);
     for (int l = a->L - 1; l >= 0; l--) {

@@ -1,0 +1,154 @@
+/* predict.c — a step's time before it is run: the model's own code, called with a table of operators that do nothing,
+ * leaves a list of spans with their FLOPs and bytes; the roofline turns it into seconds. No second description of the
+ * model exists that could go stale. */
+#include <stdlib.h>
+
+#include "plan/size.h"
+
+/* ---- a table that computes nothing ---- */
+
+static void no_gemm(tl_ctx *ctx, float *c, int64_t ldc, int M, int N, int K, const float *a, int64_t a_row,
+                    int64_t a_col, const float *b, int64_t b_row, int64_t b_col, const float *bias, bool accumulate) {}
+static void no_bias_backward(tl_ctx *ctx, float *db, const float *dy, int64_t ld, int R, int N) {}
+static void no_embed(tl_ctx *ctx, float *x, const float *E, const float *P, const int32_t *token, const int32_t *pos,
+                     int R, int C) {}
+static void no_embed_backward(tl_ctx *ctx, float *dE, const int32_t *slot, const int32_t *id, const float *dx, int R,
+                              int C) {}
+static void no_rmsnorm(tl_ctx *ctx, float *out, float *sum, float *rstd, const float *x, const float *y,
+                       const float *gain, float eps, int R, int C) {}
+static void no_rmsnorm_backward(tl_ctx *ctx, float *dx, float *dgain, const float *dout, const float *s,
+                                const float *rstd, const float *gain, int R, int C) {}
+static void no_layernorm(tl_ctx *ctx, float *out, float *sum, float *mean, float *rstd, const float *x, const float *y,
+                         const float *gain, const float *bias, float eps, int R, int C) {}
+static void no_layernorm_backward(tl_ctx *ctx, float *dx, float *dgain, float *dbias, const float *dout, const float *s,
+                                  const float *mean, const float *rstd, const float *gain, int R, int C) {}
+static void no_rope(tl_ctx *ctx, float *x, int64_t ld, const float *cos_sin, const int32_t *pos, int direction, int R,
+                    int heads, int D) {}
+static void no_kv_store(tl_ctx *ctx, tl_kv kv, const float *k, int64_t ldk, const float *v, int64_t ldv,
+                        const tl_rows *rows, int Hkv, int D) {}
+static void no_attention(tl_ctx *ctx, float *out, int64_t ldo, float *max_sum, const float *q, int64_t ldq, tl_kv kv,
+                         const tl_rows *rows, int H, int Hkv, int D, float scale) {}
+static void no_attention_backward(tl_ctx *ctx, float *dq, float *dk, float *dv, int64_t ld, const float *dout,
+                                  const float *out, int64_t ldo, const float *max_sum, const float *q, int64_t ldq,
+                                  tl_kv kv, const tl_rows *rows, int H, int Hkv, int D, float scale) {}
+static void no_gelu(tl_ctx *ctx, float *y, const float *x, int64_t n) {}
+static void no_gelu_backward(tl_ctx *ctx, float *dx, const float *dy, const float *x, int64_t n) {}
+static void no_swiglu(tl_ctx *ctx, float *y, const float *gu, int R, int F) {}
+static void no_swiglu_backward(tl_ctx *ctx, float *dgu, const float *dy, const float *gu, int R, int F) {}
+static void no_add(tl_ctx *ctx, float *out, const float *x, const float *y, int64_t n) {}
+static void no_softmax_loss(tl_ctx *ctx, float *logp, float *logits, const int32_t *target, float grad_scale, int R,
+                            int V) {}
+static double no_sum_squares(tl_ctx *ctx, const float *x, int64_t n) {
+    return 0;
+}
+static void no_adamw(tl_ctx *ctx, float *w, float *m, float *v, const float *g, int64_t n, const tl_adamw *hyper) {}
+
+static const tl_ops counting = {
+    .isa = "none",
+    .gemm = no_gemm,
+    .bias_backward = no_bias_backward,
+    .embed = no_embed,
+    .embed_backward = no_embed_backward,
+    .rmsnorm = no_rmsnorm,
+    .rmsnorm_backward = no_rmsnorm_backward,
+    .layernorm = no_layernorm,
+    .layernorm_backward = no_layernorm_backward,
+    .rope = no_rope,
+    .kv_store = no_kv_store,
+    .attention = no_attention,
+    .attention_backward = no_attention_backward,
+    .gelu = no_gelu,
+    .gelu_backward = no_gelu_backward,
+    .swiglu = no_swiglu,
+    .swiglu_backward = no_swiglu_backward,
+    .add = no_add,
+    .softmax_loss = no_softmax_loss,
+    .sum_squares = no_sum_squares,
+    .adamw = no_adamw,
+};
+
+/* ---- roofline ---- */
+
+static void add_spans(tl_train_seconds *out, tl_spans *spans, double times, double peak_flops, double bandwidth) {
+    const tl_span *span;
+    int n = tl__spans_list(spans, &span);
+    for (int i = 0; i < n; i++) {
+        double compute = span[i].flops / peak_flops, memory = span[i].bytes / bandwidth;
+        double seconds = times * (compute > memory ? compute : memory);
+        out->by_bucket[span[i].bucket] += seconds;
+        out->total += seconds;
+        out->flops += times * span[i].flops;
+        out->bytes += times * span[i].bytes;
+    }
+}
+
+/* Count one call of `run` and add it `times` times. */
+static int count(tl_train_seconds *out, void (*run)(tl_ctx *ctx, void *user), void *user, int spans_room, double times,
+                 double peak_flops, double bandwidth, tl_error *err) {
+    tl_spans *spans;
+    int status = tl__spans_open(&spans, spans_room, err);
+    if (status) return status;
+    tl__spans_keep(spans, true);
+    tl_ctx ctx = {.ops = &counting, .spans = spans};
+    run(&ctx, user);
+    add_spans(out, spans, times, peak_flops, bandwidth);
+    tl__spans_close(spans);
+    return 0;
+}
+
+typedef struct micro_batch {
+    tl_model model;
+    tl_acts acts;
+    tl_rows rows;
+} micro_batch;
+
+/* No operator touches its operands, so a gradient buffer is any address that is not NULL ("with gradients"). */
+static float *const anywhere = (float *)(uintptr_t)TL_ARENA_ALIGN_BYTES;
+
+static void run_micro_batch(tl_ctx *ctx, void *user) {
+    micro_batch *m = user;
+    tl__model_forward(ctx, &m->model, &m->acts, &m->rows);
+    tl__model_loss(ctx, &m->model, &m->acts, m->rows.token, m->rows.R, NULL, anywhere, 1.0f);
+    tl__model_backward(ctx, &m->model, &m->acts, &m->rows, anywhere, NULL, NULL);
+}
+
+static void run_update(tl_ctx *ctx, void *user) {
+    const micro_batch *m = user;
+    tl_adamw hyper = {0};
+    tl__sum_squares(ctx, NULL, m->model.params.count);
+    tl__adamw(ctx, NULL, NULL, NULL, NULL, m->model.params.count, &hyper);
+}
+
+int tl__train_predict(tl_train_seconds *out, const tl_arch *arch, const tl_train_shape *s, double peak_flops,
+                      double bandwidth, tl_error *err) {
+    static const float present = 0; /* never read: says only that the parameter exists */
+    *out = (tl_train_seconds){0};
+    int R = s->micro_batch * s->T, S = s->micro_batch;
+    micro_batch m = {.model.arch = *arch, .acts = {.R = R, .training = true, .loss_rows = R < TL_KB ? R : TL_KB}};
+    int32_t *numbers = calloc((size_t)R + (size_t)S + 1, sizeof *numbers); /* pos[R], seq_row[S+1] */
+    m.acts.layer = calloc((size_t)arch->L, sizeof *m.acts.layer);
+    int status = tl__params_make(&m.model.params, arch, err);
+    m.model.weight = status ? NULL : calloc((size_t)m.model.params.n, sizeof *m.model.weight);
+    if (!status && (!numbers || !m.acts.layer || !m.model.weight))
+        status = tl__fail(err, TL_ENOMEM, "no memory to predict a step's time");
+    if (!status) {
+        for (int i = 0; i < m.model.params.n; i++) m.model.weight[i] = &present;
+        for (int r = 0; r < R; r++) numbers[r] = r % s->T;
+        for (int i = 0; i <= S; i++) numbers[R + i] = i * s->T;
+        m.rows = (tl_rows){.R = R,
+                           .S = S,
+                           .token = numbers,
+                           .pos = numbers,
+                           .seq_row = numbers + R,
+                           .seq_block = numbers,
+                           .block = numbers};
+        int room = 64 * (arch->L + 1) + 8 * (R / TL_KB + 1);
+        status = count(out, run_micro_batch, &m, room, (double)s->batch / s->micro_batch, peak_flops, bandwidth, err);
+        if (!status) status = count(out, run_update, &m, 16, 1, peak_flops, bandwidth, err);
+    }
+    tl__params_free(&m.model.params);
+    free(m.model.weight);
+    free(m.acts.layer);
+    free(numbers);
+    return status;
+}

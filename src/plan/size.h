@@ -1,0 +1,64 @@
+/* size.h — the memory of a training run: one function that places every buffer, run dry to predict and in earnest to allocate
+ * (law L4). What the planner promises is therefore what the trainer takes. */
+#ifndef TL_PLAN_SIZE_H
+#define TL_PLAN_SIZE_H
+
+#include "model/model.h"
+
+typedef struct tl_train_shape {
+    int batch;         /* B, sequences a step */
+    int T;             /* tokens a sequence */
+    int micro_batch;   /* sequences computed at once */
+    int leaves;        /* of the gradient's tree; divides batch */
+    int max_documents; /* most documents in one sequence: 1 without document masks */
+    int threads;
+} tl_train_shape;
+
+/* Micro-batch for a shape: `wanted` if it keeps the bits (its rows a multiple of TL_KB, or the whole leaf), else TL_EINVALID
+ * naming the nearest that does. wanted 0: the smallest with about 2,048 rows — enough for the products, and activations
+ * stay small. */
+int tl__micro_batch(int *micro_batch, int wanted, int batch, int leaves, int T, tl_error *err);
+
+typedef struct tl_train_memory {
+    float *exp_avg, *exp_avg_sq;   /* [params] */
+    float **grad;                  /* [grads] buffers of [params]: the stack of the leaves' tree; the sum ends in grad[0] */
+    int grads;
+    float *embed_grad;             /* [slots, C] tied embeddings: look-up gradients of a leaf; NULL untied */
+    int32_t *slot;                 /* [V] row of embed_grad */
+    int slots;
+    tl_acts acts;                  /* of one micro-batch */
+    int kv_blocks;                 /* a layer, of one micro-batch */
+    int32_t *input, *target, *pos; /* [B·T] the step's batch */
+    float *logp;                   /* [B·T] */
+    int32_t *seq_row, *seq_block;  /* [micro-batch·max_documents + 1] */
+    int32_t *block;                /* [kv_blocks] */
+} tl_train_memory;
+
+/* Place everything but the model's own buffer in an arena, dry or real. */
+void tl__train_place(tl_train_memory *memory, tl_arena *arena, const tl_arch *arch, const tl_train_shape *shape);
+
+typedef struct tl_train_bytes { /* predicted RssAnon of the process, by part */
+    int64_t weights, gradients, moments, activations, scratch, sampling, program;
+    int64_t total;
+} tl_train_bytes;
+/* sampling_bytes: what a session for the samples takes (0: none). */
+void tl__train_bytes(tl_train_bytes *bytes, const tl_arch *arch, const tl_train_shape *shape, int64_t sampling_bytes);
+
+/* ---- rows of a micro-batch ---- */
+
+/* Describe n sequences of T rows (input and pos as the dataset gives them: pos 0 begins a document) with their KV blocks. */
+void tl__train_rows(tl_rows *rows, tl_train_memory *memory, const int32_t *input, const int32_t *pos, int n, int T);
+
+/* ---- time ---- */
+
+typedef struct tl_train_seconds {
+    double total; /* of a step */
+    double by_bucket[TL_BUCKETS];
+    double flops, bytes;
+} tl_train_seconds;
+/* Seconds of one step by the roofline: each operator the larger of FLOPs ÷ peak and bytes ÷ bandwidth, from the very
+ * operators the model would call, run against a table that only counts. */
+int tl__train_predict(tl_train_seconds *out, const tl_arch *arch, const tl_train_shape *shape, double peak_flops,
+                      double bandwidth, tl_error *err);
+
+#endif
