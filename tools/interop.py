@@ -1,0 +1,392 @@
+"""Trilith beside other implementations, live: PyTorch, transformers and tokenizers, on fresh random models and real text.
+
+    interop.py --trilith build/trilith [--only WORD] [--seed N]
+
+Each check runs the program as a user would and compares what it says with what the other library says of the same file. Ends in one line,
+'N passed, N failed'; the exit status is 1 when any failed. `./dev interop` runs it in its virtual environment.
+"""
+
+import argparse
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+
+os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from tokenizers import AddedToken, Tokenizer, decoders, models as bpe_models, pre_tokenizers, trainers
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
+
+import make_vectors
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+AWKWARD = [
+    "", " ", "\n", "\r\n\r\n \t x", "a", "don't DON'T we'll I'd've", "1234567 3.14159 0x7f 12 345",
+    "naïve café résumé Ångström", "e\u0301 combining", "日本語のテキストと漢字", "العربية עברית हिन्दी ไทย", "👩‍👩‍👧‍👦 🇪🇺 👍🏽",
+    "trailing spaces   ", "   leading", "tabs\t\tand\u00a0no-break\u2003em space", "zero\u200bwidth\ufeff", "\x00\x01\x7f control",
+    "<|endoftext|> in the text <|endoftext|>", "def f(x):\n    return {k: v for k, v in x.items()}  # ok\n\n\n",
+    "ǅ ǆ ﬁ ﬂ ⅷ ½ ² ೩ 𝔘𝔫𝔦", "a" * 300, "ab" * 200 + "!?" * 50, "x\u2028y\u2029z\x85w", "\U0010ffff\ue000",
+]
+
+
+# ---- running the program
+
+
+class Trilith:
+    def __init__(self, program):
+        self.program = os.path.abspath(program)
+
+    def run(self, *args, text=None):
+        done = subprocess.run([self.program, *map(str, args)], input=text, capture_output=True, timeout=600)
+        if done.returncode:
+            raise AssertionError(f"trilith {' '.join(map(str, args))}: exit {done.returncode}: {done.stderr.decode(errors='replace').strip()[-600:]}")
+        return done.stdout
+
+    def json(self, *args):
+        return json.loads(self.run(*args, "--json"))
+
+
+class Checks:
+    def __init__(self, only):
+        self.only, self.passed, self.failed = only, 0, 0
+
+    def run(self, name, check):
+        if self.only and self.only not in name:
+            return
+        began = time.monotonic()
+        try:
+            said = check()
+            self.passed += 1
+            print(f"ok    {name}{': ' + said if said else ''} ({time.monotonic() - began:.1f} s)", flush=True)
+        except Exception as error:
+            self.failed += 1
+            print(f"FAIL  {name}: {error}", flush=True)
+            if not isinstance(error, AssertionError):
+                traceback.print_exc()
+
+
+def near(what, got, want, tolerance):
+    """max|Δ| / max|want| within tolerance."""
+    got, want = (torch.as_tensor(x, dtype=torch.float64) for x in (got, want))
+    assert got.shape == want.shape, f"{what}: {tuple(got.shape)} values for {tuple(want.shape)}"
+    distance = ((got - want).abs().max() / want.abs().max()).item()
+    assert distance <= tolerance, f"{what}: {distance:.2e} from the reference, beyond {tolerance:.0e}"
+    return f"{distance:.1e} of {tolerance:.0e}"
+
+
+# ---- real text that is wherever Python is
+
+
+def english(limit_bytes=None):
+    from pydoc_data.topics import topics
+
+    text = "\n\n".join(topics[key] for key in sorted(topics))
+    return text if limit_bytes is None else text[:limit_bytes].encode()[:limit_bytes].decode(errors="ignore")
+
+
+def code():
+    text = []
+    for folder in (os.path.join(HERE, ".."), HERE, os.path.join(HERE, "..", "src")):
+        for where, _, files in sorted(os.walk(folder)) if folder.endswith("src") else [(folder, None, os.listdir(folder))]:
+            for name in sorted(files):
+                if name.endswith((".py", ".md", ".c", ".h")) and os.path.getsize(os.path.join(where, name)) < 1 << 20:
+                    with open(os.path.join(where, name), encoding="utf-8", errors="replace") as f:
+                        text.append(f.read())
+    return "\n".join(text)
+
+
+def write(path, text):
+    with open(path, "w", encoding="utf-8", newline="") as f:
+        f.write(text)
+    return path
+
+
+# ---- checks
+
+
+def vectors_anew(tests, folder, seed):
+    """The C tests of operators and whole models on vectors that have just been made from another seed."""
+    make_vectors.write_all(folder, seed)
+    said = []
+    for test in ("kernels_test_vectors", "model_test_parity"):
+        program = os.path.join(tests, test)
+        assert os.path.exists(program), f"{program} is not built; ./dev interop builds it"
+        done = subprocess.run([program], env=dict(os.environ, TRILITH_VECTORS=folder), capture_output=True, timeout=600)
+        assert done.returncode == 0, f"{test}: {done.stderr.decode(errors='replace')[-1500:]}"
+        said.append(test)
+    return f"seed {seed}, " + ", ".join(said)
+
+
+def vectors_kept(folder):
+    """What is kept in tests/vectors is what its generator makes today, but for the last bits of another CPU's arithmetic."""
+    kept = os.path.join(HERE, "..", "tests", "vectors")
+    make_vectors.write_all(folder, 1)
+    names = [os.path.relpath(os.path.join(d, f), folder) for d, _, fs in os.walk(folder) for f in fs if f.endswith(".safetensors")]
+    for name in sorted(names):
+        a, b = load_file(os.path.join(kept, name)), load_file(os.path.join(folder, name))
+        assert a.keys() == b.keys(), f"{name}: other tensors; run ./dev vectors"
+        for key in a:
+            if a[key].is_floating_point():
+                near(f"{name} {key}", a[key], b[key], 1e-4)
+            else:
+                assert torch.equal(a[key], b[key]), f"{name} {key} differs; run ./dev vectors"
+    return f"{len(names)} files"
+
+
+def logprobs_of(model, ids):
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0].double()
+    return F.log_softmax(logits[:-1], -1).gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
+
+
+def score_tokens(trilith, folder, model, ids, work):
+    """trilith's log-probabilities of given ids against transformers'; both in f32, so 1e-5 of the largest."""
+    path = write(os.path.join(work, "ids.json"), json.dumps(ids))
+    said = trilith.json("score", "--model", folder, "--tokens", path)
+    assert len(said["logprobs"]) == len(ids) - 1, f"{len(said['logprobs'])} log-probabilities for {len(ids)} tokens"
+    return near("logprobs", said["logprobs"], logprobs_of(model, ids), 1e-5)
+
+
+def greedy(trilith, folder, model, tokenizer, prompt):
+    """32 tokens at temperature 0 against transformers' greedy decoding, up to the first place where its two best are within 1e-4."""
+    ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    with torch.no_grad():
+        out = model.generate(torch.tensor([ids]), max_new_tokens=32, do_sample=False, return_dict_in_generate=True, output_logits=True,
+                             pad_token_id=0, attention_mask=torch.ones(1, len(ids), dtype=torch.long))
+    want, sure = out.sequences[0, len(ids):].tolist(), 0
+    for logits in out.logits:
+        best = logits[0].topk(2).values
+        if best[0] - best[1] < 1e-4:
+            break
+        sure += 1
+    said = trilith.json("generate", "--model", folder, "--prompt", prompt, "--max-tokens", 32, "--temperature", 0)
+    got = said["ids"] if "ids" in said else said["tokens"]
+    eos = model.generation_config.eos_token_id
+    want = [i for i in want[:sure] if i != eos]
+    assert got[: len(want)] == want, f"{got[:len(want)]} for {want}"
+    return f"{len(want)} tokens"
+
+
+def inspected_weights(trilith, folder, model, work):
+    """Names and shapes; the hash is the same when transformers cuts the file into shards, and another when one bit changes."""
+    said = trilith.json("inspect", folder)
+    whole = said["weights_hash"]
+    shards = os.path.join(work, "shards")
+    model.save_pretrained(shards, max_shard_size="20KB")
+    assert os.path.exists(os.path.join(shards, "model.safetensors.index.json")), "transformers did not shard; make the model larger"
+    assert trilith.json("inspect", shards)["weights_hash"] == whole, "the hash depends on the sharding"
+    tensors = load_file(os.path.join(folder, "model.safetensors"))
+    if "tensors" in said and isinstance(said["tensors"], list):
+        got = {t["name"]: list(t["shape"]) for t in said["tensors"]}
+        assert got == {k: list(v.shape) for k, v in tensors.items()}, "other names or shapes"
+    name = sorted(tensors)[0]
+    tensors[name].view(-1)[0] = torch.nextafter(tensors[name].view(-1)[0], torch.tensor(9.0))
+    from safetensors.torch import save_file
+
+    other = os.path.join(work, "one-bit")
+    os.makedirs(other, exist_ok=True)
+    model.config.save_pretrained(other)
+    save_file(tensors, os.path.join(other, "model.safetensors"), metadata={"format": "pt"})
+    assert trilith.json("inspect", other)["weights_hash"] != whole, "a changed bit does not show in the hash"
+    return whole
+
+
+def same_ids(trilith, folder_or_file, tokenizer, texts, work, special=False):
+    count = 0
+    for text in texts:
+        path = write(os.path.join(work, "encode.txt"), text)
+        args = ["tokenizer", "encode", "--model", folder_or_file, "--text", path] + (["--special"] if special else [])
+        got = trilith.json(*args)["ids"]
+        want = tokenizer(text)
+        if got != want:
+            at = next((i for i, (a, b) in enumerate(zip(got, want)) if a != b), min(len(got), len(want)))
+            raise AssertionError(f"{text[:40]!r}: {len(got)} ids for {len(want)}; at {at}: {got[at:at + 5]} for {want[at:at + 5]}")
+        count += len(got)
+    return f"{count} ids of {len(texts)} texts"
+
+
+def plain_encoder(tokenizer):
+    """Text of special tokens as ordinary text, as `trilith tokenizer encode` without --special: by a copy of the tokenizer that has none."""
+    data = json.loads(tokenizer.to_str())
+    data["added_tokens"] = []
+    data["post_processor"] = None
+    bare = Tokenizer.from_str(json.dumps(data))
+    return lambda text: bare.encode(text, add_special_tokens=False).ids
+
+
+def special_encoder(tokenizer):
+    return lambda text: tokenizer.encode(text, add_special_tokens=False).ids
+
+
+def trained_merges(trilith, text, vocab, work):
+    """Our trainer against theirs: same pre-tokenizer (read from our file), same text as one document, same merges in the same order."""
+    source, out = write(os.path.join(work, "train.txt"), text), os.path.join(work, f"bpe-{vocab}")
+    trilith.run("tokenizer", "train", "--data", source, "--vocab", vocab, "--out", out)
+    path = os.path.join(out, "tokenizer.json") if os.path.isdir(out) else out
+    ours = Tokenizer.from_file(path)
+    theirs = Tokenizer(bpe_models.BPE())
+    theirs.pre_tokenizer = ours.pre_tokenizer
+    theirs.train_from_iterator([text], trainers.BpeTrainer(vocab_size=vocab, special_tokens=["<|endoftext|>"], show_progress=False,
+                                                           initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    a, b = (json.loads(t.to_str())["model"] for t in (ours, theirs))
+    for i, (x, y) in enumerate(zip(a["merges"], b["merges"])):
+        x, y = (" ".join(m) if isinstance(m, list) else m for m in (x, y))
+        assert x == y, f"merge {i} is {x!r}, theirs {y!r}"
+    assert len(a["merges"]) == len(b["merges"]), f"{len(a['merges'])} merges, theirs {len(b['merges'])}"
+    assert ours.get_vocab() == theirs.get_vocab(), "same merges, other ids"
+    return f"{len(a['merges'])} merges of {len(text.encode()) / 1e6:.1f} MB", path
+
+
+def gpt2_style_tokenizer(text, folder):
+    """A tokenizer.json of the GPT-2 kind, made by `tokenizers` itself."""
+    t = Tokenizer(bpe_models.BPE())
+    t.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    t.decoder = decoders.ByteLevel()
+    t.train_from_iterator([text], trainers.BpeTrainer(vocab_size=1500, show_progress=False, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+                                                      special_tokens=[AddedToken("<|endoftext|>", special=True)]))
+    os.makedirs(folder, exist_ok=True)
+    t.save(os.path.join(folder, "tokenizer.json"))
+    return t
+
+
+def metrics_of(run):
+    with open(os.path.join(run, "metrics.jsonl")) as f:
+        return [row for row in map(json.loads, f) if "loss" in row and "step" in row]
+
+
+def trained_losses(trilith, folder, model, work, name, batch=4, seq=64, steps=50):
+    """`trilith train` from a folder that transformers saved against PyTorch's AdamW from the same folder. The data is one batch long, so each
+    step sees all of it, in whatever order; the learning rate of each step is the one that metrics.jsonl says."""
+    text = english(1 << 20)[1000 : 1000 + batch * seq + 8]
+    data = write(os.path.join(work, f"{name}.txt"), text)
+    run = os.path.join(work, f"run-{name}")
+    trilith.run("train", "--data", data, "--out", run, "--model", folder, "--tokenizer", "bytes", "--batch", batch, "--seq", seq,
+                "--steps", steps, "--lr", 1e-3, "--val-fraction", 0, "--seed", 3)
+    rows = metrics_of(run)
+    assert len(rows) == steps, f"{len(rows)} lines in metrics.jsonl for {steps} steps"
+    # Ids as AutoTokenizer reads them from the checkpoint.
+    tokenizer = AutoTokenizer.from_pretrained(os.path.join(run, "checkpoints", "latest"))
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    windows = torch.tensor([ids[i * seq : i * seq + seq + 1] for i in range(batch)])
+    with open(os.path.join(run, "config.yaml")) as f:
+        settings = dict(line.split(":", 1) for line in f.read().splitlines() if ":" in line and not line.startswith((" ", "#")))
+    number = lambda *keys: next(float(settings[k]) for k in keys if k in settings)
+    hyper = dict(lr=1e-3, beta1=number("beta1"), beta2=number("beta2"), eps=number("eps"), weight_decay=number("weight-decay", "weight_decay"),
+                 clip=number("clip", "grad-clip", "grad_clip"))
+    want = make_vectors.train(model, [windows], steps, hyper, lr_of_step=lambda i: rows[i]["lr"])
+    said = near("losses", [row["loss"] for row in rows], want, 1e-4)
+    return f"loss {want[0]:.3f} → {want[-1]:.3f}, {said}", run
+
+
+def opened_as_is(trilith, run, work):
+    """A run's checkpoint by AutoModelForCausalLM and AutoTokenizer: no missing or unexpected weights, same ids, same log-probabilities."""
+    folder = os.path.join(run, "checkpoints", "latest")
+    model, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, attn_implementation="eager")
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        assert not info[kind], f"{kind}: {info[kind]}"
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    texts = [t for t in AWKWARD if t] + [english(20000), code()[:20000]]
+    same_ids(trilith, folder, lambda t: plain_encoder(tokenizer.backend_tokenizer)(t), texts, work)
+    for text in texts:
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        back = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+        assert back == text, f"{text[:40]!r} comes back as {back[:40]!r}"
+    assert trilith.run("tokenizer", "decode", "--model", folder, "--tokens", write(os.path.join(work, "d.json"), json.dumps(ids))).decode().rstrip("\n") == text.rstrip("\n"), "decode differs"
+    text = english(100_000)[50_000:50_400]
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"][:64]
+    said = score_tokens(trilith, folder, model.float().eval(), ids, work)
+    said += ", greedy " + greedy(trilith, folder, model, tokenizer, "the statement ")
+    return said
+
+
+def scored_text(trilith, run, work):
+    """score --text: log-probabilities and bits per byte of a text, by way of both tokenizers."""
+    folder = os.path.join(run, "checkpoints", "latest")
+    model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").float().eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    text = english(100_000)[30_000:30_060]
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    want = logprobs_of(model, ids)
+    said = trilith.json("score", "--model", folder, "--text", write(os.path.join(work, "score.txt"), text))
+    report = near("logprobs", said["logprobs"], want, 1e-5)
+    first = len(tokenizer.decode(ids[:1]).encode())
+    candidates = [-want.sum().item() / math.log(2) / n for n in (len(text.encode()), len(text.encode()) - first)]
+    assert any(abs(said["bits_per_byte"] - c) < 1e-4 * c for c in candidates), f"bits_per_byte {said['bits_per_byte']} for {candidates}"
+    return report
+
+
+def main():
+    parser = argparse.ArgumentParser(description="compare Trilith with PyTorch, transformers and tokenizers")
+    parser.add_argument("--trilith", default=os.path.join(HERE, "..", "build", "trilith"))
+    parser.add_argument("--tests", help="folder of the built C tests (default: tests/ beside the program)")
+    parser.add_argument("--only", help="run only checks whose name holds this word")
+    parser.add_argument("--seed", type=int, default=int(time.time()) % 100_000 + 2, help="of the fresh models (default: another each time)")
+    args = parser.parse_args()
+    torch.manual_seed(args.seed)
+    trilith, checks = Trilith(args.trilith), Checks(args.only)
+    tests = args.tests or os.path.join(os.path.dirname(trilith.program), "tests")
+    print(f"seed {args.seed}; torch {torch.__version__}", flush=True)
+
+    with tempfile.TemporaryDirectory(prefix="trilith-interop-") as work:
+        at = lambda *names: os.path.join(work, *names)
+        checks.run("vectors kept", lambda: vectors_kept(at("kept")))
+        checks.run("vectors anew", lambda: vectors_anew(tests, at("anew"), args.seed))
+
+        for name, model in make_vectors.models(args.seed):
+            model.eval()
+            folder = at("model", name)
+            model.save_pretrained(folder)
+            ids = torch.randint(0, make_vectors.V, (90,)).tolist()
+            checks.run(f"score {name}", lambda: score_tokens(trilith, folder, model, ids, work))
+            checks.run(f"inspect {name}", lambda: inspected_weights(trilith, folder, model, at("model", name + "-other")))
+
+        run = None
+        for name, model in make_vectors.models(args.seed + 50, vocab=300):
+            folder = at("start", name)
+            model.save_pretrained(folder)
+
+            def losses():
+                nonlocal run
+                said, run = trained_losses(trilith, folder, model, work, name)
+                return said
+
+            run = None
+            checks.run(f"train {name}", losses)
+            if run:
+                checks.run(f"checkpoint {name}", lambda: opened_as_is(trilith, run, work))
+                checks.run(f"score text {name}", lambda: scored_text(trilith, run, work))
+
+        texts = [*AWKWARD, english(60_000), code()[:60_000]]
+        for label, text, vocab in (("English", english(), 2000), ("code", code(), 1000), ("awkward", "\n".join(AWKWARD), 400)):
+            trained = {}
+
+            def merges():
+                said, trained["path"] = trained_merges(trilith, text, vocab, at())
+                return said
+
+            checks.run(f"tokenizer train {label}", merges)
+            if trained:
+                tokenizer = Tokenizer.from_file(trained["path"])
+                checks.run(f"tokenizer encode {label}", lambda: same_ids(trilith, trained["path"], plain_encoder(tokenizer), texts, work))
+                checks.run(f"tokenizer encode {label} --special",
+                           lambda: same_ids(trilith, trained["path"], special_encoder(tokenizer), texts, work, special=True))
+        theirs = gpt2_style_tokenizer(english(), at("gpt2-style"))
+        checks.run("tokenizer encode GPT-2 style", lambda: same_ids(trilith, at("gpt2-style"), plain_encoder(theirs), texts, work))
+        checks.run("tokenizer encode GPT-2 style --special",
+                   lambda: same_ids(trilith, at("gpt2-style"), special_encoder(theirs), texts, work, special=True))
+
+    print(f"{checks.passed} passed, {checks.failed} failed")
+    return 1 if checks.failed or not checks.passed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
