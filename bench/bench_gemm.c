@@ -1,0 +1,188 @@
+/* bench_gemm.c — the product's speed on the shapes of training and decoding, beside the FMA peak measured in turn with
+ * it.
+ *
+ *   build/bench_gemm [--threads N] [--isa NAME] [--seconds S a shape] [filter]
+ *
+ * For each shape: trials of product and peak in turn, best of each, and the ratio of bests. Few-row shapes also print
+ * the bytes of W read a second beside the rate of a plain read of the same memory. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "base/arena.h"
+#include "base/clock.h"
+#include "kernels/ops.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+/* Twenty-four chains of FMAs in registers, so that latency is hidden: nothing but the FMA units limits it. */
+#define CHAINS(type, count, set1, fma)                                                                                 \
+    type s[count], x = set1(1.0000001f), y = set1(1e-9f);                                                              \
+    _Pragma("GCC unroll 24") for (int i = 0; i < count; i++) s[i] = set1((float)i);                                    \
+    for (int64_t n = 0; n < rounds; n++) {                                                                             \
+        _Pragma("GCC unroll 24") for (int i = 0; i < count; i++) s[i] = fma(s[i], x, y);                               \
+        _Pragma("GCC unroll 24") for (int i = 0; i < count; i++) __asm__ volatile("" : "+v"(s[i]));                    \
+    }                                                                                                                  \
+    _Pragma("GCC unroll 24") for (int i = 1; i < count; i++) s[0] += s[i];                                             \
+    return s[0][0];
+__attribute__((target("avx512f"))) static float peak_avx512(int64_t rounds) {
+    CHAINS(__m512, 24, _mm512_set1_ps, _mm512_fmadd_ps)
+}
+__attribute__((target("avx2,fma"))) static float peak_avx2(int64_t rounds) {
+    CHAINS(__m256, 12, _mm256_set1_ps, _mm256_fmadd_ps)
+}
+#endif
+
+static volatile float sink;
+typedef struct peak_job {
+    bool wide;
+    int64_t rounds;
+} peak_job;
+static void peak_task(void *user, int64_t i, int worker) {
+    const peak_job *p = user;
+#if defined(__x86_64__)
+    sink = p->wide ? peak_avx512(p->rounds) : peak_avx2(p->rounds);
+#endif
+}
+static double peak_once(tl_pool *pool, bool wide) {
+    peak_job p = {wide, 400000};
+    const int threads = tl__pool_threads(pool);
+    const int64_t t = tl__now_ns();
+    tl__parallel_for(pool, threads, peak_task, &p);
+    const double flops = wide ? 24 * 16 * 2.0 : 12 * 8 * 2.0;
+    return flops * (double)p.rounds * threads / (double)(tl__now_ns() - t);
+}
+
+typedef struct read_job {
+    const float *p;
+    int64_t n;
+    int64_t tasks;
+} read_job;
+static void read_task(void *user, int64_t i, int worker) {
+    const read_job *r = user;
+    const int64_t *p = (const int64_t *)r->p, n = r->n / 2, first = n * i / r->tasks, end = n * (i + 1) / r->tasks;
+    int64_t s[8] = {0};
+    for (int64_t k = first; k + 8 <= end; k += 8)
+        for (int l = 0; l < 8; l++) s[l] ^= p[k + l];
+    sink = (float)(s[0] ^ s[1] ^ s[2] ^ s[3] ^ s[4] ^ s[5] ^ s[6] ^ s[7]);
+}
+
+typedef enum kind { FORWARD, FORWARD_IN_OUT, DX, DW } kind;
+static const char *const kind_names[] = {"forward", "conv1d", "dx", "dw"};
+static const struct shape {
+    kind kind;
+    int R, N, K;
+} shapes[] = {
+    /* rows, outputs, inputs of the layer */
+    {FORWARD, 256, 768, 768},
+    {FORWARD, 1024, 768, 768},
+    {FORWARD, 1024, 2304, 768},
+    {FORWARD, 1024, 3072, 768},
+    {FORWARD, 1024, 768, 3072},
+    {FORWARD, 2048, 384, 384},
+    {FORWARD, 2048, 1152, 384},
+    {FORWARD, 2048, 1536, 384},
+    {FORWARD, 2048, 384, 1536},
+    {FORWARD, 256, 50257, 768},
+    {FORWARD_IN_OUT, 256, 2304, 768},
+    {FORWARD_IN_OUT, 1024, 768, 3072},
+    {FORWARD_IN_OUT, 1024, 3072, 768},
+    {DX, 1024, 3072, 768},
+    {DX, 1024, 768, 3072},
+    {DX, 256, 768, 3072},
+    {DX, 2048, 1536, 384},
+    {DX, 256, 50257, 768},
+    {DW, 1024, 3072, 768},
+    {DW, 1024, 768, 3072},
+    {DW, 256, 768, 768},
+    {DW, 2048, 1152, 384},
+    {DW, 2048, 384, 384},
+    {DW, 256, 50257, 768},
+    {FORWARD, 1024, 1024, 1024},
+    {FORWARD, 4096, 2048, 2048},
+    {FORWARD, 1, 3072, 768},
+    {FORWARD, 1, 50257, 768},
+    {FORWARD, 2, 50257, 768},
+    {FORWARD, 4, 50257, 768},
+    {FORWARD, 8, 50257, 768},
+    {FORWARD, 16, 50257, 768},
+    {FORWARD, 1, 768, 50257},
+    {FORWARD_IN_OUT, 1, 50257, 768},
+    {FORWARD_IN_OUT, 1, 3072, 768},
+    {FORWARD_IN_OUT, 8, 3072, 768},
+};
+
+int main(int argc, char **argv) {
+    int threads = 0;
+    double seconds = 0.3;
+    const char *isa = NULL, *filter = NULL;
+    for (int i = 1; i < argc; i++) {
+        if (!strcmp(argv[i], "--threads") && i + 1 < argc) threads = atoi(argv[++i]);
+        else if (!strcmp(argv[i], "--isa") && i + 1 < argc) isa = argv[++i];
+        else if (!strcmp(argv[i], "--seconds") && i + 1 < argc) seconds = atof(argv[++i]);
+        else filter = argv[i];
+    }
+    tl_error err = {0};
+    tl_ctx ctx = {0};
+    tl_arena arena;
+    const size_t floats = (size_t)50304 * 768 * 3 + (4u << 20);
+    if (tl__ops_select(&ctx.ops, isa, &err) || tl__pool_open(&ctx.pool, threads, &err) ||
+        tl__arena_open(&arena, floats * 4 + tl__ops_workspace_bytes(64) + 4096, &err)) {
+        fprintf(stderr, "bench_gemm: %s\n", err.text);
+        return 2;
+    }
+    threads = tl__pool_threads(ctx.pool);
+    ctx.workspace_bytes = tl__ops_workspace_bytes(threads);
+    ctx.workspace = tl__arena_take(&arena, ctx.workspace_bytes, 1);
+    float *memory = TL_TAKE(&arena, float, floats);
+    for (size_t i = 0; i < floats; i++) memory[i] = (float)(int)((i * 2654435761u >> 20) % 2048 - 1024) / 1024.f;
+    const bool wide = !strcmp(ctx.ops->isa, "avx512");
+    printf("%s, %d threads; best of trials in turn with the peak\n", ctx.ops->isa, threads);
+    printf("%-8s %6s %6s %6s %10s %8s %8s %7s\n", "product", "rows", "out", "in", "ms", "GFLOP/s", "peak", "ratio");
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        const struct shape *s = &shapes[i];
+        const int R = s->R, N = s->N, K = s->K;
+        char name[96];
+        snprintf(name, sizeof name, "%s-%d-%d-%d", kind_names[s->kind], R, N, K);
+        if (filter && !strstr(name, filter)) continue;
+        float *W = memory, *x = W + (size_t)N * K, *y = x + (size_t)R * K + 64;
+        const double flops = 2.0 * R * N * K;
+        double best = 1e30, peak = 0, read = 0;
+        const int64_t start = tl__now_ns();
+        for (int trial = 0; trial < 3 || (double)(tl__now_ns() - start) < seconds * 1e9; trial++) {
+            const double p = peak_once(ctx.pool, wide);
+            if (p > peak) peak = p;
+            if (R <= 16) {
+                read_job r = {W, (int64_t)N * K, 64};
+                const int64_t t0 = tl__now_ns();
+                tl__parallel_for(ctx.pool, r.tasks, read_task, &r);
+                const double rate = 4.0 * N * K / (double)(tl__now_ns() - t0);
+                if (rate > read) read = rate;
+            }
+            const int64_t t = tl__now_ns();
+            switch (s->kind) {
+            case FORWARD:
+                ctx.ops->gemm(&ctx, y, N, R, N, K, x, K, 1, W, 1, K, NULL, false);
+                break;
+            case FORWARD_IN_OUT:
+                ctx.ops->gemm(&ctx, y, N, R, N, K, x, K, 1, W, N, 1, NULL, false);
+                break;
+            case DX:
+                ctx.ops->gemm(&ctx, x, K, R, K, N, y, N, 1, W, K, 1, NULL, false);
+                break;
+            case DW:
+                ctx.ops->gemm(&ctx, W, K, N, K, R, y, 1, N, x, K, 1, NULL, true);
+                break;
+            }
+            const double ns = (double)(tl__now_ns() - t);
+            if (ns < best) best = ns;
+        }
+        printf("%-8s %6d %6d %6d %10.3f %8.1f %8.1f %6.1f%%", kind_names[s->kind], R, N, K, best / 1e6, flops / best,
+               peak, 100 * flops / best / peak);
+        if (R <= 16) printf("  W at %.1f GB/s, plain read %.1f", 4.0 * N * K / best, read);
+        printf("\n");
+        fflush(stdout);
+    }
+    tl__pool_close(ctx.pool);
+    tl__arena_close(&arena);
+    return 0;
+}

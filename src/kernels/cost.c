@@ -1,0 +1,116 @@
+/* cost.c — what an operator costs for a shape: FLOPs as executed, and bytes if every operand moved once between memory
+ * and CPU.
+ *
+ * The ledger divides measured time into these; the planner predicts with them. A fused multiply-add counts two, any
+ * other f32 operation one (a division or a square root too); an elementary function counts the operations of its
+ * polynomial. */
+#include <assert.h>
+#include "kernels/ops.h"
+
+enum { EXP = 20, LOG = 25, TANH = 30, F32 = 4, ID = 4 }; /* operations of an elementary function; bytes */
+
+tl_cost tl__op_cost(tl_op op, int64_t d0, int64_t d1, int64_t d2) {
+    const double a = (double)d0, b = (double)d1, c = (double)d2;
+    switch (op) {
+    /* 2MNK; A, B read and C written (that an accumulating product also reads C is left out: MN of MK + KN + MN). */
+    case TL_OP_GEMM:
+        return (tl_cost){2 * a * b * c, F32 * (a * c + c * b + a * b)};
+    /* One addition an element. */
+    case TL_OP_BIAS_BACKWARD:
+        return (tl_cost){a * b, F32 * (a * b + 2 * b)};
+    /* A row of E, and of P, copied: one addition an element if there is P. */
+    case TL_OP_EMBED:
+        return (tl_cost){a * b, F32 * 3 * a * b + 2 * ID * a};
+    case TL_OP_EMBED_BACKWARD:
+        return (tl_cost){a * b, F32 * 3 * a * b + ID * a};
+    /* Residual sum 1, squares 2 (LayerNorm: mean 1, difference 1, squares 2), scale and gain 2 (and bias): 6. x, y
+     * read; sum, out written. */
+    case TL_OP_NORM:
+        return (tl_cost){6 * a * b, F32 * (4 * a * b + b)};
+    /* xhat 1–2, gain∘dout 1, its sum with xhat 2, dgain 2, dx 4: 11. dout, s, dx read; dx written. */
+    case TL_OP_NORM_BACKWARD:
+        return (tl_cost){11 * a * b, F32 * (4 * a * b + 3 * b)};
+    /* A pair: two products, two FMAs: 3 an element. Read and written in place. */
+    case TL_OP_ROPE:
+        return (tl_cost){3 * a * b, F32 * 2 * a * b};
+    /* Keys and values, each read and written. */
+    case TL_OP_KV_STORE:
+        return (tl_cost){0, F32 * 4 * a * b};
+    /* A pair of query and key in a head: q·k and p·v are 2D each; scale, maximum, exp of a difference and sum. Bytes:
+     * nothing is kept of a pair, and operands are the rows that their product counted. */
+    case TL_OP_ATTENTION:
+        return (tl_cost){a * b * (4 * c + EXP + 4), 0};
+    /* q·k again, dout·v, dq, dk, dv: 2D each; p and ds. */
+    case TL_OP_ATTENTION_BACKWARD:
+        return (tl_cost){a * b * (10 * c + EXP + 6), 0};
+    /* An element: GELU by tanh, or SiLU (exp, division) and a product; about the same. Bytes as SwiGLU: two read, one
+     * written. */
+    case TL_OP_ACT:
+        return (tl_cost){(TANH + 7) * a, F32 * 3 * a};
+    /* The function, its derivative and the chain rule. */
+    case TL_OP_ACT_BACKWARD:
+        return (tl_cost){(TANH + 14) * a, F32 * 3 * a};
+    case TL_OP_ADD:
+        return (tl_cost){a, F32 * 3 * a};
+    /* Maximum 1, exp of a difference and sum EXP + 2, gradient EXP + 3; logits read and overwritten. */
+    case TL_OP_SOFTMAX_LOSS:
+        return (tl_cost){(2 * EXP + 6) * a * b + LOG * a, F32 * 2 * a * b + (F32 + ID) * a};
+    case TL_OP_SUM_SQUARES:
+        return (tl_cost){2 * a, F32 * a};
+    /* g' 1, decay 1, m 3, v 4, root, scale, eps, division, step 6; w, m, v read and written, g read. */
+    case TL_OP_ADAMW:
+        return (tl_cost){15 * a, F32 * 7 * a};
+    case TL_OPS:
+        break;
+    }
+    assert(!"an operator of ops.h");
+    return (tl_cost){0, 0};
+}
+
+const char *tl__op_name(tl_op op) {
+    static const char *const names[TL_OPS] = {"gemm",      "bias_backward",      "embed",       "embed_backward",
+                                              "norm",      "norm_backward",      "rope",        "kv_store",
+                                              "attention", "attention_backward", "act",         "act_backward",
+                                              "add",       "softmax_loss",       "sum_squares", "adamw"};
+    assert((unsigned)op < TL_OPS);
+    return names[op];
+}
+
+tl_bucket tl__op_bucket(tl_op op) {
+    switch (op) {
+    case TL_OP_GEMM:
+    case TL_OP_BIAS_BACKWARD:
+        return TL_BUCKET_MATMUL;
+    case TL_OP_EMBED:
+    case TL_OP_EMBED_BACKWARD:
+        return TL_BUCKET_EMBED;
+    case TL_OP_NORM:
+    case TL_OP_NORM_BACKWARD:
+        return TL_BUCKET_NORM;
+    case TL_OP_ROPE:
+    case TL_OP_KV_STORE:
+    case TL_OP_ACT:
+    case TL_OP_ACT_BACKWARD:
+    case TL_OP_ADD:
+        return TL_BUCKET_ELEMENTWISE;
+    case TL_OP_ATTENTION:
+    case TL_OP_ATTENTION_BACKWARD:
+        return TL_BUCKET_ATTENTION;
+    case TL_OP_SOFTMAX_LOSS:
+        return TL_BUCKET_LOSS;
+    case TL_OP_SUM_SQUARES:
+    case TL_OP_ADAMW:
+        return TL_BUCKET_OPTIMIZER;
+    case TL_OPS:
+        break;
+    }
+    assert(!"an operator of ops.h");
+    return TL_BUCKET_MATMUL;
+}
+
+/* A row at position p sees keys 0 … p. */
+int64_t tl__attention_pairs(const tl_rows *rows) {
+    int64_t pairs = 0;
+    for (int r = 0; r < rows->R; r++) pairs += (int64_t)rows->pos[r] + 1;
+    return pairs;
+}

@@ -1,0 +1,312 @@
+/* cpu/gemm.c — the product at the speed of the FMA units, equal to ref/gemm.c to the bit.
+ *
+ * C is computed in tiles of MR rows by NR columns held in registers: for each k one row of the packed B panel (NR
+ * floats) meets MR broadcast elements of A, so every output is one chain of FMAs in k order and the vector runs across
+ * outputs. The k loop is cut at TL_KB; at each cut the tile's sums are added to C.
+ *
+ *   task   a block of C, mb × nb panels, cut by shape alone; it owns its outputs for all of k
+ *     k block        pack B: nb panels [k][NR] into the worker's scratch, which stay in L2 (rows of W[N,K] are
+ * transposed 16×16) A panel      MR rows copied to scratch, L1: either by row [MR][AS] or by k [k][MR], whichever is
+ * A's unit stride B panel    the tile
+ *
+ * Copying the A panel costs little (it is used nb times) and saves what long or power-of-two strides would cost in L1
+ * sets and TLB. What the next A panel and the next k block of B will read is prefetched a few lines a tile. */
+#include <assert.h>
+#include <string.h>
+#include "kernels/simd.h"
+#include "kernels/table.h"
+
+/* Accumulators take 24 of 32 zmm, 12 of 16 ymm. */
+#if defined(TL_ISA_avx512)
+enum { MR = 12, NV = 2 };
+#else
+enum { MR = 6, NV = 1 };
+#endif
+enum {
+    NR = NV * TL_LANES,
+    AS = TL_KB + 16, /* row of an A panel: seventeen lines, so that MR rows spread over L1's sets */
+    A_GROUP = 4, /* panels packed at a time when A's unit stride is m: whole lines of A are used, few pages touched */
+    B_PANEL = TL_KB * NR,
+    NB_MAX = 384 / NR,        /* panels of B at a time: 384 KB of L2 */
+    A_BY_K = MR * TL_KB + 16, /* an A panel by k, with slack */
+    A_FLOATS = MR * AS * A_GROUP,
+};
+_Static_assert((size_t)(A_FLOATS + NB_MAX * B_PANEL) * sizeof(float) <= TL_WORKSPACE_PER_WORKER_BYTES, "scratch");
+
+#define UNROLL _Pragma("GCC unroll 16")
+
+/* One tile: C[mr, n ≤ NR] (+)= panel·panel (+ bias). A's element (m, k) is at a[m·a_m + k·a_k]; mr, a_m and a_k are
+ * constants where this is expanded. */
+TL_INLINE void tile(const int mr, const int a_m, const int a_k, int kc, const float *a, const float *b, float *c,
+                    int64_t ldc, int n, bool add, const float *bias) {
+    v16 s[MR][NV];
+    UNROLL for (int i = 0; i < mr; i++) {
+        UNROLL for (int v = 0; v < NV; v++) s[i][v] = v16_zero();
+        tl_prefetch(c + i * ldc);
+        tl_prefetch(c + i * ldc + n - 1);
+    }
+    for (int k = 0; k < kc; k++) {
+        v16 bk[NV];
+        UNROLL for (int v = 0; v < NV; v++) bk[v] = v16_load_aligned(b + v * TL_LANES);
+        UNROLL for (int i = 0; i < mr; i++) {
+            const v16 x = v16_set1(a[i * a_m]);
+            UNROLL for (int v = 0; v < NV; v++) s[i][v] = v16_fma(x, bk[v], s[i][v]);
+        }
+        a += a_k, b += NR;
+    }
+    /* The addresses of C are made anew: kept from the prefetches, they would take vector registers from the sums. */
+    __asm__("" : "+r"(c), "+r"(ldc));
+    if (n == NR) {
+        v16 last[NV];
+        UNROLL for (int v = 0; v < NV; v++) last[v] = bias ? v16_load(bias + v * TL_LANES) : v16_zero();
+        UNROLL for (int i = 0; i < mr; i++) {
+            UNROLL for (int v = 0; v < NV; v++) {
+                v16 x = s[i][v];
+                if (add) x = v16_add(v16_load(c + i * ldc + v * TL_LANES), x);
+                if (bias) x = v16_add(x, last[v]);
+                v16_store(c + i * ldc + v * TL_LANES, x);
+            }
+        }
+    } else {
+        UNROLL for (int v = 0; v < NV; v++) {
+            const int w = n - v * TL_LANES < 0 ? 0 : n - v * TL_LANES < TL_LANES ? n - v * TL_LANES : TL_LANES;
+            if (!w) break;
+            UNROLL for (int i = 0; i < mr; i++) {
+                v16 x = s[i][v];
+                if (add) x = v16_add(v16_load_n(c + i * ldc + v * TL_LANES, w), x);
+                if (bias) x = v16_add(x, v16_load_n(bias + v * TL_LANES, w));
+                v16_store_n(c + i * ldc + v * TL_LANES, x, w);
+            }
+        }
+    }
+}
+
+typedef void tile_fn(int kc, const float *a, const float *b, float *c, int64_t ldc, int n, bool add, const float *bias);
+#define TILE(mr)                                                                                                       \
+    static void tile_by_row_##mr(int kc, const float *a, const float *b, float *c, int64_t ldc, int n, bool add,       \
+                                 const float *bias) {                                                                  \
+        tile(mr, AS, 1, kc, a, b, c, ldc, n, add, bias);                                                               \
+    }                                                                                                                  \
+    static void tile_by_k_##mr(int kc, const float *a, const float *b, float *c, int64_t ldc, int n, bool add,         \
+                               const float *bias) {                                                                    \
+        tile(mr, 1, MR, kc, a, b, c, ldc, n, add, bias);                                                               \
+    }
+TILE(1)
+TILE(2)
+TILE(3) TILE(4) TILE(5) TILE(6)
+#if defined(TL_ISA_avx512)
+    TILE(7) TILE(8) TILE(9) TILE(10) TILE(11) TILE(12)
+#endif
+
+        static tile_fn *const tiles[2][MR + 1] = {
+            {0, tile_by_row_1, tile_by_row_2, tile_by_row_3, tile_by_row_4, tile_by_row_5, tile_by_row_6,
+#if defined(TL_ISA_avx512)
+             tile_by_row_7, tile_by_row_8, tile_by_row_9, tile_by_row_10, tile_by_row_11, tile_by_row_12
+#endif
+            },
+            {0, tile_by_k_1, tile_by_k_2, tile_by_k_3, tile_by_k_4, tile_by_k_5, tile_by_k_6,
+#if defined(TL_ISA_avx512)
+             tile_by_k_7, tile_by_k_8, tile_by_k_9, tile_by_k_10, tile_by_k_11, tile_by_k_12
+#endif
+            },
+};
+
+/* ---- packing ---- */
+
+/* dst[k][NR] = B(k, n) for n < width, 0 beyond; B's unit stride is n. */
+static void pack_b_copy(float *dst, const float *b, int64_t b_row, int kc, int width) {
+    if (width == NR) {
+        for (int k = 0; k < kc; k++)
+            UNROLL for (int v = 0; v < NV; v++)
+                v16_store_aligned(dst + k * NR + v * TL_LANES, v16_load(b + k * b_row + v * TL_LANES));
+        return;
+    }
+    for (int k = 0; k < kc; k++)
+        for (int v = 0; v < NV; v++) {
+            const int left = width - v * TL_LANES, w = left < 0 ? 0 : left < TL_LANES ? left : TL_LANES;
+            v16_store_aligned(dst + k * NR + v * TL_LANES, v16_load_n(b + k * b_row + (w ? v * TL_LANES : 0), w));
+        }
+}
+
+/* The same where B's unit stride is k: sixteen columns of sixteen k at a time, turned in registers. */
+static void pack_b_turn(float *dst, const float *b, int64_t b_col, int kc, int width) {
+    for (int n0 = 0; n0 < NR; n0 += TL_LANES) {
+        const int columns = width - n0 < 0 ? 0 : width - n0 < TL_LANES ? width - n0 : TL_LANES;
+        const float *src = b + n0 * b_col;
+        for (int k0 = 0; k0 < kc; k0 += TL_LANES) {
+            const int ks = kc - k0 < TL_LANES ? kc - k0 : TL_LANES;
+            v16 r[TL_LANES];
+            if (columns == TL_LANES && ks == TL_LANES) {
+                UNROLL for (int i = 0; i < TL_LANES; i++) r[i] = v16_load(src + i * b_col + k0);
+                v16_transpose(r);
+                UNROLL for (int i = 0; i < TL_LANES; i++) v16_store_aligned(dst + (k0 + i) * NR + n0, r[i]);
+            } else {
+                for (int i = 0; i < TL_LANES; i++)
+                    r[i] = i < columns ? v16_load_n(src + i * b_col + k0, ks) : v16_zero();
+                v16_transpose(r);
+                for (int i = 0; i < ks; i++) v16_store_aligned(dst + (k0 + i) * NR + n0, r[i]);
+            }
+        }
+    }
+}
+
+/* dst[m][AS] = A(m, k); A's unit stride is k. */
+static void pack_a_by_row(float *dst, const float *a, int64_t a_row, int mr, int kc) {
+    for (int m = 0; m < mr; m++, a += a_row, dst += AS) {
+        int k = 0;
+        for (; k + TL_LANES <= kc; k += TL_LANES) v16_store_aligned(dst + k, v16_load(a + k));
+        if (k < kc) v16_store_n(dst + k, v16_load_n(a + k, kc - k), kc - k);
+    }
+}
+
+/* dst[panel][k][MR] = A(m, k) for `rows` ≤ A_GROUP·MR rows; A's unit stride is m. A panel's row is stored with a whole
+ * register: what spills over is written again by the next k, or lies in the slack after the panel. */
+static void pack_a_by_k(float *dst, const float *a, int64_t a_col, int rows, int kc) {
+    for (int k = 0; k < kc; k++, a += a_col)
+        for (int m = 0, p = 0; m < rows; m += MR, p++)
+            v16_store(dst + p * A_BY_K + k * MR, v16_load_n(a + m, rows - m < MR ? rows - m : MR));
+}
+
+/* ---- prefetching: a rectangle of memory, a few lines at a time ---- */
+
+enum { LINE_FLOATS = 16 };
+typedef struct ahead {
+    const float *at; /* next row */
+    int64_t stride;
+    int rows, lines; /* rows left; lines a row */
+    int line;        /* next line of this row */
+    int step;        /* lines a call */
+} ahead;
+
+/* rows × floats at p, to be fetched in about `calls` calls. */
+static ahead ahead_of(const float *p, int64_t stride, int rows, int floats, int calls) {
+    ahead h = {p, stride, rows, (floats + LINE_FLOATS - 1) / LINE_FLOATS + 1, 0, 0};
+    h.step = (int)(((int64_t)h.rows * h.lines + calls - 1) / (calls > 0 ? calls : 1));
+    return h;
+}
+TL_INLINE void ahead_go(ahead *h) {
+    for (int i = 0; i < h->step && h->rows > 0; i++) {
+        tl_prefetch_l2(h->at + h->line * LINE_FLOATS);
+        if (++h->line == h->lines) h->line = 0, h->rows--, h->at += h->stride;
+    }
+}
+
+/* ---- one product ---- */
+
+typedef struct job {
+    tl_ctx *ctx;
+    float *c;
+    const float *a, *b, *bias;
+    int64_t ldc, a_row, a_col, b_row, b_col;
+    int M, N, K;
+    int mb, nb;   /* panels a task, rows and columns */
+    int n_blocks; /* tasks along n */
+    bool accumulate;
+} job;
+
+static inline int least(int x, int y) {
+    return x < y ? x : y;
+}
+
+static void task(void *user, int64_t index, int worker) {
+    const job *j = user;
+    const int m_first = (int)(index / j->n_blocks) * j->mb * MR, m_end = least(j->M, m_first + j->mb * MR);
+    const int n_first = (int)(index % j->n_blocks) * j->nb * NR, n_end = least(j->N, n_first + j->nb * NR);
+    const int panels_n = (n_end - n_first + NR - 1) / NR, panels_m = (m_end - m_first + MR - 1) / MR;
+    float *a_pack = tl__workspace(j->ctx, worker), *b_pack = a_pack + A_FLOATS;
+    const bool by_row = j->a_col == 1, turn = j->b_col != 1;
+    const int group = (by_row ? 1 : A_GROUP) * MR;
+
+    for (int k0 = 0; k0 < j->K; k0 += TL_KB) {
+        const int kc = least(j->K - k0, TL_KB);
+        const bool add = k0 > 0 || j->accumulate;
+        const bool last = k0 + kc == j->K;
+        for (int p = 0; p < panels_n; p++) {
+            const int n = n_first + p * NR, width = least(n_end - n, NR);
+            const float *src = j->b + k0 * j->b_row + n * j->b_col;
+            if (turn) pack_b_turn(b_pack + p * B_PANEL, src, j->b_col, kc, width);
+            else pack_b_copy(b_pack + p * B_PANEL, src, j->b_row, kc, width);
+        }
+        ahead next_b = {0};
+        if (!last) {
+            const int next_kc = least(j->K - k0 - kc, TL_KB), calls = panels_m * panels_n;
+            const float *src = j->b + (k0 + kc) * j->b_row + n_first * j->b_col;
+            next_b = turn ? ahead_of(src, j->b_col, n_end - n_first, next_kc, calls)
+                          : ahead_of(src, j->b_row, next_kc, n_end - n_first, calls);
+        }
+        for (int m0 = m_first; m0 < m_end; m0 += group) {
+            const int rows = least(m_end - m0, group);
+            const float *src = j->a + m0 * j->a_row + k0 * j->a_col;
+            if (by_row) pack_a_by_row(a_pack, src, j->a_row, rows, kc);
+            else pack_a_by_k(a_pack, src, j->a_col, rows, kc);
+            ahead next_a = {0};
+            if (m0 + group < m_end) {
+                const int next_rows = least(m_end - m0 - group, group);
+                const int calls = panels_n * ((rows + MR - 1) / MR);
+                next_a = by_row ? ahead_of(src + group * j->a_row, j->a_row, next_rows, kc, calls)
+                                : ahead_of(src + group, j->a_col, kc, next_rows, calls);
+            }
+            for (int m = 0, q = 0; m < rows; m += MR, q++) {
+                const int mr = least(rows - m, MR);
+                tile_fn *fn = tiles[!by_row][mr];
+                for (int p = 0; p < panels_n; p++) {
+                    const int n = n_first + p * NR;
+                    ahead_go(&next_a);
+                    ahead_go(&next_b);
+                    fn(kc, a_pack + q * A_BY_K, b_pack + p * B_PANEL, j->c + (m0 + m) * j->ldc + n, j->ldc,
+                       least(n_end - n, NR), add, last && j->bias ? j->bias + n : NULL);
+                }
+            }
+        }
+    }
+}
+
+/* Cut C into tasks by shape alone: the cut that should end first on two, four and eight workers, counting what each
+ * task packs. Costs are in tile columns of k: a tile is 1, packing in parts of it as measured on Zen 4. */
+static void cut(job *j) {
+    const int np = (j->N + NR - 1) / NR, mp = (j->M + MR - 1) / MR;
+    const double tile_cost = 1, pack_b = j->b_col == 1 ? 0.5 : 1.6, pack_a = 0.08, start = 4.0 / (1 + j->K / TL_KB);
+    double best = 0;
+    j->mb = mp, j->nb = least(np, NB_MAX);
+    const int n_least = (np + NB_MAX - 1) / NB_MAX;
+    for (int nbs = n_least, tries = 0; nbs <= np && tries < 16; tries++, nbs++) {
+        const int nb = (np + nbs - 1) / nbs;
+        for (int mbs = 1; mbs <= mp && mbs <= 16; mbs++) {
+            const int mb = (mp + mbs - 1) / mbs;
+            const double tasks = (double)((np + nb - 1) / nb) * ((mp + mb - 1) / mb);
+            const double one = start + nb * pack_b + mb * (pack_a + nb * tile_cost);
+            double sum = 0;
+            for (int w = 2; w <= 8; w *= 2)
+                sum += (double)((int64_t)(tasks + w - 1) / w) * one * (w == 2 ? 4 : w == 4 ? 4 : 4);
+            if (best == 0 || sum < best) best = sum, j->mb = mb, j->nb = nb;
+        }
+    }
+    j->n_blocks = (np + j->nb - 1) / j->nb;
+}
+
+/* K = 0: +0 or C, plus the bias. */
+static void gemm_empty(const job *j) {
+    for (int m = 0; m < j->M; m++)
+        for (int n = 0; n < j->N; n++) {
+            const float x = j->accumulate ? j->c[m * j->ldc + n] : 0;
+            j->c[m * j->ldc + n] = j->bias ? x + j->bias[n] : x;
+        }
+}
+
+static void gemm(tl_ctx *ctx, float *c, int64_t ldc, int M, int N, int K, const float *a, int64_t a_row, int64_t a_col,
+                 const float *b, int64_t b_row, int64_t b_col, const float *bias, bool accumulate) {
+    assert(M >= 0 && N >= 0 && K >= 0 && (a_row == 1 || a_col == 1) && (b_row == 1 || b_col == 1));
+    job j = {ctx, c, a, b, bias, ldc, a_row, a_col, b_row, b_col, M, N, K, 0, 0, 0, accumulate};
+    if (!M || !N) return;
+    if (!K) {
+        gemm_empty(&j);
+        return;
+    }
+    cut(&j);
+    const int64_t m_blocks = ((M + MR - 1) / MR + j.mb - 1) / j.mb;
+    tl__parallel_for(ctx->pool, m_blocks * j.n_blocks, task, &j);
+}
+
+void TL_NAME(ops_gemm)(tl_ops *ops) {
+    ops->gemm = gemm;
+}

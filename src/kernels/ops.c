@@ -1,0 +1,156 @@
+/* ops.c — what callers use: the table's operator inside a span that carries its shape and cost. */
+#include "kernels/ops.h"
+
+size_t tl__ops_workspace_bytes(int threads) {
+    return (size_t)(threads > 0 ? threads : 1) * TL_WORKSPACE_PER_WORKER_BYTES;
+}
+
+static void begin(tl_ctx *ctx, const char *name, tl_op op) {
+    tl__span_begin(ctx->spans, name, tl__op_bucket(op));
+}
+static void end(tl_ctx *ctx, tl_op op, int64_t d0, int64_t d1, int64_t d2) {
+    if (!ctx->spans) return;
+    const tl_cost cost = tl__op_cost(op, d0, d1, d2);
+    tl__span_end(ctx->spans, cost.flops, cost.bytes, d0, d1, d2);
+}
+
+/* ---- products with a weight ---- */
+
+void tl__linear(tl_ctx *ctx, float *y, int64_t ldy, const float *x, int64_t ldx, const float *W, tl_layout layout,
+                const float *bias, int R, int N, int K) {
+    begin(ctx, "linear", TL_OP_GEMM);
+    if (layout == TL_OUT_IN) ctx->ops->gemm(ctx, y, ldy, R, N, K, x, ldx, 1, W, 1, K, bias, false);
+    else ctx->ops->gemm(ctx, y, ldy, R, N, K, x, ldx, 1, W, N, 1, bias, false);
+    end(ctx, TL_OP_GEMM, R, N, K);
+}
+
+void tl__linear_dx(tl_ctx *ctx, float *dx, int64_t lddx, const float *dy, int64_t lddy, const float *W,
+                   tl_layout layout, int R, int N, int K, bool accumulate) {
+    begin(ctx, "linear_dx", TL_OP_GEMM);
+    if (layout == TL_OUT_IN) ctx->ops->gemm(ctx, dx, lddx, R, K, N, dy, lddy, 1, W, K, 1, NULL, accumulate);
+    else ctx->ops->gemm(ctx, dx, lddx, R, K, N, dy, lddy, 1, W, 1, N, NULL, accumulate);
+    end(ctx, TL_OP_GEMM, R, K, N);
+}
+
+void tl__linear_dw(tl_ctx *ctx, float *dW, float *dbias, const float *dy, int64_t lddy, const float *x, int64_t ldx,
+                   tl_layout layout, int R, int N, int K) {
+    begin(ctx, "linear_dw", TL_OP_GEMM);
+    if (layout == TL_OUT_IN) ctx->ops->gemm(ctx, dW, K, N, K, R, dy, 1, lddy, x, ldx, 1, NULL, true);
+    else ctx->ops->gemm(ctx, dW, N, K, N, R, x, 1, ldx, dy, lddy, 1, NULL, true);
+    end(ctx, TL_OP_GEMM, N, K, R);
+    if (dbias) {
+        begin(ctx, "bias_backward", TL_OP_BIAS_BACKWARD);
+        ctx->ops->bias_backward(ctx, dbias, dy, lddy, R, N);
+        end(ctx, TL_OP_BIAS_BACKWARD, R, N, 0);
+    }
+}
+
+/* ---- the others, as they stand in the table ---- */
+
+void tl__embed(tl_ctx *ctx, float *x, const float *E, const float *P, const int32_t *token, const int32_t *pos, int R,
+               int C) {
+    begin(ctx, "embed", TL_OP_EMBED);
+    ctx->ops->embed(ctx, x, E, P, token, pos, R, C);
+    end(ctx, TL_OP_EMBED, R, C, 0);
+}
+void tl__embed_backward(tl_ctx *ctx, float *dE, const int32_t *slot, const int32_t *id, const float *dx, int R, int C) {
+    begin(ctx, "embed_backward", TL_OP_EMBED_BACKWARD);
+    ctx->ops->embed_backward(ctx, dE, slot, id, dx, R, C);
+    end(ctx, TL_OP_EMBED_BACKWARD, R, C, 0);
+}
+
+void tl__rmsnorm(tl_ctx *ctx, float *out, float *sum, float *rstd, const float *x, const float *y, const float *gain,
+                 float eps, int R, int C) {
+    begin(ctx, "rmsnorm", TL_OP_NORM);
+    ctx->ops->rmsnorm(ctx, out, sum, rstd, x, y, gain, eps, R, C);
+    end(ctx, TL_OP_NORM, R, C, 0);
+}
+void tl__rmsnorm_backward(tl_ctx *ctx, float *dx, float *dgain, const float *dout, const float *s, const float *rstd,
+                          const float *gain, int R, int C) {
+    begin(ctx, "rmsnorm_backward", TL_OP_NORM_BACKWARD);
+    ctx->ops->rmsnorm_backward(ctx, dx, dgain, dout, s, rstd, gain, R, C);
+    end(ctx, TL_OP_NORM_BACKWARD, R, C, 0);
+}
+void tl__layernorm(tl_ctx *ctx, float *out, float *sum, float *mean, float *rstd, const float *x, const float *y,
+                   const float *gain, const float *bias, float eps, int R, int C) {
+    begin(ctx, "layernorm", TL_OP_NORM);
+    ctx->ops->layernorm(ctx, out, sum, mean, rstd, x, y, gain, bias, eps, R, C);
+    end(ctx, TL_OP_NORM, R, C, 0);
+}
+void tl__layernorm_backward(tl_ctx *ctx, float *dx, float *dgain, float *dbias, const float *dout, const float *s,
+                            const float *mean, const float *rstd, const float *gain, int R, int C) {
+    begin(ctx, "layernorm_backward", TL_OP_NORM_BACKWARD);
+    ctx->ops->layernorm_backward(ctx, dx, dgain, dbias, dout, s, mean, rstd, gain, R, C);
+    end(ctx, TL_OP_NORM_BACKWARD, R, C, 0);
+}
+
+void tl__rope(tl_ctx *ctx, float *x, int64_t ld, const float *cos_sin, const int32_t *pos, int direction, int R,
+              int heads, int D) {
+    begin(ctx, direction < 0 ? "rope_backward" : "rope", TL_OP_ROPE);
+    ctx->ops->rope(ctx, x, ld, cos_sin, pos, direction, R, heads, D);
+    end(ctx, TL_OP_ROPE, R, (int64_t)heads * D, 0);
+}
+
+void tl__kv_store(tl_ctx *ctx, tl_kv kv, const float *k, int64_t ldk, const float *v, int64_t ldv, const tl_rows *rows,
+                  int Hkv, int D) {
+    begin(ctx, "kv_store", TL_OP_KV_STORE);
+    ctx->ops->kv_store(ctx, kv, k, ldk, v, ldv, rows, Hkv, D);
+    end(ctx, TL_OP_KV_STORE, rows->R, (int64_t)Hkv * D, 0);
+}
+void tl__attention(tl_ctx *ctx, float *out, int64_t ldo, float *max_sum, const float *q, int64_t ldq, tl_kv kv,
+                   const tl_rows *rows, int H, int Hkv, int D, float scale) {
+    begin(ctx, "attention", TL_OP_ATTENTION);
+    ctx->ops->attention(ctx, out, ldo, max_sum, q, ldq, kv, rows, H, Hkv, D, scale);
+    end(ctx, TL_OP_ATTENTION, ctx->spans ? tl__attention_pairs(rows) : 0, H, D);
+}
+void tl__attention_backward(tl_ctx *ctx, float *dq, float *dk, float *dv, int64_t ld, const float *dout,
+                            const float *out, int64_t ldo, const float *max_sum, const float *q, int64_t ldq, tl_kv kv,
+                            const tl_rows *rows, int H, int Hkv, int D, float scale) {
+    begin(ctx, "attention_backward", TL_OP_ATTENTION_BACKWARD);
+    ctx->ops->attention_backward(ctx, dq, dk, dv, ld, dout, out, ldo, max_sum, q, ldq, kv, rows, H, Hkv, D, scale);
+    end(ctx, TL_OP_ATTENTION_BACKWARD, ctx->spans ? tl__attention_pairs(rows) : 0, H, D);
+}
+
+void tl__gelu(tl_ctx *ctx, float *y, const float *x, int64_t n) {
+    begin(ctx, "gelu", TL_OP_ACT);
+    ctx->ops->gelu(ctx, y, x, n);
+    end(ctx, TL_OP_ACT, n, 0, 0);
+}
+void tl__gelu_backward(tl_ctx *ctx, float *dx, const float *dy, const float *x, int64_t n) {
+    begin(ctx, "gelu_backward", TL_OP_ACT_BACKWARD);
+    ctx->ops->gelu_backward(ctx, dx, dy, x, n);
+    end(ctx, TL_OP_ACT_BACKWARD, n, 0, 0);
+}
+void tl__swiglu(tl_ctx *ctx, float *y, const float *gu, int R, int F) {
+    begin(ctx, "swiglu", TL_OP_ACT);
+    ctx->ops->swiglu(ctx, y, gu, R, F);
+    end(ctx, TL_OP_ACT, (int64_t)R * F, 0, 0);
+}
+void tl__swiglu_backward(tl_ctx *ctx, float *dgu, const float *dy, const float *gu, int R, int F) {
+    begin(ctx, "swiglu_backward", TL_OP_ACT_BACKWARD);
+    ctx->ops->swiglu_backward(ctx, dgu, dy, gu, R, F);
+    end(ctx, TL_OP_ACT_BACKWARD, (int64_t)R * F * 2, 0, 0);
+}
+void tl__add(tl_ctx *ctx, float *out, const float *x, const float *y, int64_t n) {
+    begin(ctx, "add", TL_OP_ADD);
+    ctx->ops->add(ctx, out, x, y, n);
+    end(ctx, TL_OP_ADD, n, 0, 0);
+}
+
+void tl__softmax_loss(tl_ctx *ctx, float *logp, float *logits, const int32_t *target, float grad_scale, int R, int V) {
+    begin(ctx, "softmax_loss", TL_OP_SOFTMAX_LOSS);
+    ctx->ops->softmax_loss(ctx, logp, logits, target, grad_scale, R, V);
+    end(ctx, TL_OP_SOFTMAX_LOSS, R, V, 0);
+}
+
+double tl__sum_squares(tl_ctx *ctx, const float *x, int64_t n) {
+    begin(ctx, "sum_squares", TL_OP_SUM_SQUARES);
+    const double sum = ctx->ops->sum_squares(ctx, x, n);
+    end(ctx, TL_OP_SUM_SQUARES, n, 0, 0);
+    return sum;
+}
+void tl__adamw(tl_ctx *ctx, float *w, float *m, float *v, const float *g, int64_t n, const tl_adamw *hyper) {
+    begin(ctx, "adamw", TL_OP_ADAMW);
+    ctx->ops->adamw(ctx, w, m, v, g, n, hyper);
+    end(ctx, TL_OP_ADAMW, n, 0, 0);
+}
