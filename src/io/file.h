@@ -29,7 +29,8 @@ int tl__stream_read(tl_stream *stream, void *out, size_t n, size_t *got, tl_erro
 void tl__stream_progress(const tl_stream *stream, int64_t *done_bytes, int64_t *total_bytes);
 void tl__stream_close(tl_stream *stream);
 
-/* Writing: bytes go to "path.tmp-PID"; publish fsyncs, renames over path, fsyncs the folder. Abandon removes the rest. */
+/* Writing: bytes go to "path.tmp-PID"; publish fsyncs, renames over path, fsyncs the folder. Abandon removes the rest.
+ * A full disk (or file-size limit; the program ignores SIGXFSZ) is TL_ENOSPACE. */
 typedef struct tl_sink tl_sink;
 int tl__sink_open(tl_sink **sink, const char *path, tl_error *err);
 int tl__sink_write(tl_sink *sink, const void *bytes, size_t n, tl_error *err); /* unbuffered past 64 KiB */
@@ -42,7 +43,7 @@ bool tl__path_exists(const char *path);
 bool tl__path_is_folder(const char *path);
 int tl__folder_make(const char *path, tl_error *err);        /* mkdir -p */
 int tl__folder_remove(const char *path, tl_error *err);      /* a tree; refuses symlinks out of it */
-/* snprintf of "folder/name" into out; asserts that it fits PATH_MAX. */
+/* "folder/name" into out; a path that does not fit becomes "", which names no file, so that opening it fails. */
 void tl__path_join(char *out, size_t size, const char *folder, const char *name);
 
 #endif
