@@ -1,0 +1,211 @@
+/* attention.c — storing keys and values, and causal attention forward, tiled in registers: the bits of ref/attention.c.
+ *
+ * A task is a run of rows and one key head. Its items are (row, query head of the group), in row order, so that heads
+ * that share a key head share its loads, and a decoding row fills a tile with its group. Items go through the chunks of
+ * keys together: scores of a tile of items, softmax row by row, weighted values, merge. How rows are cut into tasks and
+ * tiles cannot show in the result, since every item's sums are its own. */
+#include "kernels/cpu/attention_tiles.h"
+#include "kernels/cpu/elementary16.h"
+#include <math.h>
+
+enum { ITEMS = 96 }; /* a group: 16 whole tiles */
+
+typedef struct scratch { /* of one worker */
+    float q[ITEMS][ROW], o[ITEMS][ROW];
+    float v[CHUNK][TL_MAX_HEAD_DIM]; /* values padded to whole vectors, for head widths that are not */
+    float p[TILE][CHUNK];
+    float M[ITEMS + 16], L[ITEMS + 16];
+    int limit[ITEMS]; /* keys that the item sees */
+} scratch;
+_Static_assert(sizeof(scratch) <= TL_WORKSPACE_PER_WORKER_BYTES, "a worker's slice holds the scratch");
+
+typedef struct job {
+    const tl_ctx *ctx;
+    float *out, *max_sum;
+    const float *q;
+    int64_t ldo, ldq;
+    tl_kv kv;
+    const tl_rows *rows;
+    int H, Hkv, D, step; /* step: rows a task */
+    int64_t tasks;
+    float scale;
+} job;
+
+DEFINE_MIX(mix_values, CHUNK, 1, true)
+
+/* Scores of one row → weights, in place; returns their sum. Scores from n on are −inf to the maximum and weigh +0. */
+TL_INLINE float softmax_row(float *p, int n, float scale, float *max) {
+    const v16 scales = v16_set1(scale), none = v16_set1(-INFINITY);
+    v16 x[BLOCKS];
+    UNROLL for (int b = 0; b < BLOCKS; b++) x[b] = v16_mul(v16_load(p + b * 16), scales);
+    if (n < CHUNK)
+        UNROLL for (int b = 0; b < BLOCKS; b++) x[b] =
+            v16_select(m16_first(min_int(max_int(n - b * 16, 0), 16)), x[b], none);
+    *max = v16_max_reduce(v16_max(v16_max(v16_max(x[0], x[1]), x[2]), x[3]));
+    const v16 top = v16_set1(*max);
+    UNROLL for (int b = 0; b < BLOCKS; b++) x[b] = v16_exp(v16_sub(x[b], top));
+    if (n < CHUNK)
+        UNROLL for (int b = 0; b < BLOCKS; b++) x[b] = v16_keep(m16_first(min_int(max_int(n - b * 16, 0), 16)), x[b]);
+    UNROLL for (int b = 0; b < BLOCKS; b++) v16_store(p + b * 16, x[b]);
+    return v16_sum(v16_add(v16_add(v16_add(x[0], x[1]), x[2]), x[3]));
+}
+
+/* (M, L) of a tile with the chunk's (m, l): the merged pair, and the factors of the old and the new rows. */
+static void merge_sums(float *M, float *L, mix_merge *factors, const float *m, const float *l, int rows) {
+    v16 M0 = v16_load(M), m0 = v16_load(m), top = v16_max(M0, m0);
+    v16 alpha = v16_exp(v16_sub(M0, top)), beta = v16_exp(v16_sub(m0, top));
+    v16_store(factors->old, alpha);
+    v16_store(factors->new, beta);
+    v16_store_n(M, top, rows);
+    v16_store_n(L, v16_fma(v16_load(L), alpha, v16_mul(v16_load(l), beta)), rows);
+}
+
+static void copy_row(float *to, const float *from, int D) {
+    int d = 0;
+    for (; d + 16 <= D; d += 16) v16_store(to + d, v16_load(from + d));
+    if (d < D) v16_store(to + d, v16_load_n(from + d, D - d));
+}
+
+/* Items first_item … +n of the rows `row0` … of sequence s. */
+static void attend(const job *j, scratch *w, int s, int64_t row0, int kh, int64_t first_item, int n) {
+    const int D = j->D, G = j->H / j->Hkv, Dv = (D + 15) / 16;
+    const int32_t *table = j->rows->block + j->rows->seq_block[s];
+    for (int t = 0; t < n; t++) {
+        int64_t r = row0 + (first_item + t) / G, h = kh * G + (first_item + t) % G;
+        copy_row(w->q[t], j->q + r * j->ldq + h * D, D);
+        w->limit[t] = j->rows->pos[r] + 1;
+    }
+    for (int key0 = 0, first = 0; key0 < w->limit[n - 1]; key0 += CHUNK) {
+        const int keys = min_int(w->limit[n - 1] - key0, CHUNK), blocks = (keys + BLOCK - 1) / BLOCK;
+        const float *kb[BLOCKS], *vb[BLOCKS];
+        int64_t ldv = D;
+        for (int b = 0; b < blocks; b++) {
+            kb[b] = block_of(j->kv.k, table[key0 / BLOCK + b], kh, j->Hkv, D);
+            vb[b] = block_of(j->kv.v, table[key0 / BLOCK + b], kh, j->Hkv, D);
+        }
+        if (D % 16) {
+            ldv = Dv * 16;
+            for (int k = 0; k < keys; k++) copy_row(w->v[0] + k * ldv, vb[k / BLOCK] + (k % BLOCK) * (int64_t)D, D);
+            for (int b = 0; b < blocks; b++) vb[b] = w->v[0] + b * BLOCK * ldv;
+        }
+        while (w->limit[first] <= key0) first++;
+        for (int t = first, rows; t < n; t += rows) {
+            rows = tile_rows(n - t);
+            int edge[TILE];
+            for (int r = 0; r < rows; r++) edge[r] = min_int(w->limit[t + r] - key0, CHUNK);
+            dots(rows, w->p[0], w->q[t], kb, (edge[rows - 1] + BLOCK - 1) / BLOCK, D);
+            float m[16] = {0}, l[16] = {0};
+            for (int r = 0; r < rows; r++) l[r] = softmax_row(w->p[r], edge[r], j->scale, &m[r]);
+            mix_merge factors;
+            if (key0 == 0)
+                for (int r = 0; r < rows; r++) w->M[t + r] = m[r], w->L[t + r] = l[r];
+            else merge_sums(w->M + t, w->L + t, &factors, m, l, rows);
+            mix_values(rows, w->o[t], ROW, w->p[0], vb, ldv, Dv, edge, CHUNK, key0 == 0 ? MIX_WRITE : MIX_MERGE,
+                       &factors);
+        }
+    }
+    for (int t = 0; t < n; t++) {
+        int64_t r = row0 + (first_item + t) / G, h = kh * G + (first_item + t) % G;
+        float *to = j->out + r * j->ldo + h * D;
+        const v16 inverse = v16_set1(1 / w->L[t]);
+        for (int d = 0; d < D; d += 16)
+            v16_store_n(to + d, v16_mul(v16_load(w->o[t] + d), inverse), min_int(D - d, 16));
+        if (j->max_sum) j->max_sum[(r * j->H + h) * 2] = w->M[t], j->max_sum[(r * j->H + h) * 2 + 1] = w->L[t];
+    }
+}
+
+static void forward_task(void *user, int64_t i, int worker) {
+    const job *j = user;
+    const tl_rows *rows = j->rows;
+    const int G = j->H / j->Hkv, kh = (int)(i % j->Hkv);
+    /* Late rows see the most keys: they go first, and the short tasks fill up the end. */
+    int64_t from = (j->tasks - 1 - i) / j->Hkv * j->step, to = from + j->step < rows->R ? from + j->step : rows->R;
+    for (int s = sequence_of(rows, (int)from); s < rows->S && rows->seq_row[s] < to; s++) {
+        int64_t row0 = max_int((int)from, rows->seq_row[s]), row1 = min_int((int)to, rows->seq_row[s + 1]);
+        int64_t items = (row1 - row0) * G;
+        for (int64_t x = 0; x < items; x += ITEMS)
+            attend(j, tl__workspace(j->ctx, worker), s, row0, kh, x, (int)(items - x < ITEMS ? items - x : ITEMS));
+    }
+}
+
+/* Rows a task: about a sequence's, so that decoding many sequences spreads out; not so few that thousands of tasks cost
+ * more than their work, nor so many that a single sequence gives too few tasks. */
+static int task_rows(const tl_rows *rows, int Hkv) {
+    int64_t per_sequence = (rows->R + rows->S - 1) / rows->S, work = (int64_t)rows->R * Hkv;
+    int64_t step = per_sequence > work / 1024 ? per_sequence : work / 1024;
+    int64_t most = work / 32 > 16 ? work / 32 : 16;
+    if (step > most) step = most;
+    return step < 1 ? 1 : step > TASK_ROWS ? TASK_ROWS : (int)step;
+}
+
+static void attention(tl_ctx *ctx, float *out, int64_t ldo, float *max_sum, const float *q, int64_t ldq, tl_kv kv,
+                      const tl_rows *rows, int H, int Hkv, int D, float scale) {
+    assert(D >= 1 && D <= TL_MAX_HEAD_DIM && Hkv >= 1 && H % Hkv == 0);
+    if (rows->R == 0) return;
+    job j = {ctx, out, max_sum, q, ldo, ldq, kv, rows, H, Hkv, D, task_rows(rows, Hkv), 0, scale};
+    j.tasks = (int64_t)((rows->R + j.step - 1) / j.step) * Hkv;
+    tl__parallel_for(ctx->pool, j.tasks, forward_task, &j);
+}
+
+typedef struct store_job {
+    tl_kv kv;
+    const float *k, *v;
+    int64_t ldk, ldv;
+    const tl_rows *rows;
+    int Hkv, D;
+} store_job;
+
+/* Sixteen rows that fill a block: K turned in registers. */
+static void store_block(const store_job *j, int64_t block, int64_t r) {
+    const int D = j->D;
+    for (int kh = 0; kh < j->Hkv; kh++) {
+        float *to = j->kv.k + (block * j->Hkv + kh) * (int64_t)D * BLOCK;
+        const float *from = j->k + r * j->ldk + (int64_t)kh * D;
+        for (int d0 = 0; d0 < D; d0 += 16) {
+            int n = min_int(D - d0, 16);
+            v16 x[16];
+            for (int i = 0; i < 16; i++)
+                x[i] = n == 16 ? v16_load(from + i * j->ldk + d0) : v16_load_n(from + i * j->ldk + d0, n);
+            v16_transpose(x);
+            for (int d = 0; d < n; d++) v16_store(to + (d0 + d) * BLOCK, x[d]);
+        }
+    }
+}
+
+static void store_task(void *user, int64_t task, int worker) {
+    const store_job *j = user;
+    const tl_rows *rows = j->rows;
+    const int D = j->D, from = (int)task * TASK_ROWS, to = min_int(from + TASK_ROWS, rows->R);
+    for (int s = sequence_of(rows, from); s < rows->S && rows->seq_row[s] < to; s++) {
+        const int end = min_int(to, rows->seq_row[s + 1]);
+        const int32_t *table = rows->block + rows->seq_block[s];
+        for (int r = max_int(from, rows->seq_row[s]), n; r < end; r += n) {
+            const int at = rows->pos[r] % BLOCK;
+            const int64_t block = table[rows->pos[r] / BLOCK];
+            n = min_int(BLOCK - at, end - r);
+            if (n == BLOCK) store_block(j, block, r);
+            for (int i = 0; i < n; i++)
+                for (int kh = 0; kh < j->Hkv; kh++) {
+                    float *to_k = j->kv.k + (block * j->Hkv + kh) * (int64_t)D * BLOCK + at + i;
+                    float *to_v = j->kv.v + ((block * j->Hkv + kh) * BLOCK + at + i) * (int64_t)D;
+                    const float *k = j->k + (r + i) * j->ldk + (int64_t)kh * D;
+                    const float *v = j->v + (r + i) * j->ldv + (int64_t)kh * D;
+                    if (n < BLOCK)
+                        for (int d = 0; d < D; d++) to_k[d * BLOCK] = k[d];
+                    for (int d = 0; d < D; d++) to_v[d] = v[d];
+                }
+        }
+    }
+}
+
+static void kv_store(tl_ctx *ctx, tl_kv kv, const float *k, int64_t ldk, const float *v, int64_t ldv,
+                     const tl_rows *rows, int Hkv, int D) {
+    store_job j = {kv, k, v, ldk, ldv, rows, Hkv, D};
+    tl__parallel_for(ctx->pool, (rows->R + TASK_ROWS - 1) / TASK_ROWS, store_task, &j);
+}
+
+void TL_NAME(ops_attention)(tl_ops *ops) {
+    ops->kv_store = kv_store;
+    ops->attention = attention;
+    ops->attention_backward = TL_NAME(attention_backward);
+}

@@ -1,0 +1,242 @@
+/* attention_tiles.h — the two register-tiled products that attention and its backward are made of.
+ *
+ * dots: a tile of rows against blocks of 16 keys, summed over the head width, vectorised across keys.
+ * mix:  a tile of rows, each a sum of vectors weighted by its coefficients, summed over keys (or queries), vectorised
+ * across the head width; which terms count may differ from row to row (the causal edge), and no other term is read.
+ * Both are one chain of fused multiply-adds per output from +0. Scratch rows lie ROW floats apart, scores CHUNK apart,
+ * so that every address in a tile is one register plus a constant. */
+#ifndef TL_KERNELS_CPU_ATTENTION_TILES_H
+#define TL_KERNELS_CPU_ATTENTION_TILES_H
+
+#include <assert.h>
+#include "kernels/simd.h"
+#include "kernels/table.h"
+
+enum {
+    CHUNK = TL_ATT_CHUNK,
+    BLOCK = TL_KV_BLOCK,
+    BLOCKS = CHUNK / BLOCK,     /* KV blocks a chunk */
+    ROW = TL_MAX_HEAD_DIM + 16, /* 16 more: rows do not fall on the same cache sets */
+    TILE = 6,                   /* rows: 6×4 sums fill 24 of 32 registers, 6×1 of two halves 12 of 16 */
+    TASK_ROWS = 64,             /* rows a parallel task, at most */
+};
+
+/* Vectors wide that a tile of so many rows may be. */
+#if defined(TL_ISA_avx512)
+#define VECS(rows) 4
+#else
+#define VECS(rows) ((rows) == 1 ? 4 : (rows) == 2 ? 2 : 1)
+#endif
+
+#define UNROLL _Pragma("GCC unroll 8")
+
+/* s[r·CHUNK + 16v + lane] = Σ_d a[r·ROW + d]·b[v][16d + lane] */
+TL_INLINE void dots_tile(int rows, int vecs, float *s, const float *a, const float *const *b, int D) {
+    v16 sum[TILE][4];
+    const float *b0 = b[0], *b1 = vecs > 1 ? b[1] : b0, *b2 = vecs > 2 ? b[2] : b0, *b3 = vecs > 3 ? b[3] : b0;
+    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int v = 0; v < vecs; v++) sum[r][v] = v16_zero();
+    for (int64_t d = 0; d < D; d++) {
+        v16 y[4];
+        y[0] = v16_load(b0 + d * BLOCK);
+        if (vecs > 1) y[1] = v16_load(b1 + d * BLOCK);
+        if (vecs > 2) y[2] = v16_load(b2 + d * BLOCK);
+        if (vecs > 3) y[3] = v16_load(b3 + d * BLOCK);
+        UNROLL for (int r = 0; r < rows; r++) {
+            v16 x = v16_set1(a[r * ROW + d]);
+            UNROLL for (int v = 0; v < vecs; v++) sum[r][v] = v16_fma(x, y[v], sum[r][v]);
+        }
+    }
+    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int v = 0; v < vecs; v++)
+        v16_store(s + r * CHUNK + v * BLOCK, sum[r][v]);
+}
+
+TL_INLINE void dots_rows(int rows, float *s, const float *a, const float *const *b, int blocks, int D) {
+    int v = 0;
+    for (; v + VECS(rows) <= blocks; v += VECS(rows)) dots_tile(rows, VECS(rows), s + v * BLOCK, a, b + v, D);
+    switch (blocks - v) {
+    case 3:
+        if (VECS(rows) > 3) dots_tile(rows, 3, s + v * BLOCK, a, b + v, D);
+        break;
+    case 2:
+        if (VECS(rows) > 2) dots_tile(rows, 2, s + v * BLOCK, a, b + v, D);
+        break;
+    case 1:
+        if (VECS(rows) > 1) dots_tile(rows, 1, s + v * BLOCK, a, b + v, D);
+        break;
+    }
+}
+
+/* Scores of 1 … TILE rows against the first `blocks` blocks of a chunk. */
+static void dots(int rows, float *s, const float *a, const float *const *b, int blocks, int D) {
+    switch (rows) {
+    case 1:
+        dots_rows(1, s, a, b, blocks, D);
+        break;
+    case 2:
+        dots_rows(2, s, a, b, blocks, D);
+        break;
+    case 3:
+        dots_rows(3, s, a, b, blocks, D);
+        break;
+    case 4:
+        dots_rows(4, s, a, b, blocks, D);
+        break;
+    case 5:
+        dots_rows(5, s, a, b, blocks, D);
+        break;
+    case 6:
+        dots_rows(6, s, a, b, blocks, D);
+        break;
+    default:
+        assert(!"1 … TILE rows");
+    }
+}
+
+/* What becomes of a mixed row: written, added to what is there, or merged with it as c·old[r] + sum·new[r]. */
+typedef enum mix_end { MIX_WRITE, MIX_ADD, MIX_MERGE } mix_end;
+
+typedef struct mix_merge {
+    float old[16], new[16];
+} mix_merge;
+
+TL_INLINE void mix_step(int rows, int vecs, v16 sum[TILE][4], const float *x, int x_row, const float *b) {
+    v16 y[4];
+    UNROLL for (int v = 0; v < vecs; v++) y[v] = v16_load(b + v * 16);
+    UNROLL for (int r = 0; r < rows; r++) {
+        v16 w = v16_set1(x[r * x_row]);
+        UNROLL for (int v = 0; v < vecs; v++) sum[r][v] = v16_fma(w, y[v], sum[r][v]);
+    }
+}
+
+/* The same for the rows that see term k: before their edge (edge_is_end) or from it on. */
+TL_INLINE void mix_edge_step(int rows, int vecs, v16 sum[TILE][4], const float *x, int x_row, const float *b, int k,
+                             const int *edge, bool edge_is_end) {
+    v16 y[4];
+    UNROLL for (int v = 0; v < vecs; v++) y[v] = v16_load(b + v * 16);
+    UNROLL for (int r = 0; r < rows; r++) {
+        if (edge_is_end ? k >= edge[r] : k < edge[r]) continue;
+        v16 w = v16_set1(x[r * x_row]);
+        UNROLL for (int v = 0; v < vecs; v++) sum[r][v] = v16_fma(w, y[v], sum[r][v]);
+    }
+}
+
+/* c[r·ldc + …] ← Σ_k x[r·x_row + k·x_k] · b_k, where b_k = b[k/16] + (k%16)·ldb. Edges do not fall from row to row.
+ * Rows sum k = 0 … edge[r]−1 (edge_is_end), or k = edge[r] … n−1. */
+TL_INLINE void mix_tile(int rows, int vecs, float *c, int64_t ldc, const float *x, int x_row, int x_k,
+                        const float *const *b, int64_t ldb, int64_t b_col, const int *edge, bool edge_is_end, int n,
+                        mix_end end, const mix_merge *merge) {
+    v16 sum[TILE][4];
+    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int v = 0; v < vecs; v++) sum[r][v] = v16_zero();
+    /* Terms of every row: [from, to); the ragged ones lie after or before. */
+    int from = edge_is_end ? 0 : edge[rows - 1], to = edge_is_end ? edge[0] : n;
+    if (!edge_is_end)
+        for (int k = edge[0]; k < from; k++)
+            mix_edge_step(rows, vecs, sum, x + k * x_k, x_row, b[k / BLOCK] + (k % BLOCK) * ldb + b_col, k, edge,
+                          false);
+    for (int k = from; k < to;) {
+        const float *y = b[k / BLOCK] + (k % BLOCK) * ldb + b_col, *w = x + k * x_k;
+        int stop = (k / BLOCK + 1) * BLOCK < to ? (k / BLOCK + 1) * BLOCK : to;
+        for (; k < stop; k++, y += ldb, w += x_k) mix_step(rows, vecs, sum, w, x_row, y);
+    }
+    if (edge_is_end)
+        for (int k = to; k < edge[rows - 1]; k++)
+            mix_edge_step(rows, vecs, sum, x + k * x_k, x_row, b[k / BLOCK] + (k % BLOCK) * ldb + b_col, k, edge, true);
+    UNROLL for (int r = 0; r < rows; r++) {
+        float *to_c = c + r * ldc + b_col;
+        UNROLL for (int v = 0; v < vecs; v++) {
+            v16 t = sum[r][v];
+            if (end == MIX_ADD) t = v16_add(v16_load(to_c + v * 16), t);
+            if (end == MIX_MERGE)
+                t = v16_fma(v16_load(to_c + v * 16), v16_set1(merge->old[r]), v16_mul(t, v16_set1(merge->new[r])));
+            v16_store(to_c + v * 16, t);
+        }
+    }
+}
+
+/* All columns of a tile: Dv vectors, in groups as even as they can be. */
+TL_INLINE void mix_rows(int rows, float *c, int64_t ldc, const float *x, int x_row, int x_k, const float *const *b,
+                        int64_t ldb, int Dv, const int *edge, bool edge_is_end, int n, mix_end end,
+                        const mix_merge *merge) {
+    for (int groups = (Dv + VECS(rows) - 1) / VECS(rows), col = 0; groups > 0; groups--) {
+        int vecs = (Dv - col + groups - 1) / groups;
+        int64_t at = (int64_t)col * 16;
+        switch (vecs) {
+        case 4:
+            if (VECS(rows) >= 4) mix_tile(rows, 4, c, ldc, x, x_row, x_k, b, ldb, at, edge, edge_is_end, n, end, merge);
+            break;
+        case 3:
+            if (VECS(rows) >= 3) mix_tile(rows, 3, c, ldc, x, x_row, x_k, b, ldb, at, edge, edge_is_end, n, end, merge);
+            break;
+        case 2:
+            if (VECS(rows) >= 2) mix_tile(rows, 2, c, ldc, x, x_row, x_k, b, ldb, at, edge, edge_is_end, n, end, merge);
+            break;
+        default:
+            mix_tile(rows, 1, c, ldc, x, x_row, x_k, b, ldb, at, edge, edge_is_end, n, end, merge);
+        }
+        col += vecs;
+    }
+}
+
+/* A mix of 1 … TILE rows for one use: name, coefficient strides and kind of edge are fixed, the end may vary. */
+#define DEFINE_MIX(name, x_row, x_k, edge_is_end)                                                                      \
+    static void name(int rows, float *c, int64_t ldc, const float *x, const float *const *b, int64_t ldb, int Dv,      \
+                     const int *edge, int n, mix_end end, const mix_merge *merge) {                                    \
+        switch (rows) {                                                                                                \
+        case 1:                                                                                                        \
+            mix_rows(1, c, ldc, x, x_row, x_k, b, ldb, Dv, edge, edge_is_end, n, end, merge);                          \
+            break;                                                                                                     \
+        case 2:                                                                                                        \
+            mix_rows(2, c, ldc, x, x_row, x_k, b, ldb, Dv, edge, edge_is_end, n, end, merge);                          \
+            break;                                                                                                     \
+        case 3:                                                                                                        \
+            mix_rows(3, c, ldc, x, x_row, x_k, b, ldb, Dv, edge, edge_is_end, n, end, merge);                          \
+            break;                                                                                                     \
+        case 4:                                                                                                        \
+            mix_rows(4, c, ldc, x, x_row, x_k, b, ldb, Dv, edge, edge_is_end, n, end, merge);                          \
+            break;                                                                                                     \
+        case 5:                                                                                                        \
+            mix_rows(5, c, ldc, x, x_row, x_k, b, ldb, Dv, edge, edge_is_end, n, end, merge);                          \
+            break;                                                                                                     \
+        case 6:                                                                                                        \
+            mix_rows(6, c, ldc, x, x_row, x_k, b, ldb, Dv, edge, edge_is_end, n, end, merge);                          \
+            break;                                                                                                     \
+        default:                                                                                                       \
+            assert(!"1 … TILE rows");                                                                                  \
+        }                                                                                                              \
+    }
+
+/* The first of `left` rows' tiles, cut as evenly as can be. */
+static inline int tile_rows(int left) {
+    int tiles = (left + TILE - 1) / TILE;
+    return (left + tiles - 1) / tiles;
+}
+
+/* Key head kh of a KV block: K as [D][16], V as [16][D]. */
+static inline const float *block_of(const float *base, int64_t block, int kh, int Hkv, int D) {
+    return base + (block * Hkv + kh) * (int64_t)D * BLOCK;
+}
+
+/* The last sequence that starts at or before row r. */
+static inline int sequence_of(const tl_rows *rows, int r) {
+    int low = 0, high = rows->S;
+    while (high - low > 1) {
+        int mid = low + (high - low) / 2;
+        if (rows->seq_row[mid] <= r) low = mid;
+        else high = mid;
+    }
+    return low;
+}
+
+static inline int min_int(int a, int b) {
+    return a < b ? a : b;
+}
+
+static inline int max_int(int a, int b) {
+    return a > b ? a : b;
+}
+
+void TL_NAME(attention_backward)(tl_ctx *ctx, float *dq, float *dk, float *dv, int64_t ld, const float *dout,
+                                 const float *out, int64_t ldo, const float *max_sum, const float *q, int64_t ldq,
+                                 tl_kv kv, const tl_rows *rows, int H, int Hkv, int D, float scale);
+
+#endif
