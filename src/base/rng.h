@@ -22,7 +22,7 @@ tl_u32x4 tl__philox(uint64_t seed, tl_rng_purpose purpose, uint32_t stream, uint
 /* Uniform in [0, 1), 24 bits. */
 float tl__uniform_f32(uint64_t seed, tl_rng_purpose purpose, uint32_t stream, uint64_t position);
 
-/* out[i] = mean + std · z(offset + i), z standard normal by Box–Muller on our own log, sin and cos; element i depends on
+/* out[i] = mean + std · z(offset + i), z standard normal by Box–Muller on our own polynomials; element i depends on
  * its index alone, so any split over threads gives the same bits. */
 void tl__normal_fill(float *out, size_t n, float mean, float std, uint64_t seed, uint32_t stream, uint64_t offset);
 

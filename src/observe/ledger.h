@@ -8,23 +8,23 @@
 #include "observe/machine.h"
 
 typedef struct tl_step_metrics {
-    int64_t step;           /* 1-based: after this step */
-    double loss;            /* nats a token; NaN prints as null with "skipped": true */
-    double validation_loss; /* NaN: not evaluated at this step, key absent */
+    int64_t step;              /* 1-based: after this step */
+    double loss;               /* nats a token; NaN prints as null with "skipped": true */
+    double validation_loss;    /* NaN: not evaluated at this step, key absent */
     double grad_norm, learning_rate;
-    int64_t tokens; /* of this step */
+    int64_t tokens;            /* of this step */
     int64_t tokens_total;
     double tokens_per_second, mfu; /* mfu NaN: peak not known, null */
     bool skipped;
-    tl_totals totals; /* seconds, flops, bytes by bucket; wall */
+    tl_totals totals;          /* seconds, flops, bytes by bucket; wall */
     int64_t rss_anon_bytes;
 } tl_step_metrics;
 
 /* One JSON line (with newline) into out; returns its length. size ≥ 4096 always suffices. */
 int tl__metrics_line(char *out, size_t size, const tl_step_metrics *m);
 
-/* Where a step's time went and why, as one sentence: the largest bucket, its achieved FLOP/s and bytes/s against the
- * measured peaks, compute- or memory-bound, and what would help. */
+/* Where a step's time went and why, as one sentence: the largest bucket, its achieved FLOP/s and bytes/s against the measured
+ * peaks, compute- or memory-bound, and what would help. */
 void tl__ledger_bottleneck(char *out, size_t size, const tl_totals *totals, const tl_machine *machine);
 
 #endif

@@ -1,10 +1,9 @@
-/* report.h — report.html: a run on one self-contained page (no network, no script needed to read it), made from the run
- * folder alone, so that it can be made again at any time, during or after the run.
+/* report.h — report.html: a run on one self-contained page (no network, no script needed to read it), made from the run folder alone, so
+ * that it can be made again at any time, during or after the run.
  *
- * Reads RUN/config.yaml, metrics.jsonl, plan.json (what was predicted), samples.jsonl. Plots are inline SVG: training
- * and validation loss, learning rate and gradient norm, tokens/s and MFU, seconds by bucket (stacked), memory predicted
- * beside measured; then the bottleneck sentence, samples, settings and environment. Light and dark by
- * prefers-color-scheme. */
+ * Reads RUN/config.yaml, metrics.jsonl, plan.json (what was predicted), samples.jsonl. Plots are inline SVG: training and validation
+ * loss, learning rate and gradient norm, tokens/s and MFU, seconds by bucket (stacked), memory predicted beside measured; then the
+ * bottleneck sentence, samples, settings and environment. Light and dark by prefers-color-scheme. */
 #ifndef TL_OBSERVE_REPORT_H
 #define TL_OBSERVE_REPORT_H
 

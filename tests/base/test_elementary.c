@@ -1,6 +1,7 @@
-/* test_elementary.c — the elementary functions stay within their stated error over their whole range, and are exact where
- * the header says so. Floats are visited 1499 apart by bit pattern (three million a function); TL_EXHAUSTIVE=1 in the
- * environment visits every one, which is where the figures in elementary.h come from. The yardstick is libm in double. */
+/* test_elementary.c — the elementary functions stay within their stated error over their whole range, and are exact
+ * where the header says so. Floats are visited 1499 apart by bit pattern (three million a function); TL_EXHAUSTIVE=1 in
+ * the environment visits every one, which is where the figures in elementary.h come from. The yardstick is libm in
+ * double. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -47,7 +48,8 @@ static void check_all(const char *name, float (*f)(float), double (*libm)(double
     assert_true(worst <= bound);
 }
 
-/* Bounds: the exhaustive figures of elementary.h. Libm's own error (< 1e-8 of an f32 ulp) is far below the last digit. */
+/* Bounds: the exhaustive figures of elementary.h. Libm's own error (< 1e-8 of an f32 ulp) is far below the last digit.
+ */
 static void test_exp(void **state) {
     check_all("exp", tl__exp, exp, HUGE_VAL, 0.88);
 }
@@ -115,8 +117,8 @@ static void test_double(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_exp),   cmocka_unit_test(test_log),  cmocka_unit_test(test_tanh),
-        cmocka_unit_test(test_erf),   cmocka_unit_test(test_sin),  cmocka_unit_test(test_cos),
+        cmocka_unit_test(test_exp),     cmocka_unit_test(test_log),   cmocka_unit_test(test_tanh),
+        cmocka_unit_test(test_erf),     cmocka_unit_test(test_sin),   cmocka_unit_test(test_cos),
         cmocka_unit_test(test_sigmoid), cmocka_unit_test(test_edges), cmocka_unit_test(test_double),
     };
     return cmocka_run_group_tests_name("elementary", tests, NULL, NULL);

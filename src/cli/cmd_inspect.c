@@ -1,0 +1,396 @@
+/* cmd_inspect.c — `trilith inspect`: what a tensor file, model, checkpoint or run holds, without loading it. */
+#include <ctype.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "base/json.h"
+#include "cli/cli.h"
+#include "cli/engine.h"
+#include "infer/session.h"
+
+typedef struct settings {
+    bool tensors, json;
+} settings;
+
+static const tl_option options[] = {
+    {"tensors", TL_FLAG(settings, tensors),
+     .help = "List every tensor; else those that repeat in each layer share a line."},
+    {"json", TL_FLAG(settings, json), .not_in_yaml = true,
+     .help =
+         "Print one JSON object (kind, parameters, types, tensors, weights_hash, architecture, …) and nothing else."},
+    {0}};
+
+typedef struct subject {
+    const char *given;
+    const char *kind;  /* "safetensors", "model", "checkpoint", "run" */
+    char folder[4096]; /* of the model; of a run: its newest checkpoint */
+    bool has_model, has_tokenizer;
+    tl_arch arch;
+    int vocab; /* of the tokenizer */
+    tl_safetensors *file;
+    int64_t parameters, bytes; /* of all tensors */
+    int64_t by_type[TL_TYPES];
+    tl_hash hash;
+    json_t *manifest; /* NULL: none */
+    json_t *metrics;  /* last line of a run's metrics.jsonl; NULL: none */
+} subject;
+
+/* ---- gathering ---- */
+
+static int64_t element_count(const tl_tensor_info *t) {
+    return t->size_bytes / (int64_t)tl__type_bytes(t->type);
+}
+
+/* The last whole line of a file of JSON lines; NULL where there is none. What is damaged is no reason to refuse the
+ * rest. */
+static json_t *last_line(const char *path) {
+    enum { TAIL_BYTES = 1 << 16 };
+    tl_file *file;
+    if (!tl__path_exists(path) || tl__file_open(&file, path, NULL) < 0) return NULL;
+    int64_t size = tl__file_size_bytes(file), n = size < TAIL_BYTES ? size : TAIL_BYTES;
+    char *tail = calloc(1, (size_t)n + 1);
+    json_t *line = NULL;
+    if (tail && n > 0 && tl__file_read(file, tail, size - n, (size_t)n, NULL) == 0) {
+        while (n > 0 && tail[n - 1] != '\n') n--; /* a line without its end is being written */
+        while (n > 0 && tail[n - 1] == '\n') n--;
+        int64_t first = n;
+        while (first > 0 && tail[first - 1] != '\n') first--;
+        if (n > first) line = tl__json_parse(tail + first, (size_t)(n - first), path, NULL);
+    }
+    free(tail);
+    tl__file_close(file);
+    return line;
+}
+
+static json_t *read_object(const char *path) {
+    char *bytes;
+    size_t size;
+    if (!tl__path_exists(path) || tl__file_slurp(&bytes, &size, path, (size_t)256 << 20, NULL) < 0) return NULL;
+    json_t *value = tl__json_parse(bytes, size, path, NULL);
+    free(bytes);
+    return value;
+}
+
+static int gather_folder(subject *s, tl_error *err) {
+    char path[4096 + 64];
+    int status = tl__model_folder(s->folder, sizeof s->folder, s->given, err);
+    if (status) { /* a run that has not saved yet, or tensors without a config.json */
+        tl__path_join(path, sizeof path, s->given, "metrics.jsonl");
+        if (tl__path_exists(path)) {
+            s->kind = "run";
+            s->metrics = last_line(path);
+            return 0;
+        }
+        tl_error ignored;
+        if (tl__safetensors_open(&s->file, s->given, &ignored) < 0) {
+            s->file = NULL;
+            return status;
+        }
+        s->kind = "safetensors";
+        return 0;
+    }
+    s->has_model = true;
+    tl__path_join(path, sizeof path, s->folder, "manifest.json");
+    s->manifest = read_object(path);
+    s->kind = strcmp(s->folder, s->given) ? "run" : s->manifest ? "checkpoint" : "model";
+    tl__path_join(path, sizeof path, s->given, "metrics.jsonl");
+    s->metrics = last_line(path);
+    tl__path_join(path, sizeof path, s->folder, "tokenizer.json");
+    s->has_tokenizer = tl__path_exists(path);
+    status = tl__arch_open(&s->arch, s->folder, err);
+    if (!status && s->has_tokenizer) {
+        tl_tokenizer *tok;
+        status = tl__tokenizer_open(&tok, s->folder, err);
+        if (status) return status;
+        s->vocab = tl__tokenizer_vocab(tok);
+        tl__tokenizer_close(tok);
+    }
+    return status ? status : tl__safetensors_open(&s->file, s->folder, err);
+}
+
+static int gather(subject *s, tl_error *err) {
+    int status;
+    if (!tl__path_exists(s->given)) return tl__fail(err, TL_ENOTFOUND, "there is no file or folder '%s'", s->given);
+    if (tl__path_is_folder(s->given)) {
+        status = gather_folder(s, err);
+    } else {
+        s->kind = "safetensors";
+        status = tl__safetensors_open(&s->file, s->given, err);
+    }
+    if (status || !s->file) return status;
+    for (int i = 0; i < tl__safetensors_count(s->file); i++) {
+        const tl_tensor_info *t = tl__safetensors_at(s->file, i);
+        s->parameters += element_count(t);
+        s->bytes += t->size_bytes;
+        s->by_type[t->type] += element_count(t);
+    }
+    return tl__safetensors_hash(s->file, &s->hash, err);
+}
+
+static void release(subject *s) {
+    if (s->file) tl__safetensors_close(s->file);
+    json_decref(s->manifest);
+    json_decref(s->metrics);
+}
+
+/* Keys and values of one more token, all layers. */
+static int64_t kv_bytes_per_token(const tl_arch *a) {
+    return (int64_t)a->L * 2 * a->Hkv * a->D * (int64_t)sizeof(float);
+}
+
+static const char *norm_name(const tl_arch *a) {
+    return a->norm == TL_NORM_RMS ? "RMSNorm" : "LayerNorm";
+}
+static const char *act_name(const tl_arch *a) {
+    return a->act == TL_ACT_SWIGLU ? "SwiGLU" : "GELU";
+}
+
+/* ---- as JSON ---- */
+
+static json_t *tensors_json(const subject *s) {
+    json_t *list = json_array();
+    for (int i = 0; i < tl__safetensors_count(s->file); i++) {
+        const tl_tensor_info *t = tl__safetensors_at(s->file, i);
+        json_t *shape = json_array();
+        for (int d = 0; d < t->dims; d++) json_array_append_new(shape, json_integer(t->shape[d]));
+        json_array_append_new(list, json_pack("{s:s, s:s, s:o, s:I}", "name", t->name, "type", tl__type_name(t->type),
+                                              "shape", shape, "bytes", (json_int_t)t->size_bytes));
+    }
+    return list;
+}
+
+static json_t *arch_json(const tl_arch *a) {
+    return json_pack("{s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:s, s:s, s:s, s:b}", "family", a->family,
+                     "vocabulary", a->V, "layers", a->L, "width", a->C, "heads", a->H, "kv_heads", a->Hkv, "head_width",
+                     a->D, "feed_forward_width", a->F, "positions", a->max_positions, "norm", norm_name(a),
+                     "position_encoding", a->positions == TL_POS_ROPE ? "RoPE" : "learned", "activation", act_name(a),
+                     "tied", (int)a->tied);
+}
+
+static json_t *as_json(const subject *s) {
+    json_t *out = json_pack("{s:s, s:s}", "path", s->given, "kind", s->kind);
+    if (s->file) {
+        json_t *types = json_object();
+        for (int t = 0; t < TL_TYPES; t++)
+            if (s->by_type[t]) json_object_set_new(types, tl__type_name((tl_type)t), json_integer(s->by_type[t]));
+        json_object_set_new(out, "parameters", json_integer(s->parameters));
+        json_object_set_new(out, "bytes", json_integer(s->bytes));
+        json_object_set_new(out, "types", types);
+        json_object_set_new(out, "weights_hash", json_string(s->hash.hex));
+    }
+    if (s->has_model) {
+        json_object_set_new(out, "model_folder", json_string(s->folder));
+        json_object_set_new(out, "architecture", arch_json(&s->arch));
+        json_object_set_new(out, "kv_bytes_per_token", json_integer(kv_bytes_per_token(&s->arch)));
+        json_object_set_new(out, "session_bytes",
+                            json_integer((json_int_t)tl__session_bytes(&s->arch, s->arch.max_positions, 0)));
+        json_object_set_new(out, "tokenizer_ids", s->has_tokenizer ? json_integer(s->vocab) : json_null());
+    }
+    if (s->manifest && json_object_get(s->manifest, "state"))
+        json_object_set(out, "state", json_object_get(s->manifest, "state"));
+    if (s->metrics) json_object_set(out, "last_metrics", s->metrics);
+    if (s->file) json_object_set_new(out, "tensors", tensors_json(s));
+    return out;
+}
+
+/* ---- for a person ---- */
+
+/* "1,234,567"; four buffers in turn. */
+static const char *grouped(int64_t n) {
+    static char ring[4][32];
+    static int turn;
+    char *out = ring[turn++ % 4], digits[24];
+    int len = snprintf(digits, sizeof digits, "%lld", (long long)n), used = 0;
+    for (int i = 0; i < len; i++) {
+        if (i > 0 && (len - i) % 3 == 0 && digits[i - 1] != '-') out[used++] = ',';
+        out[used++] = digits[i];
+    }
+    out[used] = 0;
+    return out;
+}
+
+/* "43.2 MB" in powers of 1,000, "10.8M" without a unit. */
+static const char *scaled(double x, const char *unit) {
+    static char ring[4][32];
+    static int turn;
+    static const char *const steps[] = {"", "k", "M", "G", "T", "P"};
+    int i = 0;
+    while (x >= 999.5 && i < 5) x /= 1000, i++;
+    char *out = ring[turn++ % 4];
+    snprintf(out, sizeof ring[0], "%.*f%s%s%s", i == 0 || x >= 99.95 ? 0 : 1, x, *unit ? " " : "", steps[i], unit);
+    return out;
+}
+
+static void row(const char *label) {
+    printf("  %-13s", label);
+}
+
+static void print_model(const subject *s) {
+    const tl_arch *a = &s->arch;
+    row("architecture");
+    printf("%s: %d layers of %d, ", a->family, a->L, a->C);
+    if (a->H == a->Hkv) printf("%d heads of %d", a->H, a->D);
+    else printf("%d heads and %d key/value heads of %d", a->H, a->Hkv, a->D);
+    printf(", feed-forward %s, %s, %s\n", grouped(a->F), act_name(a), norm_name(a));
+    row("vocabulary");
+    printf("%s%s", grouped(a->V), a->tied ? ", embedding and head tied" : "");
+    if (!s->has_tokenizer) printf("; no tokenizer.json");
+    else if (s->vocab != a->V) printf("; the tokenizer has %s ids", grouped(s->vocab));
+    putchar('\n');
+    row("positions");
+    if (a->positions == TL_POS_ROPE) printf("%s, RoPE with theta %.10g\n", grouped(a->max_positions), a->rope_theta);
+    else printf("%s, learned\n", grouped(a->max_positions));
+}
+
+static void print_memory(const subject *s) {
+    const tl_arch *a = &s->arch;
+    int64_t token = kv_bytes_per_token(a);
+    row("memory");
+    printf("%s of weights; %s of keys and values a token, %s at %s tokens\n", scaled((double)s->bytes, "B"),
+           scaled((double)token, "B"), scaled((double)token * a->max_positions, "B"), grouped(a->max_positions));
+}
+
+static void print_state(const subject *s) {
+    const json_t *state = s->manifest ? json_object_get(s->manifest, "state") : NULL;
+    const json_t *step = json_object_get(state, "step"), *tokens = json_object_get(state, "tokens");
+    if (json_is_integer(step)) {
+        row("checkpoint");
+        printf("step %s", grouped(json_integer_value(step)));
+        if (json_is_integer(tokens)) printf(", after %s tokens", scaled((double)json_integer_value(tokens), ""));
+        putchar('\n');
+    }
+    const json_t *loss = json_object_get(s->metrics, "loss"), *last = json_object_get(s->metrics, "step");
+    if (json_is_integer(last)) {
+        row("last step");
+        printf("%s", grouped(json_integer_value(last)));
+        if (json_is_number(loss)) printf(", loss %.4f", json_number_value(loss));
+        const json_t *validation = json_object_get(s->metrics, "validation_loss");
+        if (json_is_number(validation)) printf(", validation loss %.4f", json_number_value(validation));
+        putchar('\n');
+    }
+}
+
+/* A tensor's name with its first number replaced by '*': layers share it. */
+static void template_of(char *out, size_t size, const char *name) {
+    size_t used = 0;
+    bool replaced = false;
+    for (const char *p = name; *p && used + 2 < size;) {
+        if (!replaced && isdigit((unsigned char)*p) && p > name && p[-1] == '.') {
+            while (isdigit((unsigned char)*p)) p++;
+            out[used++] = '*';
+            replaced = true;
+        } else {
+            unsigned char c = (unsigned char)*p++; /* names come from the file: no control characters on a terminal */
+            out[used++] = c < 0x20 || c == 0x7f ? '?' : (char)c;
+        }
+    }
+    out[used] = 0;
+}
+
+static bool same_form(const tl_tensor_info *a, const tl_tensor_info *b) {
+    if (a->type != b->type || a->dims != b->dims) return false;
+    for (int d = 0; d < a->dims; d++)
+        if (a->shape[d] != b->shape[d]) return false;
+    char x[192], y[192];
+    template_of(x, sizeof x, a->name);
+    template_of(y, sizeof y, b->name);
+    return !strcmp(x, y);
+}
+
+static void print_tensor(const tl_tensor_info *t, const char *name, int count) {
+    char shape[128] = "[";
+    for (int d = 0; d < t->dims; d++) {
+        size_t used = strlen(shape);
+        snprintf(shape + used, sizeof shape - used, "%s%lld", d ? ", " : "", (long long)t->shape[d]);
+    }
+    printf("  %-52s %-5s %s]", name, tl__type_name(t->type), shape);
+    if (count > 1) printf("  x %d", count);
+    putchar('\n');
+}
+
+/* One line a form, at its first tensor in name order. Quadratic in the forms only: each tensor is compared with those
+ * before it that began a form. */
+static void print_tensors(const subject *s, bool all) {
+    int n = tl__safetensors_count(s->file), forms = 0;
+    int *first = calloc((size_t)n + 1, sizeof *first), *count = calloc((size_t)n + 1, sizeof *count);
+    enum { MOST_FORMS = 4096 }; /* a hostile file may hold a million forms */
+    for (int i = 0; first && count && i < n; i++) {
+        int f = 0;
+        if (all || forms >= MOST_FORMS) f = forms;
+        while (f < forms && !same_form(tl__safetensors_at(s->file, first[f]), tl__safetensors_at(s->file, i))) f++;
+        if (f == forms) first[forms++] = i;
+        count[f]++;
+    }
+    putchar('\n');
+    for (int f = 0; f < forms; f++) {
+        const tl_tensor_info *t = tl__safetensors_at(s->file, first[f]);
+        char name[192];
+        template_of(name, sizeof name, t->name);
+        if (count[f] == 1) {
+            snprintf(name, sizeof name, "%s", t->name);
+            for (char *c = name; *c; c++)
+                if ((unsigned char)*c < 0x20 || *c == 0x7f) *c = '?';
+        }
+        print_tensor(t, name, count[f]);
+    }
+    free(first);
+    free(count);
+}
+
+static void print_text(const subject *s, bool all) {
+    printf("%s: %s\n", s->given, !strcmp(s->kind, "safetensors") ? "tensors" : s->kind);
+    if (s->has_model && strcmp(s->folder, s->given)) row("model"), printf("%s\n", s->folder);
+    print_state(s);
+    if (!s->file) {
+        puts("  no finished checkpoint yet");
+        return;
+    }
+    if (s->has_model) print_model(s);
+    row("parameters");
+    printf("%s (%s) in %s tensors", scaled((double)s->parameters, ""), grouped(s->parameters),
+           grouped(tl__safetensors_count(s->file)));
+    for (int t = 0; t < TL_TYPES; t++)
+        if (s->by_type[t] == s->parameters) printf(", %s", tl__type_name((tl_type)t));
+        else if (s->by_type[t]) printf(", %s of %s", scaled((double)s->by_type[t], ""), tl__type_name((tl_type)t));
+    putchar('\n');
+    if (s->has_model) print_memory(s);
+    row("weights hash");
+    puts(s->hash.hex);
+    print_tensors(s, all);
+}
+
+static int run(tl_cli *cli) {
+    const settings *o = cli->values;
+    subject s = {.given = cli->operands.values[0]};
+    tl_error err = {0};
+    int code = TL_EXIT_DONE;
+    if (gather(&s, &err) < 0) code = tl__cli_fail(cli, &err);
+    else if (o->json) code = tl__cli_print_json(cli, as_json(&s));
+    else print_text(&s, o->tensors);
+    release(&s);
+    return code;
+}
+
+const tl_command tl__cmd_inspect = {
+    .name = "inspect",
+    .summary = "say what a tensor file, model, checkpoint or run holds",
+    .usage = "FILE|DIR [--tensors] [--json]",
+    .about = "Reads a .safetensors file, a model folder (sharded or not), a checkpoint or a run, and says what it is, "
+             "how large, what a "
+             "conversation with it takes in memory, and the hash of its weights. The hash covers names, types, shapes "
+             "and bytes, and "
+             "not how they are spread over files: two models with the same hash hold the same weights.",
+    .examples = "  trilith inspect runs/demo\n"
+                "      the newest checkpoint of a run\n"
+                "  trilith inspect model.safetensors --tensors\n"
+                "      every tensor, one a line\n"
+                "  trilith inspect runs/demo --json | jq -r .weights_hash\n"
+                "      the hash alone",
+    .options = options,
+    .values_bytes = sizeof(settings),
+    .operand = "FILE or DIR",
+    .least_operands = 1,
+    .most_operands = 1,
+    .run = run,
+};

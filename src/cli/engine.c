@@ -1,0 +1,75 @@
+/* engine.c — opening a model for a command, in the order that lets a mistake show before anything large is read. */
+#include "cli/engine.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "base/log.h"
+
+int tl__model_folder(char *out, size_t size, const char *given, tl_error *err) {
+    if (strlen(given) + 64 > size)
+        return tl__fail(err, TL_EINVALID, "the path of the model is longer than %zu bytes", size - 64);
+    if (!tl__path_exists(given))
+        return tl__fail(err, TL_ENOTFOUND,
+                        "there is no model folder '%s'; name a checkpoint, a run, or a Hugging Face model folder",
+                        given);
+    if (!tl__path_is_folder(given))
+        return tl__fail(err, TL_EINVALID,
+                        "'%s' is a file; a model is the folder that holds config.json and model.safetensors", given);
+    static const char *const places[] = {"", "checkpoints/latest", "latest"};
+    for (int i = 0; i < 3; i++) {
+        char config[4096 + 64];
+        if (i == 0) snprintf(out, size, "%s", given);
+        else tl__path_join(out, size, given, places[i]);
+        tl__path_join(config, sizeof config, out, "config.json");
+        if (tl__path_exists(config)) return 0;
+    }
+    char checkpoints[4096];
+    tl__path_join(checkpoints, sizeof checkpoints, given, "checkpoints");
+    if (tl__path_exists(checkpoints))
+        return tl__fail(err, TL_ENOTFOUND, "the run '%s' has no finished checkpoint yet", given);
+    return tl__fail(err, TL_ENOTFOUND,
+                    "'%s' holds no config.json; a model is a folder with config.json and model.safetensors", given);
+}
+
+int tl__engine_open(tl_engine *e, const char *given, bool needs_tokenizer, tl_error *err) {
+    *e = (tl_engine){0};
+    int status = tl__model_folder(e->folder, sizeof e->folder, given, err);
+    if (!status) status = tl__arch_open(&e->arch, e->folder, err);
+    if (status) return status;
+    char path[4096 + 64];
+    tl__path_join(path, sizeof path, e->folder, "tokenizer.json");
+    if (!needs_tokenizer && !tl__path_exists(path)) return 0;
+    status = tl__tokenizer_open(&e->tokenizer, e->folder, err);
+    if (status) return status;
+    if (tl__tokenizer_vocab(e->tokenizer) > e->arch.V)
+        return tl__fail(
+            err, TL_EFORMAT,
+            "%s: tokenizer.json has ids up to %d, but config.json's vocab_size is %d; the two do not belong together",
+            e->folder, tl__tokenizer_vocab(e->tokenizer) - 1, e->arch.V);
+    return 0;
+}
+
+int tl__engine_load(tl_engine *e, int positions, int64_t threads, tl_error *err) {
+    int status = tl__ctx_open(&e->ctx, (int)threads, NULL, err);
+    return status ? status : tl__model_open(&e->model, e->folder, positions, err);
+}
+
+void tl__engine_close(tl_engine *e) {
+    if (e->model.weight) tl__model_close(&e->model);
+    tl__ctx_close(&e->ctx);
+    if (e->tokenizer) tl__tokenizer_close(e->tokenizer);
+    *e = (tl_engine){0};
+}
+
+int64_t tl__engine_encode(const tl_engine *e, int32_t **ids, const char *text, size_t n, bool special, const char *what,
+                          tl_error *err) {
+    *ids = malloc((n + 1) * sizeof **ids);
+    if (!*ids) return tl__fail(err, TL_ENOMEM, "not enough memory for the tokens of %zu bytes", n);
+    int64_t replaced = 0, count = tl__tokenizer_encode(e->tokenizer, text, n, special, *ids, n + 1, &replaced);
+    if (count < 0) return tl__fail(err, (int)count, "%s could not be encoded by the model's tokenizer", what);
+    if (replaced > 0)
+        tl__warn("%s: %lld invalid UTF-8 sequence%s read as U+FFFD", what, (long long)replaced,
+                 replaced == 1 ? "" : "s");
+    return count;
+}
