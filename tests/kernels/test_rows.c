@@ -25,11 +25,16 @@ static float random_number(void) {
     uint64_t b = random_bits();
     float x = (float)((double)(int64_t)b * 0x1p-62);
     switch (b & 63) {
-    case 0: return x * 1e-12f;
-    case 1: return x * 40;
-    case 2: return 0.0f;
-    case 3: return -0.0f;
-    default: return x;
+    case 0:
+        return x * 1e-12f;
+    case 1:
+        return x * 40;
+    case 2:
+        return 0.0f;
+    case 3:
+        return -0.0f;
+    default:
+        return x;
     }
 }
 
@@ -78,8 +83,8 @@ static inputs inputs_make(shape d) {
     return in;
 }
 static void inputs_free(inputs *in) {
-    float *f[] = {in->x, in->y, in->gain, in->bias, in->dout, in->gu, in->dy, in->logits, in->E, in->P, in->cos_sin,
-                  in->qk, in->rstd, in->mean};
+    float *f[] = {in->x,      in->y, in->gain, in->bias,    in->dout, in->gu,   in->dy,
+                  in->logits, in->E, in->P,    in->cos_sin, in->qk,   in->rstd, in->mean};
     int32_t *i[] = {in->token, in->pos, in->target, in->slot};
     for (size_t k = 0; k < sizeof f / sizeof *f; k++) free(f[k]);
     for (size_t k = 0; k < sizeof i / sizeof *i; k++) free(i[k]);
@@ -87,11 +92,12 @@ static void inputs_free(inputs *in) {
 
 /* What comes out by row, and what is summed over rows. */
 #define BY_ROW(X)                                                                                                      \
-    X(EMBED, C) X(EMBED_ALONE, C) X(RMS, C) X(RMS_SUM, C) X(RMS_RSTD, one) X(RMS_ALONE, C) X(RMS_NO_SUM, C)             \
-    X(RMS_COPY, C) X(RMS_COPY_SUM, C) X(RMS_DX, C) X(LN, C) X(LN_SUM, C) X(LN_MEAN, one) X(LN_RSTD, one)               \
-    X(LN_ALONE, C) X(LN_NO_SUM, C) X(LN_DX, C) X(IN_PLACE, C) X(IN_PLACE_NORM, C) X(ROPE, qk) X(ROPE_BACK, qk)         \
-    X(GELU, C) X(GELU_BACK, C) X(SWIGLU, F) X(SWIGLU_BACK, gu) X(ADD, C) X(ADD_IN_PLACE, C) X(LOGP, one)               \
-    X(DLOGITS, V) X(LOGP_ALONE, one)
+    X(EMBED, C)                                                                                                        \
+    X(EMBED_ALONE, C) X(RMS, C) X(RMS_SUM, C) X(RMS_RSTD, one) X(RMS_ALONE, C) X(RMS_NO_SUM, C) X(RMS_COPY, C)         \
+        X(RMS_COPY_SUM, C) X(RMS_DX, C) X(LN, C) X(LN_SUM, C) X(LN_MEAN, one) X(LN_RSTD, one) X(LN_ALONE, C)           \
+            X(LN_NO_SUM, C) X(LN_DX, C) X(IN_PLACE, C) X(IN_PLACE_NORM, C) X(ROPE, qk) X(ROPE_BACK, qk) X(GELU, C)     \
+                X(GELU_BACK, C) X(SWIGLU, F) X(SWIGLU_BACK, gu) X(ADD, C) X(ADD_IN_PLACE, C) X(LOGP, one)              \
+                    X(DLOGITS, V) X(LOGP_ALONE, one)
 #define SUMMED(X) X(DBIAS, C) X(RMS_DGAIN, C) X(LN_DGAIN, C) X(LN_DBIAS, C) X(DE, E) X(DE_SLOT, E)
 
 #define NAME_ROW(name, width) ROW_##name,
@@ -111,7 +117,8 @@ typedef struct outputs {
 static outputs outputs_make(const inputs *in) {
     const shape d = in->d;
     outputs o = {.d = d};
-    const int64_t C = d.C, F = d.F, V = d.V, gu = 2 * (int64_t)d.F, one = 1, qk = d.H * d.D + 3, E = (int64_t)TOKENS * C;
+    const int64_t C = d.C, F = d.F, V = d.V, gu = 2 * (int64_t)d.F, one = 1, qk = d.H * d.D + 3,
+                  E = (int64_t)TOKENS * C;
 #define WIDTH_ROW(name, width) o.row_width[ROW_##name] = width;
 #define WIDTH_SUM(name, width) o.sum_width[SUM_##name] = width;
     BY_ROW(WIDTH_ROW)
@@ -177,7 +184,8 @@ static void same(const char *what, const char *name, const float *a, const float
     guard_check(name, a, n);
     for (int64_t i = 0; i < n; i++)
         if (memcmp(a + i, b + i, sizeof *a))
-            fail_msg("%s: %s differs at %lld of %lld: %a, expected %a", what, name, (long long)i, (long long)n, a[i], b[i]);
+            fail_msg("%s: %s differs at %lld of %lld: %a, expected %a", what, name, (long long)i, (long long)n, a[i],
+                     b[i]);
 }
 static void outputs_same(const char *what, const outputs *a, const outputs *b) {
     for (int k = 0; k < ROWS; k++) same(what, row_name[k], a->row[k], b->row[k], a->d.R * a->row_width[k]);
@@ -196,9 +204,10 @@ static int open_isa(tl_ctx *ctx, int threads, const char *isa) {
 
 static void test_fast_equals_ref(void **state) {
     const shape shapes[] = {
-        {1, 1, 1, 2, 1, 1},       {3, 15, 1, 6, 17, 31},     {2, 16, 2, 8, 16, 16},     {5, 17, 3, 32, 33, 100},
-        {33, 384, 6, 64, 100, 257}, {257, 63, 2, 48, 31, 65}, {300, 129, 4, 34, 129, 47}, {2100, 70, 2, 16, 40, 33},
-        {9, 2000, 5, 128, 3001, 5003}, {0, 20, 1, 4, 8, 9},
+        {1, 1, 1, 2, 1, 1},         {3, 15, 1, 6, 17, 31},      {2, 16, 2, 8, 16, 16},
+        {5, 17, 3, 32, 33, 100},    {33, 384, 6, 64, 100, 257}, {257, 63, 2, 48, 31, 65},
+        {300, 129, 4, 34, 129, 47}, {2100, 70, 2, 16, 40, 33},  {9, 2000, 5, 128, 3001, 5003},
+        {0, 20, 1, 4, 8, 9},
     };
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
         random_state = s + 1;
@@ -224,8 +233,8 @@ static void test_fast_equals_ref(void **state) {
     }
 }
 
-/* L1 for operators over rows: batches of 1, 2, 3, 61, 256 and 1000 rows give the same rows. Sums over rows are the same too,
- * when the batches are multiples of TL_KB. */
+/* L1 for operators over rows: batches of 1, 2, 3, 61, 256 and 1000 rows give the same rows. Sums over rows are the same
+ * too, when the batches are multiples of TL_KB. */
 static void test_row_alone_equals_row_in_batch(void **state) {
     const shape d = {1000, 83, 3, 24, 45, 211};
     const int cuts[] = {1, 2, 3, 61, 256, 512};
@@ -320,7 +329,8 @@ static void test_sum_squares(void **state) {
             for (int threads = 1; threads <= 4; threads++) {
                 if (open_isa(&ctx, threads, isas[i])) continue;
                 const double got = ctx.ops->sum_squares(&ctx, x, n);
-                if (memcmp(&got, &want, sizeof got)) fail_msg("%s n %lld: %a, expected %a", isas[i], (long long)n, got, want);
+                if (memcmp(&got, &want, sizeof got))
+                    fail_msg("%s n %lld: %a, expected %a", isas[i], (long long)n, got, want);
                 tl__ctx_close(&ctx);
             }
     }
@@ -341,7 +351,12 @@ static void test_sum_squares(void **state) {
 
 static tl_adamw hyper_at(int t) {
     const double b1 = 0.9, b2 = 0.999, lr = 1e-3;
-    return (tl_adamw){.lr = (float)lr, .beta1 = b1, .beta2 = b2, .eps = 1e-8f, .weight_decay = 0.1f, .grad_scale = 0.7f,
+    return (tl_adamw){.lr = (float)lr,
+                      .beta1 = b1,
+                      .beta2 = b2,
+                      .eps = 1e-8f,
+                      .weight_decay = 0.1f,
+                      .grad_scale = 0.7f,
                       .step_size = (float)(lr / (1 - pow(b1, t))),
                       .inv_sqrt_correction2 = (float)(1 / sqrt(1 - pow(b2, t)))};
 }

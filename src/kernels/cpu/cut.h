@@ -1,5 +1,5 @@
-/* cut.h — how operators over rows and elements are cut into tasks: by shape alone, into pieces of about 64 KiB an operand,
- * large against waking a thread and small against a core's L2. */
+/* cut.h — how operators over rows and elements are cut into tasks: by shape alone, into pieces of about 64 KiB an
+ * operand, large against waking a thread and small against a core's L2. */
 #ifndef TL_KERNELS_CPU_CUT_H
 #define TL_KERNELS_CPU_CUT_H
 

@@ -1,6 +1,6 @@
 /* cpu/loss.c — softmax, cross-entropy and its gradient: ref/loss.c to the bit. A row comes from memory once, for its
- * maximum; the passes after it find it in L2. With a gradient wanted, the sum's pass leaves the exponentials in place of
- * the logits, so that each is computed once. */
+ * maximum; the passes after it find it in L2. With a gradient wanted, the sum's pass leaves the exponentials in place
+ * of the logits, so that each is computed once. */
 #include <string.h>
 #include "base/elementary.h"
 #include "kernels/cpu/cut.h"

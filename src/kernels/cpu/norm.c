@@ -1,15 +1,15 @@
 /* cpu/norm.c — RMSNorm, LayerNorm and the sum of a bias gradient: ref/norm.c to the bit, at the speed of memory.
  *
- * A row is read once from memory; its later passes find it in L1 or L2. The gradient of a gain sums over rows: with many
- * blocks of TL_KB rows, a task is a block and sums gains while the row is at hand; with few, rows and then strips of
- * columns are the tasks, and the second reading comes from cache. Both add in the same order. */
+ * A row is read once from memory; its later passes find it in L1 or L2. The gradient of a gain sums over rows: with
+ * many blocks of TL_KB rows, a task is a block and sums gains while the row is at hand; with few, rows and then strips
+ * of columns are the tasks, and the second reading comes from cache. Both add in the same order. */
 #include <math.h>
 #include <string.h>
 #include "kernels/cpu/cut.h"
 #include "kernels/simd.h"
 
-#define STRIP 64       /* columns of a task that sums over rows: four registers of sixteen lanes */
-#define MANY_BLOCKS 8  /* blocks of TL_KB rows from which blocks are the tasks */
+#define STRIP 64      /* columns of a task that sums over rows: four registers of sixteen lanes */
+#define MANY_BLOCKS 8 /* blocks of TL_KB rows from which blocks are the tasks */
 
 /* lane, with the first n lanes replaced by `next`: absent elements add nothing. */
 TL_INLINE v16 first_n(v16 lane, v16 next, int n) {
@@ -105,8 +105,16 @@ static void rmsnorm_rows(void *user, int64_t i, int worker) {
 
 static void rmsnorm(tl_ctx *ctx, float *out, float *sum, float *rstd, const float *x, const float *y, const float *gain,
                     float eps, int R, int C) {
-    norm_job job = {.out = out, .sum = sum, .rstd = rstd, .x = x, .y = y, .gain = gain, .eps = eps,
-                    .R = R, .rows = tl_piece_rows(C), .C = C};
+    norm_job job = {.out = out,
+                    .sum = sum,
+                    .rstd = rstd,
+                    .x = x,
+                    .y = y,
+                    .gain = gain,
+                    .eps = eps,
+                    .R = R,
+                    .rows = tl_piece_rows(C),
+                    .C = C};
     tl__parallel_for(ctx->pool, tl_pieces(R, job.rows), rmsnorm_rows, &job);
 }
 
@@ -150,8 +158,18 @@ static void layernorm_rows(void *user, int64_t i, int worker) {
 
 static void layernorm(tl_ctx *ctx, float *out, float *sum, float *mean, float *rstd, const float *x, const float *y,
                       const float *gain, const float *bias, float eps, int R, int C) {
-    norm_job job = {.out = out, .sum = sum, .mean = mean, .rstd = rstd, .x = x, .y = y, .gain = gain, .bias = bias,
-                    .eps = eps, .R = R, .rows = tl_piece_rows(C), .C = C};
+    norm_job job = {.out = out,
+                    .sum = sum,
+                    .mean = mean,
+                    .rstd = rstd,
+                    .x = x,
+                    .y = y,
+                    .gain = gain,
+                    .bias = bias,
+                    .eps = eps,
+                    .R = R,
+                    .rows = tl_piece_rows(C),
+                    .C = C};
     tl__parallel_for(ctx->pool, tl_pieces(R, job.rows), layernorm_rows, &job);
 }
 
@@ -178,12 +196,14 @@ TL_INLINE void backward_row(const backward_job *a, int64_t r, float *dgain, floa
         lane_ax = v16_fma(u, xhat, lane_ax);
     }
     if (tail) {
-        v16 u = v16_mul(v16_load_n(gain + whole, tail), v16_load_n(dout + whole, tail)), x = v16_load_n(s + whole, tail);
+        v16 u = v16_mul(v16_load_n(gain + whole, tail), v16_load_n(dout + whole, tail)),
+            x = v16_load_n(s + whole, tail);
         v16 xhat = v16_mul(layer ? v16_sub(x, mean) : x, rstd);
         if (layer) lane_a = first_n(lane_a, v16_add(lane_a, u), tail);
         lane_ax = first_n(lane_ax, v16_fma(u, xhat, lane_ax), tail);
     }
-    const v16 mean_a = v16_set1(layer ? v16_sum(lane_a) / (float)C : 0), mean_ax = v16_set1(v16_sum(lane_ax) / (float)C);
+    const v16 mean_a = v16_set1(layer ? v16_sum(lane_a) / (float)C : 0),
+              mean_ax = v16_set1(v16_sum(lane_ax) / (float)C);
     for (int c = 0; c < whole; c += 16) {
         v16 d = v16_load(dout + c), u = v16_mul(v16_load(gain + c), d), x = v16_load(s + c);
         v16 xhat = v16_mul(layer ? v16_sub(x, mean) : x, rstd);
@@ -298,8 +318,16 @@ static void rmsnorm_backward(tl_ctx *ctx, float *dx, float *dgain, const float *
 
 static void layernorm_backward(tl_ctx *ctx, float *dx, float *dgain, float *dbias, const float *dout, const float *s,
                                const float *mean, const float *rstd, const float *gain, int R, int C) {
-    backward_job job = {.dx = dx, .dgain = dgain, .dbias = dbias, .dout = dout, .s = s, .mean = mean, .rstd = rstd,
-                        .gain = gain, .R = R, .C = C};
+    backward_job job = {.dx = dx,
+                        .dgain = dgain,
+                        .dbias = dbias,
+                        .dout = dout,
+                        .s = s,
+                        .mean = mean,
+                        .rstd = rstd,
+                        .gain = gain,
+                        .R = R,
+                        .C = C};
     norm_backward(ctx, &job, layernorm_backward_block, layernorm_backward_rows, layernorm_backward_strip);
 }
 

@@ -4,8 +4,8 @@
 #include "kernels/cpu/cut.h"
 #include "kernels/simd.h"
 
-#define CHUNK 4096                        /* elements that the contract sums by lanes */
-#define PIECE_CHUNKS (TL_PIECE / CHUNK)   /* chunks of a task */
+#define CHUNK 4096                      /* elements that the contract sums by lanes */
+#define PIECE_CHUNKS (TL_PIECE / CHUNK) /* chunks of a task */
 
 typedef struct squares_job {
     const float *x;
@@ -84,7 +84,11 @@ static void adamw_piece(void *user, int64_t i, int worker) {
 }
 
 static void adamw(tl_ctx *ctx, float *w, float *m, float *v, const float *g, int64_t n, const tl_adamw *hyper) {
-    adamw_job job = {.w = w, .m = m, .v = v, .g = g, .n = n,
+    adamw_job job = {.w = w,
+                     .m = m,
+                     .v = v,
+                     .g = g,
+                     .n = n,
                      .grad_scale = hyper->grad_scale,
                      .keep = (float)(1.0 - (double)hyper->lr * hyper->weight_decay),
                      .to_m = (float)(1.0 - hyper->beta1),

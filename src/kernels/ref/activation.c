@@ -4,8 +4,8 @@
  * without the cancellation in 1 + tanh u for negative x, and cheaper by the tanh. */
 #include "kernels/ref/real.h"
 
-#define GELU_1 REAL(1.5957691216057308)   /* 2·√(2/π) */
-#define GELU_3 REAL(0.07135481282598325)  /* 2·√(2/π)·0.044715 */
+#define GELU_1 REAL(1.5957691216057308)    /* 2·√(2/π) */
+#define GELU_3 REAL(0.07135481282598325)   /* 2·√(2/π)·0.044715 */
 #define GELU_3X3 REAL(0.21406443847794975) /* three times that: d(2u)/dx = GELU_1 + GELU_3X3·x² */
 
 static void ref_gelu(tl_ctx *ctx, real *y, const real *x, int64_t n) {

@@ -1,11 +1,13 @@
 /* ref/norm.c — RMSNorm, LayerNorm and the sum of a bias gradient, in the contract's order.
  *
  * Three orders of ops.h appear here: a row's sums are vector sums (sixteen lanes, then the tree); gains' and biases'
- * gradients are rows sums (a chain from +0 within TL_KB rows, block sums added to the destination in order); the rest is
- * element by element. */
+ * gradients are rows sums (a chain from +0 within TL_KB rows, block sums added to the destination in order); the rest
+ * is element by element. */
 #include "kernels/ref/real.h"
 
-static int ref_least(int a, int b) { return a < b ? a : b; }
+static int ref_least(int a, int b) {
+    return a < b ? a : b;
+}
 
 static void ref_bias_backward(tl_ctx *ctx, real *db, const real *dy, int64_t ld, int R, int N) {
     for (int n = 0; n < N; n++)
@@ -53,8 +55,7 @@ static void ref_rmsnorm_backward(tl_ctx *ctx, real *dx, real *dgain, const real 
     for (int c = 0; c < C; c++)
         for (int r0 = 0; r0 < R; r0 += TL_KB) {
             real t = 0;
-            for (int64_t r = r0; r < ref_least(r0 + TL_KB, R); r++)
-                t = FMA(dout[r * C + c], s[r * C + c] * rstd[r], t);
+            for (int64_t r = r0; r < ref_least(r0 + TL_KB, R); r++) t = FMA(dout[r * C + c], s[r * C + c] * rstd[r], t);
             dgain[c] += t;
         }
 }
