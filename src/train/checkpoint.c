@@ -16,10 +16,11 @@ enum { PATH_BYTES = 4096, MANIFEST_LIMIT_BYTES = 64 << 20 };
 /* ---- state as JSON ---- */
 
 json_t *tl__train_state_json(const tl_train_state *s) {
-    return json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:f}", "step", (json_int_t)s->step, "updates",
+    return json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:f}", "step", (json_int_t)s->step, "updates",
                      (json_int_t)s->updates, "samples", (json_int_t)s->samples, "tokens", (json_int_t)s->tokens,
                      "skipped", (json_int_t)s->skipped, "skipped_in_a_row", (json_int_t)s->skipped_in_a_row,
-                     "metrics_bytes", (json_int_t)s->metrics_bytes, "train_seconds", s->train_seconds);
+                     "metrics_bytes", (json_int_t)s->metrics_bytes, "texts_bytes", (json_int_t)s->texts_bytes,
+                     "train_seconds", s->train_seconds);
 }
 
 static int parse_state(const json_t *obj, tl_train_state *s, const char *where, tl_error *err) {
@@ -32,7 +33,8 @@ static int parse_state(const json_t *obj, tl_train_state *s, const char *where, 
                         {"tokens", &s->tokens},
                         {"skipped", &s->skipped},
                         {"skipped_in_a_row", &s->skipped_in_a_row},
-                        {"metrics_bytes", &s->metrics_bytes}};
+                        {"metrics_bytes", &s->metrics_bytes},
+                        {"texts_bytes", &s->texts_bytes}};
     for (size_t i = 0; i < sizeof fields / sizeof *fields; i++) {
         int status = tl__json_int(obj, fields[i].key, 0, INT64_MAX / 2, fields[i].out, where, err);
         if (status) return status;

@@ -1,4 +1,5 @@
-/* checkpoint_format.h — the names inside a checkpoint folder, shared by its writer (saver.c) and its reader (checkpoint.c). */
+/* checkpoint_format.h — the names inside a checkpoint folder, shared by its writer (saver.c) and its reader
+ * (checkpoint.c). */
 #ifndef TL_TRAIN_CHECKPOINT_FORMAT_H
 #define TL_TRAIN_CHECKPOINT_FORMAT_H
 

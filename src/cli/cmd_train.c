@@ -1,0 +1,217 @@
+/* cmd_train.c — trilith train: settings from flags and YAML into a pre-training run. */
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/json.h"
+#include "cli/cli.h"
+#include "cli/progress.h"
+#include "io/file.h"
+
+typedef struct values {
+    tl_list data;
+    const char *out, *config, *model, *tokenizer, *text_key, *cache, *sample_prompt;
+    int64_t steps, tokens, stop_after, batch, seq, micro_batch, leaves, threads, seed, val_every, val_samples,
+        checkpoint_every, keep, max_skipped, sample_every, sample_tokens;
+    double minutes, lr, min_lr_ratio, warmup, decay_fraction, beta1, beta2, eps, weight_decay, clip, val_fraction;
+    int schedule, optimizer;
+    bool document_mask, resume, quiet;
+} values;
+
+static const char *const schedules[] = {"cosine", "linear", "wsd", "constant", NULL}; /* as tl_schedule_kind */
+static const char *const optimizers[] = {"adamw", NULL};
+
+#define OPTION(name_, field_, value_, initial_, help_)                                                                 \
+    .name = name_, field_, .value = value_, .initial = initial_, .help = help_
+
+static const tl_option options[] = {
+    TL_HEADING("What is trained"),
+    {OPTION("data", TL_LIST(values, data), "FILE…", NULL,
+            "Text to train on: plain text, or JSON lines (.jsonl); gzip and zstd are read as they are.")},
+    {OPTION("out", TL_STRING(values, out), "DIR", NULL, "The run folder; must not hold a run already unless --resume."),
+     .required = true},
+    {OPTION("model", TL_STRING(values, model), "NAME|FILE|DIR", "demo",
+            "A preset (demo, tiny, nano, gpt2-124m, smollm2-135m), a config.json (random weights), or a model folder "
+            "(its weights).")},
+    {OPTION("tokenizer", TL_STRING(values, tokenizer), "SPEC", NULL,
+            "bytes; bpe:N, trained on the data; a tokenizer.json or a folder with one. Default: the model folder's, "
+            "else bpe:4096.")},
+    {OPTION("text-key", TL_STRING(values, text_key), "KEY", "text",
+            "The member of each JSON line that holds the text.")},
+    {OPTION("document-mask", TL_FLAG(values, document_mask), NULL, "true",
+            "No attention across documents packed into one sequence.")},
+    {OPTION("cache", TL_STRING(values, cache), "DIR", NULL,
+            "Where tokenised data is kept for other runs; default: the run folder.")},
+    {OPTION("val-fraction", TL_REAL(values, val_fraction), NULL, "0.02",
+            "The last part of the text, kept for validation."),
+     .least = 0, .most = 0.5},
+    TL_HEADING("For how long (one of; default: one pass over the data)"),
+    {OPTION("steps", TL_INT(values, steps), NULL, NULL, "Optimizer steps."), .least = 0, .most = 1e15},
+    {OPTION("tokens", TL_INT(values, tokens), NULL, NULL, "Training tokens, such as 10M."), .least = 0, .most = 1e15},
+    {OPTION("minutes", TL_REAL(values, minutes), NULL, NULL,
+            "Wall-clock minutes: turned into steps once, by a measurement at the start."),
+     .least = 0, .most = 1e7},
+    {OPTION("stop-after", TL_INT(values, stop_after), NULL, NULL,
+            "Stop with a checkpoint after this step, to be resumed; the schedule is that of the whole run."),
+     .least = 0, .most = 1e15},
+    TL_HEADING("The step"),
+    {OPTION("batch", TL_INT(values, batch), NULL, "16", "Sequences a step."), .least = 1, .most = 1 << 24},
+    {OPTION("seq", TL_INT(values, seq), NULL, "256", "Tokens a sequence."), .least = 1, .most = 1 << 24},
+    {OPTION("micro-batch", TL_INT(values, micro_batch), NULL, "0",
+            "Sequences computed at once; 0: about 2,048 tokens. Changes memory and speed, never a bit."),
+     .least = 0, .most = 1 << 24},
+    {OPTION(
+         "leaves", TL_INT(values, leaves), NULL, "1",
+         "Leaves of the gradient's sum, a power of two: the most ranks that can share a step and give the same bits."),
+     .least = 1, .most = 1 << 20},
+    {OPTION("lr", TL_REAL(values, lr), NULL, "1e-3", "Largest learning rate."), .least = 0, .most = 100},
+    {OPTION("schedule", TL_CHOICE(values, schedule), NULL, "cosine",
+            "After the warm-up: cosine, linear, wsd (constant, then linear) or constant."),
+     .choices = schedules},
+    {OPTION("warmup", TL_REAL(values, warmup), NULL, "0.05", "Warm-up steps; below 1: a fraction of the steps."),
+     .least = 0, .most = 1e9},
+    {OPTION("min-lr-ratio", TL_REAL(values, min_lr_ratio), NULL, "0.1", "Learning rate at the end, as a part of --lr."),
+     .least = 0, .most = 1},
+    {OPTION("decay-fraction", TL_REAL(values, decay_fraction), NULL, "0.2",
+            "wsd: the last part of the steps, in which the rate falls."),
+     .least = 0, .most = 1},
+    {OPTION("optimizer", TL_CHOICE(values, optimizer), NULL, "adamw", "Loshchilov & Hutter 2019."),
+     .choices = optimizers},
+    {OPTION("beta1", TL_REAL(values, beta1), NULL, "0.9", "Decay of the mean of gradients."), .least = 0,
+     .most = 0.999999},
+    {OPTION("beta2", TL_REAL(values, beta2), NULL, "0.95", "Decay of the mean of squared gradients."), .least = 0,
+     .most = 0.999999},
+    {OPTION("eps", TL_REAL(values, eps), NULL, "1e-8", "Added to the root of the second moment."), .least = 0,
+     .most = 1},
+    {OPTION("weight-decay", TL_REAL(values, weight_decay), NULL, "0.1", "On matrices and embeddings."), .least = 0,
+     .most = 100},
+    {OPTION("clip", TL_REAL(values, clip), NULL, "1.0", "Largest norm of the gradient; 0: no clipping."), .least = 0,
+     .most = 1e9},
+    {OPTION("max-skipped", TL_INT(values, max_skipped), NULL, "10",
+            "Steps in a row whose loss or gradient is not finite before the run gives up."),
+     .least = 1, .most = 1e9},
+    {OPTION("seed", TL_INT(values, seed), NULL, "1", "Of the weights, the order of the data and the samples."),
+     .least = 0, .most = 9e18},
+    {OPTION("threads", TL_INT(values, threads), NULL, "0", "0: every CPU this process may use. Never changes a bit."),
+     .least = 0, .most = 4096, .not_in_yaml = false},
+    TL_HEADING("What is kept"),
+    {OPTION("checkpoint-every", TL_INT(values, checkpoint_every), NULL, "0",
+            "Steps between checkpoints; 0: at the end only."),
+     .least = 0, .most = 1e15},
+    {OPTION("keep", TL_INT(values, keep), NULL, "3", "Checkpoints kept, the newest; 0: all."), .least = 0, .most = 1e9},
+    {OPTION("val-every", TL_INT(values, val_every), NULL, "0", "Steps between validations; 0: twenty in the run."),
+     .least = 0, .most = 1e15},
+    {OPTION("val-samples", TL_INT(values, val_samples), NULL, "64", "Sequences of a validation."), .least = 0,
+     .most = 1e9},
+    {OPTION("sample-every", TL_INT(values, sample_every), NULL, "0",
+            "Steps between samples of the model's writing; 0: at the end only."),
+     .least = 0, .most = 1e15},
+    {OPTION("sample-tokens", TL_INT(values, sample_tokens), NULL, "120", "Length of a sample; 0: none."), .least = 0,
+     .most = 1e6},
+    {OPTION("sample-prompt", TL_STRING(values, sample_prompt), "TEXT", NULL,
+            "What samples begin with; default: the validation text's first words.")},
+    TL_HEADING("This invocation"),
+    {OPTION("config", TL_CONFIG(values, config), "FILE", NULL,
+            "Settings from a YAML file, each under its flag's name; flags win over it.")},
+    {OPTION("resume", TL_FLAG(values, resume), NULL, NULL,
+            "Continue the run in --out from its newest intact checkpoint, with its settings."),
+     .not_in_yaml = true},
+    {OPTION("quiet", TL_FLAG(values, quiet), NULL, NULL, "No progress; warnings only."), .not_in_yaml = true},
+    {0},
+};
+
+static void on_signal(int signal) {
+    (void)signal;
+    tl__pretrain_request_stop();
+}
+
+static void catch_signals(void) {
+    struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
+    sigaction(SIGTERM, &action, NULL);
+    sigaction(SIGUSR1, &action, NULL);
+    action.sa_flags |= SA_RESETHAND; /* a second Ctrl-C ends it at once */
+    sigaction(SIGINT, &action, NULL);
+}
+
+static tl_train_config config_of(const values *v, const char *yaml) {
+    return (tl_train_config){
+        .data = v->data.values,
+        .n_data = v->data.n,
+        .out = v->out,
+        .model = v->model,
+        .tokenizer = v->tokenizer,
+        .text_key = v->text_key,
+        .cache = v->cache,
+        .yaml = yaml,
+        .steps = v->steps,
+        .tokens = v->tokens,
+        .minutes = v->minutes,
+        .stop_after = v->stop_after,
+        .batch = v->batch,
+        .seq = v->seq,
+        .micro_batch = v->micro_batch,
+        .leaves = v->leaves,
+        .threads = v->threads,
+        .lr = v->lr,
+        .min_lr_ratio = v->min_lr_ratio,
+        .warmup = v->warmup,
+        .decay_fraction = v->decay_fraction,
+        .schedule = (tl_schedule_kind)v->schedule,
+        .adamw =
+            {.beta1 = v->beta1, .beta2 = v->beta2, .eps = v->eps, .weight_decay = v->weight_decay, .clip = v->clip},
+        .seed = (uint64_t)v->seed,
+        .document_mask = v->document_mask,
+        .val_fraction = v->val_fraction,
+        .val_every = v->val_every,
+        .val_samples = v->val_samples,
+        .checkpoint_every = v->checkpoint_every,
+        .keep = v->keep,
+        .max_skipped = v->max_skipped,
+        .sample_every = v->sample_every,
+        .sample_tokens = v->sample_tokens,
+        .sample_prompt = v->sample_prompt,
+        .resume = v->resume,
+    };
+}
+
+static int run(tl_cli *cli) {
+    values *v = cli->values;
+    tl_error err = {0};
+    char saved[4096];
+    tl__path_join(saved, sizeof saved, v->out, "config.yaml");
+    if (v->resume && tl__path_exists(saved) && tl__cli_read_yaml(cli, saved, &err)) return tl__cli_fail(cli, &err);
+    if (v->data.n == 0) return tl__cli_bad(cli, "--data is missing: name the text to train on");
+    char *yaml = tl__cli_yaml_text(cli);
+    tl_train_config config = config_of(v, yaml);
+    tl_progress *progress = tl__progress_open(v->quiet);
+    if (!progress) return TL_EXIT_FAILED;
+    tl_train_observer observer = tl__progress_observer(progress);
+    tl_train_outcome outcome;
+    catch_signals();
+    int status = tl__pretrain(&config, &observer, &outcome, &err);
+    if (!status) tl__progress_end(progress, &config, &outcome);
+    tl__progress_close(progress);
+    free(yaml);
+    return status ? tl__cli_fail(cli, &err) : TL_EXIT_DONE;
+}
+
+const tl_command tl__cmd_train = {
+    .name = "train",
+    .summary = "pre-train a model on text",
+    .usage = "--data FILE… --out DIR [options]",
+    .about = "Trains a language model on text and writes a run folder: checkpoints that transformers opens as they "
+             "are, metrics.jsonl, trace.json, "
+             "and report.html.\n\n"
+             "The run can be killed at any instant; with --resume it goes on from its newest checkpoint and ends with "
+             "the same bits. SIGTERM and SIGUSR1 "
+             "write a checkpoint and end the run with status 0.",
+    .examples =
+        "trilith train --data book.txt --out runs/book --minutes 5\n  five minutes of the demo model on a book\n"
+        "trilith train --data *.jsonl.zst --out runs/a --model smollm2-135m --tokens 50M\n  a larger model on many "
+        "files\n"
+        "trilith train --out runs/a --resume\n  go on after a crash",
+    .options = options,
+    .values_bytes = sizeof(values),
+    .run = run,
+};

@@ -1,0 +1,389 @@
+/* prepare.c — from settings to a run that can take its first step: folder, tokenizer, data, model, memory, checkpoint.
+ *
+ * Everything that can be wrong with the input is found here, before anything is computed, and said in one sentence. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/json.h"
+#include "base/log.h"
+#include "io/file.h"
+#include "train/run.h"
+
+enum { PATH_BYTES = 4096, SPAN_CAPACITY = 1 << 15, DEFAULT_PROMPT_TOKENS = 8, SAMPLE_CHUNK = 64 };
+static const double MEASURE_SECONDS = 0.04;
+
+#define TRY(call)                                                                                                      \
+    do {                                                                                                               \
+        int try_status = (call);                                                                                       \
+        if (try_status) return try_status;                                                                             \
+    } while (0)
+
+/* ---- settings ---- */
+
+static int check(const tl_train_config *c, tl_error *err) {
+    if (c->n_data < 1) return tl__fail(err, TL_EINVALID, "--data: name at least one text file to train on");
+    if (c->leaves < 1 || (c->leaves & (c->leaves - 1)))
+        return tl__fail(err, TL_EINVALID, "--leaves %lld: the gradient's tree needs a power of two",
+                        (long long)c->leaves);
+    if (c->batch % c->leaves)
+        return tl__fail(err, TL_EINVALID, "--batch %lld cannot be divided into %lld leaves; make it a multiple",
+                        (long long)c->batch, (long long)c->leaves);
+    if (c->batch * c->seq > INT32_MAX / 4)
+        return tl__fail(err, TL_EINVALID, "--batch %lld of --seq %lld tokens is more than a step can hold",
+                        (long long)c->batch, (long long)c->seq);
+    int lengths = (c->steps > 0) + (c->tokens > 0) + (c->minutes > 0);
+    if (lengths > 1)
+        return tl__fail(err, TL_EINVALID, "give one of --steps, --tokens and --minutes, not %d of them", lengths);
+    return 0;
+}
+
+/* ---- tokenizer ---- */
+
+static int train_tokenizer(tl_run *run, const char *number, tl_error *err) {
+    static const char *const special[] = {"<|endoftext|>"};
+    const tl_train_config *c = run->config;
+    char *end;
+    long vocab = strtol(number, &end, 10);
+    if (*end == 'k' && !end[1]) vocab *= 1024, end++;
+    if (end == number || *end || vocab < 257 || vocab > 1 << 20)
+        return tl__fail(err, TL_EINVALID, "--tokenizer bpe:%s: expected bpe:N with N from 257 to 1048576", number);
+    tl_bpe_options options = {
+        .vocab = (int)vocab, .special = special, .n_special = 1, .text_key = c->text_key, .pool = run->ctx.pool};
+    return tl__tokenizer_train(&run->tokenizer, c->data, c->n_data, &options, err);
+}
+
+/* A resumed run uses the tokenizer that it wrote down when it began. */
+static int open_tokenizer(tl_run *run, tl_error *err) {
+    const tl_train_config *c = run->config;
+    char own[PATH_BYTES], file[PATH_BYTES], beside_model[PATH_BYTES];
+    tl__run_folder_path(&run->folder, own, sizeof own, "tokenizer");
+    tl__path_join(file, sizeof file, own, "tokenizer.json");
+    const char *spec = c->tokenizer;
+    if (!spec) {
+        tl__path_join(beside_model, sizeof beside_model, c->model, "tokenizer.json");
+        spec = tl__path_is_folder(c->model) && tl__path_exists(beside_model) ? c->model : "bpe:4096";
+    }
+    snprintf(run->tokenizer_name, sizeof run->tokenizer_name, "%s", spec);
+    if (c->resume && tl__path_exists(file)) return tl__tokenizer_open(&run->tokenizer, own, err);
+    if (strncmp(spec, "bpe:", 4) == 0) TRY(train_tokenizer(run, spec + 4, err));
+    else TRY(tl__tokenizer_open(&run->tokenizer, spec, err));
+    TRY(tl__folder_make(own, err));
+    return tl__tokenizer_save(run->tokenizer, own, err);
+}
+
+/* ---- data ---- */
+
+static int open_data(tl_run *run, tl_error *err) {
+    const tl_train_config *c = run->config;
+    char cache[PATH_BYTES];
+    tl__run_folder_path(&run->folder, cache, sizeof cache, "data");
+    tl_dataset_options options = {.paths = c->data,
+                                  .n_paths = c->n_data,
+                                  .text_key = c->text_key,
+                                  .cache_folder = c->cache ? c->cache : cache,
+                                  .tokenizer = run->tokenizer,
+                                  .pool = run->ctx.pool,
+                                  .T = (int)c->seq,
+                                  .val_fraction = c->val_fraction,
+                                  .progress = run->observer->preparing,
+                                  .user = run->observer->user};
+    TRY(tl__dataset_open(&run->data, &options, err));
+    const tl_dataset_facts *facts = tl__dataset_facts(run->data);
+    if (facts->invalid_utf8)
+        tl__warn("%lld bytes of the data are not UTF-8; each was replaced by U+FFFD", (long long)facts->invalid_utf8);
+    if (facts->train_samples < 1)
+        return tl__fail(err, TL_EINVALID,
+                        "the data holds %lld tokens: too few for one training sequence of %lld and validation; give "
+                        "more text or a smaller --seq",
+                        (long long)facts->tokens, (long long)c->seq);
+    return 0;
+}
+
+int tl__run_load_batch(tl_run *run, int64_t first, tl_error *err) {
+    tl_train_memory *m = &run->memory;
+    for (int i = 0; i < run->shape.batch; i++) {
+        int64_t at = (int64_t)i * run->shape.T;
+        TRY(tl__dataset_train_sample(run->data, run->config->seed, first + i, run->config->document_mask, m->input + at,
+                                     m->target + at, m->pos + at, err));
+    }
+    return 0;
+}
+
+int tl__run_load_validation(tl_run *run, int64_t first, int n, tl_error *err) {
+    tl_train_memory *m = &run->memory;
+    for (int i = 0; i < n; i++) {
+        int64_t at = (int64_t)i * run->shape.T;
+        TRY(tl__dataset_val_sample(run->data, first + i, run->config->document_mask, m->input + at, m->target + at,
+                                   m->pos + at, err));
+    }
+    return 0;
+}
+
+/* ---- model ---- */
+
+static int open_arch(tl_run *run, tl_arch *arch, bool *weights, tl_error *err) {
+    const tl_train_config *c = run->config;
+    TRY(tl__arch_open(arch, c->model, err));
+    *weights = tl__path_is_folder(c->model);
+    int vocab = tl__tokenizer_vocab(run->tokenizer);
+    if (arch->V == 1) arch->V = vocab; /* a preset without a vocabulary of its own */
+    if (arch->V < vocab)
+        return tl__fail(err, TL_EINVALID,
+                        "the tokenizer has %d tokens, but model %s only %d; use a smaller vocabulary or a larger model",
+                        vocab, c->model, arch->V);
+    if (c->seq > arch->max_positions)
+        return tl__fail(err, TL_EINVALID, "--seq %lld is beyond the model's %d positions; use at most that",
+                        (long long)c->seq, arch->max_positions);
+    if (arch->eos < 0 || arch->eos >= arch->V) arch->eos = tl__tokenizer_eos(run->tokenizer);
+    if (arch->bos < 0 || arch->bos >= arch->V) arch->bos = arch->eos;
+    return 0;
+}
+
+static int sample_capacity(const tl_run *run, const tl_arch *arch) {
+    int64_t want = run->config->sample_tokens + 4096;
+    return (int)(want < arch->max_positions ? want : arch->max_positions);
+}
+
+/* Say before anything is taken what the run will take, and refuse what the machine has not. */
+static int size_run(tl_run *run, const tl_arch *arch, tl_error *err) {
+    const tl_train_config *c = run->config;
+    int micro;
+    TRY(tl__micro_batch(&micro, (int)c->micro_batch, (int)c->batch, (int)c->leaves, (int)c->seq, err));
+    run->shape =
+        (tl_train_shape){.batch = (int)c->batch,
+                         .T = (int)c->seq,
+                         .micro_batch = micro,
+                         .leaves = (int)c->leaves,
+                         .max_documents = c->document_mask ? tl__dataset_facts(run->data)->max_documents_per_sample : 1,
+                         .threads = tl__pool_threads(run->ctx.pool)};
+    int64_t sampling =
+        c->sample_tokens ? (int64_t)tl__session_bytes(arch, sample_capacity(run, arch), SAMPLE_CHUNK) : 0;
+    tl__train_bytes(&run->bytes, arch, &run->shape, sampling);
+    TRY(tl__train_predict(&run->seconds, arch, &run->shape, run->machine.f32_flops, run->machine.read_bytes_per_second,
+                          err));
+    if (run->machine.memory_bytes > 0 && run->bytes.total > run->machine.memory_bytes)
+        return tl__fail(err, TL_ENOMEM,
+                        "the run needs %.2f GB (weights %.2f, gradients %.2f, moments %.2f, activations %.2f) and this "
+                        "machine has %.2f GB; use a "
+                        "smaller --micro-batch, --leaves or --model",
+                        (double)run->bytes.total * 1e-9, (double)run->bytes.weights * 1e-9,
+                        (double)run->bytes.gradients * 1e-9, (double)run->bytes.moments * 1e-9,
+                        (double)run->bytes.activations * 1e-9, (double)run->machine.memory_bytes * 1e-9);
+    return 0;
+}
+
+static int open_memory(tl_run *run, const tl_arch *arch, tl_error *err) {
+    TRY(tl__model_create(&run->model, arch, 0, err));
+    tl_arena dry = tl__arena_dry();
+    tl__train_place(&run->memory, &dry, arch, &run->shape);
+    TRY(tl__arena_open(&run->arena, dry.used_bytes, err));
+    tl__train_place(&run->memory, &run->arena, arch, &run->shape);
+    return 0;
+}
+
+/* ---- samples ---- */
+
+static int open_sampling(tl_run *run, tl_error *err) {
+    const tl_train_config *c = run->config;
+    const tl_arch *a = &run->model.arch;
+    if (c->sample_tokens == 0) return 0;
+    int capacity = sample_capacity(run, a);
+    int most_prompt = capacity - (int)c->sample_tokens;
+    if (most_prompt < 1) most_prompt = capacity / 2 > 0 ? capacity / 2 : 1;
+    size_t prompt_text = c->sample_prompt ? strlen(c->sample_prompt) : 0;
+    size_t room = tl__tokenizer_decode_room(run->tokenizer);
+    run->text_bytes = room * (size_t)(capacity + 1);
+    run->line_bytes = 6 * run->text_bytes + 6 * prompt_text + 256; /* \u00XX is the longest escape */
+    run->prompt = calloc((size_t)most_prompt + prompt_text + 2, sizeof *run->prompt);
+    run->logits = calloc((size_t)a->V, sizeof *run->logits);
+    run->sampler_scratch = calloc((size_t)a->V * 2, sizeof(int32_t));
+    run->text = malloc(run->text_bytes);
+    run->line = malloc(run->line_bytes);
+    if (!run->prompt || !run->logits || !run->sampler_scratch || !run->text || !run->line)
+        return tl__fail(err, TL_ENOMEM, "no memory for samples; use --sample-tokens 0");
+    if (c->sample_prompt) {
+        int64_t n = tl__tokenizer_encode(run->tokenizer, c->sample_prompt, prompt_text, true, run->prompt,
+                                         prompt_text + 1, NULL);
+        if (n < 0) return tl__fail(err, TL_EINVALID, "--sample-prompt cannot be encoded");
+        run->prompt_n = (int)(n < most_prompt ? n : most_prompt);
+    } else if (tl__dataset_facts(run->data)->val_samples > 0) { /* the beginning of the validation text */
+        TRY(tl__run_load_validation(run, 0, 1, err));
+        int n = run->shape.T < DEFAULT_PROMPT_TOKENS ? run->shape.T : DEFAULT_PROMPT_TOKENS;
+        run->prompt_n = n < most_prompt ? n : most_prompt;
+        memcpy(run->prompt, run->memory.input, sizeof *run->prompt * (size_t)run->prompt_n);
+    }
+    if (run->prompt_n == 0) run->prompt[run->prompt_n++] = a->bos >= 0 ? a->bos : 0;
+    return tl__session_open(&run->session, &run->model, &run->ctx, capacity, SAMPLE_CHUNK, err);
+}
+
+/* ---- length of the run ---- */
+
+/* Seconds of one gradient, measured on the first batch; the weights are not touched. */
+static int measure_step(tl_run *run, double *seconds, tl_error *err) {
+    tl_step_result result;
+    TRY(tl__run_load_batch(run, 0, err));
+    TRY(tl__step_gradient(&run->ctx, run->comm, &run->model, &run->memory, &run->shape, &result,
+                          err)); /* warm: pages, caches */
+    int64_t begin = tl__now_ns();
+    TRY(tl__step_gradient(&run->ctx, run->comm, &run->model, &run->memory, &run->shape, &result, err));
+    *seconds = (double)(tl__now_ns() - begin) * 1e-9;
+    return 0;
+}
+
+/* --minutes is turned into steps once, and written down: a resumed run does not measure again (law L3). */
+static int resolve_steps(tl_run *run, int64_t begun_ns, int64_t *steps, tl_error *err) {
+    const tl_train_config *c = run->config;
+    int64_t per_step = c->batch * c->seq;
+    if (c->steps > 0) *steps = c->steps;
+    else if (c->tokens > 0) *steps = (c->tokens + per_step - 1) / per_step;
+    else if (c->minutes > 0) {
+        double seconds;
+        TRY(measure_step(run, &seconds, err));
+        double left = c->minutes * 60.0 - (double)(tl__now_ns() - begun_ns) * 1e-9;
+        double overhead = 1.06; /* the update, twenty validations, samples, checkpoints */
+        *steps = (int64_t)(left / (seconds * overhead));
+    } else *steps = tl__dataset_facts(run->data)->train_samples / c->batch;
+    if (*steps < 1) *steps = 1;
+    return 0;
+}
+
+/* ---- resuming ---- */
+
+/* run.json of an earlier process: its settings must be ours. */
+static int compare_settings(tl_run *run, const json_t *was, const char *where, tl_error *err) {
+    char difference[512];
+    if (tl__settings_differ(was, run->settings, difference, sizeof difference))
+        return tl__fail(err, TL_EINVALID,
+                        "cannot resume %s: %s; give the earlier value, or start a new run with another --out", where,
+                        difference);
+    return 0;
+}
+
+static int load_checkpoint(tl_run *run, const char *folder, tl_error *err) {
+    char path[PATH_BYTES];
+    char *text = NULL;
+    tl_train_state state = {0};
+    tl__checkpoint_sweep(folder);
+    int status = tl__checkpoint_find(folder, path, sizeof path, &state, &text, err);
+    if (status == TL_ENOTFOUND) {
+        tl__info("no checkpoint yet in %s: starting from the first step", run->folder.path);
+        if (err) *err = (tl_error){0};
+        return 0;
+    }
+    if (status) return status;
+    json_t *settings = tl__json_parse(text, strlen(text), path, err);
+    free(text);
+    if (!settings) return TL_EFORMAT;
+    status = compare_settings(run, settings, path, err);
+    json_decref(settings);
+    if (!status) status = tl__checkpoint_load(path, &run->model, run->memory.exp_avg, run->memory.exp_avg_sq, err);
+    if (!status) {
+        run->state = state;
+        tl__info("resumed from %s", path);
+    }
+    return status;
+}
+
+/* ---- the whole ---- */
+
+static int open_parts(tl_run *run, int64_t begun_ns, tl_error *err) {
+    const tl_train_config *c = run->config;
+    tl_arch arch;
+    bool weights;
+    json_t *earlier;
+    TRY(tl__ctx_open(&run->ctx, (int)c->threads, NULL, err));
+    TRY(tl__comm_open_self(&run->comm, err));
+    TRY(open_tokenizer(run, err));
+    TRY(open_data(run, err));
+    TRY(open_arch(run, &arch, &weights, err));
+    tl__machine_describe(&run->machine, &run->ctx);
+    tl__machine_measure(&run->machine, &run->ctx, MEASURE_SECONDS);
+    TRY(size_run(run, &arch, err));
+    TRY(open_memory(run, &arch, err));
+    if (weights) TRY(tl__model_load_into(&run->model, c->model, err));
+    else tl__model_init(&run->model, c->seed, run->ctx.pool);
+    TRY(tl__spans_open(&run->ctx.spans, SPAN_CAPACITY, err));
+    tl__spans_keep(run->ctx.spans, true);
+
+    TRY(tl__run_folder_get(&run->folder, "run.json", &earlier, err));
+    const json_t *was = json_object_get(earlier, "settings");
+    int64_t steps;
+    int status = c->resume && was && c->minutes > 0
+                     ? tl__json_int(was, "steps", 1, INT64_MAX / 4, &steps, "run.json", err)
+                     : resolve_steps(run, begun_ns, &steps, err);
+    double warmup = c->warmup < 1 ? c->warmup * (double)steps : c->warmup;
+    run->schedule = (tl_schedule){.kind = c->schedule,
+                                  .peak = c->lr,
+                                  .least_ratio = c->min_lr_ratio,
+                                  .warmup_steps = (int64_t)warmup,
+                                  .decay_fraction = c->decay_fraction,
+                                  .steps = steps};
+    if (!status) {
+        run->settings = tl__run_settings(run);
+        status = run->settings ? 0 : tl__fail(err, TL_ENOMEM, "no memory for the settings");
+    }
+    if (!status && c->resume && was) status = compare_settings(run, was, run->folder.path, err);
+    json_decref(earlier);
+    if (status) return status;
+
+    char folder[PATH_BYTES], yaml[PATH_BYTES];
+    tl__run_folder_path(&run->folder, folder, sizeof folder, "checkpoints");
+    if (c->resume) TRY(load_checkpoint(run, folder, err));
+    else { /* only a run that never got as far as run.json can have left anything here */
+        json_t *record =
+            json_pack("{s:s,s:s,s:O}", "version", tl_version(), "started", run->started, "settings", run->settings);
+        status = tl__run_folder_put(&run->folder, "run.json", record, err);
+        json_decref(record);
+        if (status) return status;
+    }
+    tl__run_folder_path(&run->folder, yaml, sizeof yaml, "config.yaml");
+    if (c->yaml) TRY(tl__file_publish(yaml, c->yaml, strlen(c->yaml), err));
+    TRY(tl__run_folder_logs(&run->folder, run->state.metrics_bytes, run->state.texts_bytes, err));
+
+    char *text = json_dumps(run->settings, JSON_COMPACT | JSON_SORT_KEYS);
+    tl_saver_options saver = {.folder = folder,
+                              .model = &run->model,
+                              .exp_avg = run->memory.exp_avg,
+                              .exp_avg_sq = run->memory.exp_avg_sq,
+                              .tokenizer = run->tokenizer,
+                              .settings_json = text,
+                              .keep = (int)c->keep};
+    status = text ? tl__saver_open(&run->saver, &saver, err) : tl__fail(err, TL_ENOMEM, "no memory for the settings");
+    free(text);
+    if (status) return status;
+    TRY(open_sampling(run, err));
+    run->step_seconds = calloc((size_t)steps, sizeof *run->step_seconds);
+    if (!run->step_seconds) return tl__fail(err, TL_ENOMEM, "no memory for the times of %lld steps", (long long)steps);
+    return tl__run_put_plan(run, "running", NULL, err);
+}
+
+int tl__run_open(tl_run *run, const tl_train_config *config, const tl_train_observer *observer, tl_error *err) {
+    int64_t begun_ns = tl__now_ns();
+    *run = (tl_run){.config = config, .observer = observer, .last_loss = NAN, .last_validation_loss = NAN};
+    tl__utc_iso8601(run->started, sizeof run->started);
+    const char *slash = strrchr(config->out, '/');
+    snprintf(run->run_name, sizeof run->run_name, "%s", slash && slash[1] ? slash + 1 : config->out);
+    run->folder = (tl_run_folder){.lock = -1, .metrics = -1, .samples = -1};
+    TRY(check(config, err));
+    TRY(tl__run_folder_open(&run->folder, config->out, config->resume, err));
+    return open_parts(run, begun_ns, err);
+}
+
+void tl__run_close(tl_run *run) {
+    tl__saver_close(run->saver);
+    if (run->session) tl__session_close(run->session);
+    free(run->prompt), free(run->logits), free(run->sampler_scratch), free(run->text), free(run->line);
+    free(run->step_seconds);
+    tl__arena_close(&run->arena);
+    tl__model_close(&run->model);
+    if (run->data) tl__dataset_close(run->data);
+    if (run->tokenizer) tl__tokenizer_close(run->tokenizer);
+    if (run->comm) tl__comm_close(run->comm);
+    tl__spans_close(run->ctx.spans);
+    tl__ctx_close(&run->ctx);
+    json_decref(run->settings);
+    tl__run_folder_close(&run->folder);
+}

@@ -1,0 +1,260 @@
+/* pretrain.c — the loop: a batch, its gradient, the update, and everything that may interrupt them.
+ *
+ * The order within a step is what makes kill -9 harmless: the update waits until the checkpoint writer has read the
+ * state before it; a metrics line is written before the checkpoint that counts it; the checkpoint exists when its
+ * manifest does. */
+#include "train/pretrain.h"
+
+#include <math.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "io/file.h"
+#include "train/checkpoint_format.h"
+#include "train/run.h"
+
+static volatile sig_atomic_t stop_requested;
+
+void tl__pretrain_request_stop(void) {
+    stop_requested = 1;
+}
+
+/* ---- validation ---- */
+
+/* Mean loss over the first val_samples validation windows. Its operators are not in the ledger one by one: the whole is
+ * "eval". */
+static int evaluate(tl_run *run, double *loss, tl_error *err) {
+    int64_t samples = tl__dataset_facts(run->data)->val_samples, counted = 0;
+    if (samples > run->config->val_samples) samples = run->config->val_samples;
+    tl_spans *spans = run->ctx.spans;
+    double sum = 0;
+    int status = 0;
+    tl__spans_set(spans, -1, -1);
+    tl__span_begin(spans, "evaluate", TL_BUCKET_EVAL);
+    run->ctx.spans = NULL;
+    for (int64_t i = 0; !status && i < samples; i += run->shape.micro_batch) {
+        int n = samples - i < run->shape.micro_batch ? (int)(samples - i) : run->shape.micro_batch;
+        int64_t tokens;
+        status = tl__run_load_validation(run, i, n, err);
+        if (!status) sum += tl__step_evaluate(&run->ctx, &run->model, &run->memory, n, run->shape.T, &tokens);
+        if (!status) counted += tokens;
+    }
+    run->ctx.spans = spans;
+    tl__span_end(spans, 0, 0, samples, run->shape.T, 0);
+    *loss = counted > 0 ? sum / (double)counted : NAN;
+    return status;
+}
+
+static void take_sample(tl_run *run) {
+    tl_spans *spans = run->ctx.spans;
+    tl__span_begin(spans, "sample", TL_BUCKET_EVAL);
+    run->ctx.spans = NULL;
+    tl__run_sample(run);
+    run->ctx.spans = spans;
+    tl__span_end(spans, 0, 0, 0, 0, 0);
+}
+
+/* ---- checkpoints ---- */
+
+/* A save that failed has been undone (saver.c, V4): say so and go on; the next one may find room again. */
+static void begin_checkpoint(tl_run *run) {
+    tl_error err = {0};
+    tl__span_begin(run->ctx.spans, "checkpoint", TL_BUCKET_CHECKPOINT);
+    if (tl__saver_wait_published(run->saver, &err))
+        tl__warn("a checkpoint failed and was undone: %s; earlier ones are intact, the run goes on", err.text);
+    run->state.metrics_bytes = run->folder.metrics_bytes;
+    run->state.texts_bytes = run->folder.samples_bytes;
+    if (tl__saver_start(run->saver, &run->state, &err)) tl__warn("a checkpoint failed and was undone: %s", err.text);
+    tl__span_end(run->ctx.spans, 0, 0, run->state.step, 0, 0);
+}
+
+/* The last one: here a failure is the run's. */
+static int final_checkpoint(tl_run *run, bool begun, tl_error *err) {
+    if (!begun) begin_checkpoint(run);
+    int status = tl__saver_wait_published(run->saver, err);
+    if (status) tl__error_prefix(err, "the last checkpoint failed and was undone; earlier ones are intact");
+    return status;
+}
+
+/* ---- one step ---- */
+
+static int step_once(tl_run *run, tl_step_metrics *m, tl_error *err) {
+    const tl_train_config *c = run->config;
+    tl_step_result result;
+    int64_t step = run->state.step + 1;
+    tl__spans_set(run->ctx.spans, (int)step, -1);
+
+    tl__span_begin(run->ctx.spans, "load_batch", TL_BUCKET_DATA);
+    int status = tl__run_load_batch(run, run->state.samples, err);
+    tl__span_end(run->ctx.spans, 0, 0, run->shape.batch, run->shape.T, 0);
+    if (!status) status = tl__step_gradient(&run->ctx, run->comm, &run->model, &run->memory, &run->shape, &result, err);
+    if (status) return status;
+
+    tl_error save_error = {0};
+    tl__span_begin(run->ctx.spans, "wait_for_checkpoint", TL_BUCKET_CHECKPOINT);
+    if (tl__saver_wait_read(run->saver, &save_error))
+        tl__warn("a checkpoint failed and was undone: %s; earlier ones are intact, the run goes on", save_error.text);
+    tl__span_end(run->ctx.spans, 0, 0, 0, 0, 0);
+
+    double rate = tl__schedule_rate(&run->schedule, step);
+    bool finite = isfinite(result.loss) && isfinite(result.grad_norm);
+    if (finite) {
+        run->state.updates++;
+        run->state.skipped_in_a_row = 0;
+        tl__step_update(&run->ctx, &run->model, &run->memory, &c->adamw, rate, result.grad_norm, run->state.updates);
+        run->last_loss = result.loss;
+    } else {
+        run->state.skipped++;
+        run->state.skipped_in_a_row++;
+        tl__warn("step %lld: the %s is not finite; the update is skipped (%lld in a row)", (long long)step,
+                 isfinite(result.loss) ? "gradient" : "loss", (long long)run->state.skipped_in_a_row);
+    }
+    run->state.step = step;
+    run->state.samples += run->shape.batch;
+    run->state.tokens += result.tokens;
+    *m = (tl_step_metrics){.step = step,
+                           .loss = result.loss,
+                           .validation_loss = NAN,
+                           .grad_norm = result.grad_norm,
+                           .learning_rate = rate,
+                           .tokens = result.tokens,
+                           .tokens_total = run->state.tokens,
+                           .skipped = !finite};
+    return 0;
+}
+
+/* Close the step's ledger and write its line. */
+static void record_step(tl_run *run, tl_step_metrics *m, double model_flops) {
+    static char line[16384]; /* one engine thread, one run at a time */
+    m->totals = tl__spans_take(run->ctx.spans);
+    tl__span_begin(run->ctx.spans, "record", TL_BUCKET_LOG);
+    m->tokens_per_second = (double)m->tokens / m->totals.wall_seconds;
+    m->mfu = run->machine.f32_flops > 0 ? m->tokens_per_second * model_flops / run->machine.f32_flops : NAN;
+    m->rss_anon_bytes = tl__rss_anon_bytes();
+    if (m->rss_anon_bytes > run->peak_bytes) run->peak_bytes = m->rss_anon_bytes;
+    run->state.train_seconds += m->totals.wall_seconds;
+    run->step_seconds[run->step_seconds_n++] = m->totals.wall_seconds;
+    int n = tl__metrics_line(line, sizeof line, m);
+    tl__run_folder_metrics(&run->folder, line, (size_t)n);
+    tl__span_end(run->ctx.spans, 0, 0, 0, 0, 0);
+}
+
+static bool due(int64_t step, int64_t every, int64_t last) {
+    return step == last || (every > 0 && step % every == 0);
+}
+
+static int loop(tl_run *run, tl_train_outcome *outcome, tl_error *err) {
+    const tl_train_config *c = run->config;
+    int64_t steps = run->schedule.steps, val_every = c->val_every ? c->val_every : (steps + 19) / 20;
+    double model_flops = tl__arch_model_flops_per_token(&run->model.arch, run->shape.T), smooth_seconds = 0;
+    bool validate = tl__dataset_facts(run->data)->val_samples > 0 && c->val_samples > 0, saved = run->state.step > 0;
+    tl_totals all = {0};
+    tl__spans_take(run->ctx.spans); /* what came before is not the first step's */
+    while (run->state.step < steps) {
+        tl_step_metrics m;
+        int status = step_once(run, &m, err);
+        if (status) return status;
+        int64_t step = run->state.step;
+        bool stop = stop_requested || (c->stop_after > 0 && step >= c->stop_after);
+        if (validate && due(step, val_every, steps)) {
+            status = evaluate(run, &m.validation_loss, err);
+            if (status) return status;
+            run->last_validation_loss = m.validation_loss;
+        }
+        if (due(step, c->sample_every, steps)) take_sample(run);
+        record_step(run, &m, model_flops);
+        for (int b = 0; b < TL_BUCKETS; b++) {
+            all.seconds[b] += m.totals.seconds[b];
+            all.flops[b] += m.totals.flops[b];
+            all.bytes[b] += m.totals.bytes[b];
+        }
+        all.wall_seconds += m.totals.wall_seconds;
+
+        tl__span_begin(run->ctx.spans, "progress", TL_BUCKET_LOG);
+        smooth_seconds =
+            smooth_seconds > 0 ? 0.9 * smooth_seconds + 0.1 * m.totals.wall_seconds : m.totals.wall_seconds;
+        if (run->observer->step)
+            run->observer->step(run->observer->user, &m, steps, smooth_seconds * (double)(steps - step));
+        tl__span_end(run->ctx.spans, 0, 0, 0, 0, 0);
+
+        saved = due(step, c->checkpoint_every, steps) || stop;
+        if (saved) begin_checkpoint(run);
+        if (run->state.skipped_in_a_row >= c->max_skipped) {
+            tl__ledger_bottleneck(outcome->bottleneck, sizeof outcome->bottleneck, &all, &run->machine);
+            return tl__fail(err, TL_ENONFINITE, "%lld steps in a row were not finite: the run stops at step %lld",
+                            (long long)c->max_skipped, (long long)step);
+        }
+        if (stop && step < steps) {
+            outcome->stopped = true;
+            break;
+        }
+    }
+    tl__ledger_bottleneck(outcome->bottleneck, sizeof outcome->bottleneck, &all, &run->machine);
+    return final_checkpoint(run, saved, err);
+}
+
+/* ---- the whole ---- */
+
+static void tell_start(tl_run *run) {
+    tl_train_start start = {.arch = &run->model.arch,
+                            .data = tl__dataset_facts(run->data),
+                            .machine = &run->machine,
+                            .shape = &run->shape,
+                            .memory = &run->bytes,
+                            .seconds = &run->seconds,
+                            .params = run->model.params.count,
+                            .steps = run->schedule.steps,
+                            .first_step = run->state.step + 1,
+                            .tokenizer = run->tokenizer_name};
+    if (run->observer->started) run->observer->started(run->observer->user, &start);
+}
+
+/* The newest finished checkpoint: a step-N folder has its manifest (saver.c, V3). */
+static void name_checkpoint(const tl_run *run, tl_train_outcome *outcome) {
+    char folder[4096], name[64];
+    int64_t *steps;
+    tl__run_folder_path(&run->folder, folder, sizeof folder, "checkpoints");
+    int n = tl__checkpoint_list(folder, &steps);
+    if (n > 0) {
+        snprintf(name, sizeof name, "step-%lld", (long long)steps[0]);
+        tl__path_join(outcome->checkpoint, sizeof outcome->checkpoint, folder, name);
+    }
+    free(steps);
+}
+
+int tl__pretrain(const tl_train_config *config, const tl_train_observer *observer, tl_train_outcome *outcome,
+                 tl_error *err) {
+    tl_run run;
+    *outcome = (tl_train_outcome){.loss = NAN, .validation_loss = NAN, .bits_per_byte = NAN};
+    stop_requested = 0;
+    int status = tl__run_open(&run, config, observer, err);
+    if (!status) {
+        tell_start(&run);
+        status = loop(&run, outcome, err);
+        outcome->steps = run.state.step;
+        outcome->loss = run.last_loss;
+        outcome->validation_loss = run.last_validation_loss;
+        /* nats a token → bits a byte: 1/ln 2 bits a nat */
+        outcome->bits_per_byte =
+            run.last_validation_loss * 1.4426950408889634 / tl__dataset_facts(run.data)->bytes_per_token;
+        outcome->skipped = run.state.skipped;
+        outcome->peak_bytes = run.peak_bytes;
+        name_checkpoint(&run, outcome);
+        if (status == TL_ENONFINITE && err) {
+            size_t n = strlen(err->text);
+            if (outcome->checkpoint[0])
+                snprintf(err->text + n, sizeof err->text - n, "; the last good checkpoint is %s", outcome->checkpoint);
+            else snprintf(err->text + n, sizeof err->text - n, "; there is no good checkpoint: try a lower --lr");
+        }
+        tl_error ignored = {0};
+        const char *how = status ? "failed" : outcome->stopped ? "stopped" : "finished";
+        if (tl__run_put_plan(&run, how, outcome, &ignored)) tl__warn("%s", ignored.text);
+        tl__run_put_report(&run);
+    }
+    tl__run_close(&run);
+    return status;
+}

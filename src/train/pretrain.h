@@ -1,0 +1,80 @@
+/* pretrain.h — a whole pre-training run: from text files and settings to a run folder, in one call that can be killed
+ * at any instant.
+ *
+ * What a run folder holds is documented in docs/run-folder.md. */
+#ifndef TL_TRAIN_PRETRAIN_H
+#define TL_TRAIN_PRETRAIN_H
+
+#include "observe/ledger.h"
+#include "plan/size.h"
+#include "text/dataset.h"
+#include "train/schedule.h"
+#include "train/step.h"
+
+typedef struct tl_train_config {
+    const char *const *data; /* files */
+    int n_data;
+    const char *out;       /* the run folder */
+    const char *model;     /* preset, config.json, or checkpoint folder (its weights) */
+    const char *tokenizer; /* "bytes", "bpe:N", file, folder; NULL: the model folder's, else bpe:4096 */
+    const char *text_key;
+    const char *cache;     /* prepared data; NULL: OUT/data */
+    const char *yaml;      /* the resolved settings, kept as OUT/config.yaml */
+    int64_t steps, tokens; /* length of the run; all 0: one pass over the data */
+    double minutes;
+    int64_t stop_after; /* stop, with a checkpoint, after this step; 0: never */
+    int64_t batch, seq, micro_batch, leaves, threads;
+    double lr, min_lr_ratio, warmup, decay_fraction; /* warmup < 1: a fraction of the steps */
+    tl_schedule_kind schedule;
+    tl_adamw_settings adamw;
+    uint64_t seed;
+    bool document_mask;
+    double val_fraction;
+    int64_t val_every, val_samples;      /* val_every 0: twenty times in the run */
+    int64_t checkpoint_every, keep;      /* checkpoint_every 0: at the end only */
+    int64_t max_skipped;                 /* steps in a row that are not finite before the run gives up */
+    int64_t sample_every, sample_tokens; /* 0: at the end only; 0: none */
+    const char *sample_prompt;           /* NULL: the beginning of the validation text */
+    bool resume;
+} tl_train_config;
+
+typedef struct tl_train_start tl_train_start;
+
+/* What a front end is told. All pointers may be NULL. */
+typedef struct tl_train_observer {
+    void *user;
+    void (*preparing)(void *user, int64_t done_bytes, int64_t total_bytes); /* tokenising */
+    void (*started)(void *user, const tl_train_start *start);
+    void (*step)(void *user, const tl_step_metrics *metrics, int64_t steps, double seconds_left);
+    void (*sample)(void *user, int64_t step, const char *prompt, const char *text);
+} tl_train_observer;
+
+struct tl_train_start {
+    const tl_arch *arch;
+    const tl_dataset_facts *data;
+    const tl_machine *machine;
+    const tl_train_shape *shape;
+    const tl_train_bytes *memory;
+    const tl_train_seconds *seconds; /* predicted, of a step */
+    int64_t params, steps, first_step;
+    const char *tokenizer;
+};
+
+typedef struct tl_train_outcome {
+    int64_t steps;                               /* done in all */
+    bool stopped;                                /* before the last one, as asked */
+    double loss, validation_loss, bits_per_byte; /* NaN: not known */
+    int64_t skipped;
+    int64_t peak_bytes;
+    char checkpoint[4096]; /* the last one, or "" */
+    char bottleneck[512];
+} tl_train_outcome;
+
+/* 0 when the run reached its last step or stopped as asked. */
+int tl__pretrain(const tl_train_config *config, const tl_train_observer *observer, tl_train_outcome *outcome,
+                 tl_error *err);
+
+/* Safe in a signal handler: the run writes a checkpoint after the present step and returns. */
+void tl__pretrain_request_stop(void);
+
+#endif

@@ -1,0 +1,192 @@
+/* record.c — what a run writes down about itself: the settings that determine its bits, its plan and what became of it,
+ * samples. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/json.h"
+#include "base/log.h"
+#include "infer/sampler.h"
+#include "observe/report.h"
+#include "observe/trace.h"
+#include "train/run.h"
+
+static const char *const schedule_names[] = {"cosine", "linear", "wsd", "constant"};
+
+static json_t *real_or_null(double x) {
+    return isfinite(x) ? json_real(x) : json_null();
+}
+
+/* ---- settings ---- */
+
+/* Not here because they change no bit: threads, micro-batch, instruction set, checkpoint and validation intervals. */
+json_t *tl__run_settings(const tl_run *run) {
+    const tl_train_config *c = run->config;
+    char tokenizer[33];
+    tl__tokenizer_hash(run->tokenizer, tokenizer);
+    char *arch_text = tl__arch_config_json(&run->model.arch);
+    json_t *arch = arch_text ? tl__json_parse(arch_text, strlen(arch_text), "config.json", NULL) : NULL;
+    free(arch_text);
+    if (!arch) return NULL;
+    json_t *s = json_object();
+    json_object_set_new(s, "contract", json_string("f32"));
+    json_object_set_new(s, "kb", json_integer(TL_KB));
+    json_object_set_new(s, "data", json_string(tl__dataset_facts(run->data)->hash));
+    json_object_set_new(s, "tokenizer", json_string(tokenizer));
+    json_object_set_new(s, "model", arch);
+    json_object_set_new(s, "initial_weights", json_string(c->model));
+    json_object_set_new(s, "batch", json_integer(c->batch));
+    json_object_set_new(s, "seq", json_integer(c->seq));
+    json_object_set_new(s, "leaves", json_integer(c->leaves));
+    json_object_set_new(s, "steps", json_integer(run->schedule.steps));
+    json_object_set_new(s, "schedule", json_string(schedule_names[c->schedule]));
+    json_object_set_new(s, "lr", json_real(c->lr));
+    json_object_set_new(s, "min_lr_ratio", json_real(c->min_lr_ratio));
+    json_object_set_new(s, "warmup_steps", json_integer(run->schedule.warmup_steps));
+    json_object_set_new(s, "decay_fraction", json_real(c->decay_fraction));
+    json_object_set_new(s, "optimizer", json_string("adamw"));
+    json_object_set_new(s, "beta1", json_real(c->adamw.beta1));
+    json_object_set_new(s, "beta2", json_real(c->adamw.beta2));
+    json_object_set_new(s, "eps", json_real(c->adamw.eps));
+    json_object_set_new(s, "weight_decay", json_real(c->adamw.weight_decay));
+    json_object_set_new(s, "clip", json_real(c->adamw.clip));
+    json_object_set_new(s, "seed", json_integer((json_int_t)c->seed));
+    json_object_set_new(s, "document_mask", json_boolean(c->document_mask));
+    json_object_set_new(s, "val_fraction", json_real(c->val_fraction));
+    return s;
+}
+
+/* ---- plan.json ---- */
+
+static json_t *record_model(const tl_run *run) {
+    const tl_arch *a = &run->model.arch;
+    return json_pack("{s:s,s:I,s:i,s:i,s:i,s:i,s:i,s:i,s:i,s:s}", "family", a->family, "params",
+                     (json_int_t)run->model.params.count, "layers", a->L, "width", a->C, "heads", a->H, "kv_heads",
+                     a->Hkv, "feed_forward", a->F, "vocabulary", a->V, "sequence", run->shape.T, "tokenizer",
+                     run->tokenizer_name);
+}
+
+static json_t *record_predicted(const tl_run *run) {
+    const tl_train_bytes *b = &run->bytes;
+    const tl_train_seconds *t = &run->seconds;
+    double tokens = (double)run->shape.batch * run->shape.T;
+    double model_flops = tl__arch_model_flops_per_token(&run->model.arch, run->shape.T);
+    char bottleneck[512];
+    tl_totals totals = {.wall_seconds = t->total};
+    memcpy(totals.seconds, t->by_bucket, sizeof totals.seconds);
+    int largest = 0;
+    for (int i = 1; i < TL_BUCKETS; i++)
+        if (totals.seconds[i] > totals.seconds[largest]) largest = i;
+    snprintf(bottleneck, sizeof bottleneck, "%.0f %% of a step at the roofline is %s.",
+             t->total > 0 ? 100 * totals.seconds[largest] / t->total : 0.0, tl__bucket_name((tl_bucket)largest));
+    json_t *memory = json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "weights", (json_int_t)b->weights, "gradients",
+                               (json_int_t)b->gradients, "moments", (json_int_t)b->moments, "activations",
+                               (json_int_t)b->activations, "scratch", (json_int_t)b->scratch, "sampling",
+                               (json_int_t)b->sampling, "program", (json_int_t)b->program);
+    return json_pack("{s:I,s:I,s:o,s:o,s:o,s:o,s:o,s:s}", "steps", (json_int_t)run->schedule.steps, "peak_bytes",
+                     (json_int_t)b->total, "memory", memory, "step_seconds", real_or_null(t->total),
+                     "tokens_per_second", real_or_null(tokens / t->total), "mfu",
+                     real_or_null(model_flops * tokens / t->total / run->machine.f32_flops), "seconds",
+                     real_or_null(t->total * (double)run->schedule.steps), "bottleneck", bottleneck);
+}
+
+static int by_value(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static json_t *record_happened(const tl_run *run, const tl_train_outcome *o) {
+    double tokens = (double)run->shape.batch * run->shape.T, median = NAN;
+    if (run->step_seconds_n > 0) {
+        qsort(run->step_seconds, (size_t)run->step_seconds_n, sizeof *run->step_seconds, by_value);
+        median = run->step_seconds[run->step_seconds_n / 2];
+    }
+    double model_flops = tl__arch_model_flops_per_token(&run->model.arch, run->shape.T);
+    json_t *h = json_pack("{s:I,s:I,s:I,s:s}", "steps", (json_int_t)o->steps, "peak_bytes", (json_int_t)o->peak_bytes,
+                          "skipped_steps", (json_int_t)o->skipped, "bottleneck", o->bottleneck);
+    json_object_set_new(h, "step_seconds", real_or_null(median));
+    json_object_set_new(h, "tokens_per_second", real_or_null(tokens / median));
+    json_object_set_new(h, "mfu", real_or_null(model_flops * tokens / median / run->machine.f32_flops));
+    json_object_set_new(h, "seconds", real_or_null(run->state.train_seconds));
+    json_object_set_new(h, "loss", real_or_null(o->loss));
+    json_object_set_new(h, "validation_loss", real_or_null(o->validation_loss));
+    json_object_set_new(h, "bits_per_byte", real_or_null(o->bits_per_byte));
+    return h;
+}
+
+int tl__run_put_plan(tl_run *run, const char *status, const tl_train_outcome *outcome, tl_error *err) {
+    json_t *files = json_array();
+    for (int i = 0; i < run->config->n_data; i++) json_array_append_new(files, json_string(run->config->data[i]));
+    json_t *about = json_pack("{s:s,s:s,s:s,s:s,s:o}", "name", run->run_name, "version", tl_version(), "started",
+                              run->started, "status", status, "data", files);
+    json_t *plan = json_object();
+    if (outcome) {
+        char now[32];
+        tl__utc_iso8601(now, sizeof now);
+        json_object_set_new(about, "finished", json_string(now));
+        json_object_set_new(plan, "happened", record_happened(run, outcome));
+    }
+    json_object_set_new(plan, "run", about);
+    json_object_set_new(plan, "model", record_model(run));
+    json_object_set_new(plan, "machine", tl__machine_json(&run->machine));
+    json_object_set_new(plan, "predicted", record_predicted(run));
+    int result = tl__run_folder_put(&run->folder, "plan.json", plan, err);
+    json_decref(plan);
+    return result;
+}
+
+void tl__run_put_report(tl_run *run) {
+    char path[4096];
+    tl_error err = {0};
+    const tl_span *spans;
+    int n = tl__spans_list(run->ctx.spans, &spans);
+    tl__run_folder_path(&run->folder, path, sizeof path, "trace.json");
+    if (tl__trace_write(path, spans, n, tl__comm_rank(run->comm, TL_AXIS_DP), run->run_name, &err))
+        tl__warn("no trace: %s", err.text);
+    if (tl__report_write(run->folder.path, &err)) tl__warn("no report: %s", err.text);
+}
+
+/* ---- samples ---- */
+
+void tl__run_sample(tl_run *run) {
+    const tl_train_config *c = run->config;
+    if (!run->session) return;
+    const tl_arch *a = &run->model.arch;
+    tl_sampling how = {.temperature = 0.8f, .top_k = 0, .top_p = 0.95f, .min_p = 0, .seed = c->seed};
+    tl_decoder decoder = {0};
+    tl_error err = {0};
+    size_t n = 0;
+    tl__session_rewind(run->session, 0);
+    int status = tl__session_append(run->session, run->prompt, run->prompt_n, run->logits, &err);
+    for (int64_t i = 0; !status && i < c->sample_tokens; i++) {
+        int position = tl__session_length(run->session);
+        int32_t id = tl__sample(&run->ctx, &how, run->logits, a->V, position, run->sampler_scratch, NULL);
+        if (id == a->eos) break;
+        n += tl__decoder_push(run->tokenizer, &decoder, id, true, run->text + n);
+        if (i + 1 < c->sample_tokens)
+            status = position < a->max_positions - 1 ? tl__session_append(run->session, &id, 1, run->logits, &err) : 1;
+    }
+    n += tl__decoder_finish(&decoder, run->text + n);
+    run->text[n] = 0;
+
+    /* {"step": …, "prompt": …, "text": …} */
+    char prompt[2048];
+    size_t prompt_n = 0;
+    decoder = (tl_decoder){0};
+    for (int i = 0; i < run->prompt_n && prompt_n + tl__tokenizer_decode_room(run->tokenizer) < sizeof prompt; i++)
+        prompt_n += tl__decoder_push(run->tokenizer, &decoder, run->prompt[i], true, prompt + prompt_n);
+    prompt[prompt_n] = 0;
+    int at = snprintf(run->line, run->line_bytes, "{\"step\": %lld, \"prompt\": ", (long long)run->state.step);
+    int wrote = tl__json_quote(run->line + at, run->line_bytes - (size_t)at, prompt, prompt_n);
+    if (wrote < 0) return;
+    at += wrote;
+    at += snprintf(run->line + at, run->line_bytes - (size_t)at, ", \"text\": ");
+    wrote = tl__json_quote(run->line + at, run->line_bytes - (size_t)at, run->text, n);
+    if (wrote < 0) return;
+    at += wrote;
+    at += snprintf(run->line + at, run->line_bytes - (size_t)at, "}\n");
+    tl__run_folder_sample(&run->folder, run->line, (size_t)at);
+    if (run->observer->sample) run->observer->sample(run->observer->user, run->state.step, prompt, run->text);
+}

@@ -1,0 +1,67 @@
+/* run.h — one pre-training run as it stands in memory: opened by prepare.c, stepped by pretrain.c, written down by
+ * record.c. */
+#ifndef TL_TRAIN_RUN_H
+#define TL_TRAIN_RUN_H
+
+#include "infer/session.h"
+#include "train/checkpoint.h"
+#include "train/pretrain.h"
+#include "train/run_folder.h"
+
+typedef struct tl_run {
+    const tl_train_config *config;
+    const tl_train_observer *observer;
+    tl_run_folder folder;
+    tl_ctx ctx;
+    tl_comm *comm;
+    tl_tokenizer *tokenizer;
+    char tokenizer_name[256];
+    tl_dataset *data;
+    tl_train_shape shape;
+    tl_machine machine;
+    tl_model model;
+    tl_arena arena;
+    tl_train_memory memory;
+    tl_train_bytes bytes;     /* predicted */
+    tl_train_seconds seconds; /* predicted */
+    tl_schedule schedule;
+    tl_saver *saver;
+    tl_train_state state;
+    json_t *settings; /* those that determine bits */
+    char started[32];
+    char run_name[256];
+
+    /* For samples: one session, its text, all taken before the first step. */
+    tl_session *session;
+    int32_t *prompt; /* token ids */
+    int prompt_n;
+    float *logits;
+    void *sampler_scratch;
+    char *text, *line; /* the sample's text; its JSON line */
+    size_t text_bytes, line_bytes;
+
+    double *step_seconds; /* [steps] wall of each step of this process, for the median */
+    int64_t step_seconds_n;
+    int64_t peak_bytes;
+    double last_loss, last_validation_loss;
+} tl_run;
+
+/* Everything up to the first step. On failure, close what was opened. */
+int tl__run_open(tl_run *run, const tl_train_config *config, const tl_train_observer *observer, tl_error *err);
+void tl__run_close(tl_run *run);
+
+/* Fill memory->input/target/pos with B training samples from `first`, or n validation samples. */
+int tl__run_load_batch(tl_run *run, int64_t first, tl_error *err);
+int tl__run_load_validation(tl_run *run, int64_t first, int n, tl_error *err);
+
+/* The settings that determine bits, for run.json and manifests; the caller json_decref()s. */
+json_t *tl__run_settings(const tl_run *run);
+/* Write plan.json: status "running", or what happened when outcome is not NULL. */
+int tl__run_put_plan(tl_run *run, const char *status, const tl_train_outcome *outcome, tl_error *err);
+/* trace.json and report.html. Failures are warned about: they must not cost a run. */
+void tl__run_put_report(tl_run *run);
+
+/* Write one sample of what the model would say now. No heap call. */
+void tl__run_sample(tl_run *run);
+
+#endif

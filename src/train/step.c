@@ -1,0 +1,145 @@
+/* step.c — leaves, micro-batches, the tree, clipping and AdamW. */
+#include "train/step.h"
+
+#include <assert.h>
+#include <math.h>
+#include <string.h>
+
+#include "base/elementary.h"
+
+static const int64_t COMM_TIMEOUT_NS = INT64_C(600) * 1000000000;
+
+/* ---- the look-up gradient of a tied embedding ---- */
+
+/* Number the different tokens of a leaf in order of appearance, and zero their rows. */
+static void open_slots(tl_train_memory *memory, const tl_arch *a, const int32_t *input, int64_t n) {
+    memset(memory->slot, 0xff, sizeof *memory->slot * (size_t)a->V);
+    int used = 0;
+    for (int64_t i = 0; i < n; i++)
+        if (memory->slot[input[i]] < 0) memory->slot[input[i]] = used++;
+    assert(used <= memory->slots);
+    memset(memory->embed_grad, 0, sizeof(float) * (size_t)used * (size_t)a->C);
+}
+
+/* Add them to the embedding's gradient, which by now holds the head's part of the whole leaf: this order does not
+ * depend on the micro-batch. */
+static void close_slots(tl_ctx *ctx, tl_train_memory *memory, const tl_model *model, float *grad) {
+    const tl_arch *a = &model->arch;
+    float *dE = grad + model->params.list[tl__params_find(&model->params, a, -1, TL_ROLE_EMBED)].offset;
+    tl__span_begin(ctx->spans, "embed_tied", TL_BUCKET_EMBED);
+    int64_t used = 0;
+    for (int v = 0; v < a->V; v++) {
+        if (memory->slot[v] < 0) continue;
+        float *out = dE + (int64_t)v * a->C;
+        const float *in = memory->embed_grad + (int64_t)memory->slot[v] * a->C;
+        for (int c = 0; c < a->C; c++) out[c] += in[c];
+        used++;
+    }
+    tl__span_end(ctx->spans, (double)used * a->C, 12.0 * (double)used * a->C, used, a->C, 0);
+}
+
+/* ---- a leaf ---- */
+
+static void leaf_gradient(tl_ctx *ctx, const tl_model *model, tl_train_memory *memory, const tl_train_shape *shape,
+                          int first, int n, float *grad, float grad_scale) {
+    int T = shape->T;
+    tl__span_begin(ctx->spans, "zero", TL_BUCKET_OPTIMIZER);
+    memset(grad, 0, sizeof(float) * (size_t)model->params.count);
+    tl__span_end(ctx->spans, 0, 4.0 * (double)model->params.count, model->params.count, 0, 0);
+    if (memory->slot) open_slots(memory, &model->arch, memory->input + (int64_t)first * T, (int64_t)n * T);
+    for (int i = 0; i < n; i += shape->micro_batch) {
+        int count = n - i < shape->micro_batch ? n - i : shape->micro_batch;
+        int64_t at = (int64_t)(first + i) * T;
+        tl_rows rows;
+        tl__train_rows(&rows, memory, memory->input + at, memory->pos + at, count, T);
+        tl__model_forward(ctx, model, &memory->acts, &rows);
+        tl__model_loss(ctx, model, &memory->acts, memory->target + at, rows.R, memory->logp + at, grad, grad_scale);
+        tl__model_backward(ctx, model, &memory->acts, &rows, grad, memory->embed_grad, memory->slot);
+    }
+    if (memory->slot) close_slots(ctx, memory, model, grad);
+}
+
+/* ---- the tree over leaves ---- */
+
+int tl__step_gradient(tl_ctx *ctx, tl_comm *comm, const tl_model *model, tl_train_memory *memory,
+                      const tl_train_shape *shape, tl_step_result *result, tl_error *err) {
+    int64_t n = (int64_t)shape->batch * shape->T, tokens = 0;
+    for (int64_t i = 0; i < n; i++) tokens += memory->target[i] >= 0;
+    float grad_scale = 1.0f / (float)(tokens > 0 ? tokens : 1);
+    int leaf = shape->batch / shape->leaves;
+
+    /* A stack of partial sums, as in binary counting: after leaf i, one addition for each trailing one bit of i. */
+    double loss[32];
+    int depth = 0;
+    for (int i = 0; i < shape->leaves; i++) {
+        assert(depth < memory->grads);
+        leaf_gradient(ctx, model, memory, shape, i * leaf, leaf, memory->grad[depth], grad_scale);
+        loss[depth] = 0;
+        for (int64_t r = (int64_t)i * leaf * shape->T; r < (int64_t)(i + 1) * leaf * shape->T; r++)
+            loss[depth] -= (double)memory->logp[r];
+        depth++;
+        for (int ones = i; ones & 1; ones >>= 1, depth--) {
+            tl__add(ctx, memory->grad[depth - 2], memory->grad[depth - 2], memory->grad[depth - 1],
+                    model->params.count);
+            loss[depth - 2] += loss[depth - 1];
+        }
+    }
+    assert(depth == 1);
+
+    double shared[2] = {loss[0], (double)tokens};
+    tl_ticket gradient_ticket, loss_ticket;
+    tl__span_begin(ctx->spans, "sum_over_ranks", TL_BUCKET_COMM);
+    int status = tl__comm_sum_start(comm, TL_AXIS_DP, memory->grad[0], model->params.count, &gradient_ticket, err);
+    if (!status) status = tl__comm_sum_f64_start(comm, TL_AXIS_DP, shared, 2, &loss_ticket, err);
+    if (!status) status = tl__comm_wait(comm, gradient_ticket, COMM_TIMEOUT_NS, err);
+    if (!status) status = tl__comm_wait(comm, loss_ticket, COMM_TIMEOUT_NS, err);
+    tl__span_end(ctx->spans, 0, 0, model->params.count, 0, 0);
+    if (status) return status;
+
+    result->tokens = (int64_t)shared[1];
+    result->loss = shared[1] > 0 ? shared[0] / shared[1] : 0;
+    result->grad_norm = sqrt(tl__sum_squares(ctx, memory->grad[0], model->params.count));
+    return 0;
+}
+
+/* ---- the update ---- */
+
+void tl__step_update(tl_ctx *ctx, tl_model *model, tl_train_memory *memory, const tl_adamw_settings *s, double rate,
+                     double grad_norm, int64_t update) {
+    double correction1 = 1.0 - tl__pow_f64(s->beta1, (double)update),
+           correction2 = 1.0 - tl__pow_f64(s->beta2, (double)update);
+    double clip = s->clip > 0 ? s->clip / (grad_norm + 1e-6) : 1.0; /* as torch.nn.utils.clip_grad_norm_ */
+    tl_adamw hyper = {.lr = (float)rate,
+                      .beta1 = (float)s->beta1,
+                      .beta2 = (float)s->beta2,
+                      .eps = (float)s->eps,
+                      .grad_scale = clip < 1.0 ? (float)clip : 1.0f,
+                      .step_size = (float)(rate / correction1),
+                      .inv_sqrt_correction2 = (float)(1.0 / sqrt(correction2))};
+    const tl_params *p = &model->params;
+    for (int i = 0, j; i < p->n; i = j) { /* one call for each run of neighbours that decay alike */
+        int64_t count = 0;
+        for (j = i; j < p->n && p->list[j].decay == p->list[i].decay; j++) count += p->list[j].count;
+        int64_t at = p->list[i].offset;
+        hyper.weight_decay = p->list[i].decay ? (float)s->weight_decay : 0.0f;
+        tl__adamw(ctx, model->flat + at, memory->exp_avg + at, memory->exp_avg_sq + at, memory->grad[0] + at, count,
+                  &hyper);
+    }
+}
+
+/* ---- validation ---- */
+
+double tl__step_evaluate(tl_ctx *ctx, const tl_model *model, tl_train_memory *memory, int n, int T, int64_t *tokens) {
+    tl_rows rows;
+    double sum = 0;
+    int64_t counted = 0;
+    tl__train_rows(&rows, memory, memory->input, memory->pos, n, T);
+    tl__model_forward(ctx, model, &memory->acts, &rows);
+    tl__model_loss(ctx, model, &memory->acts, memory->target, rows.R, memory->logp, NULL, 0);
+    for (int r = 0; r < rows.R; r++) {
+        sum -= (double)memory->logp[r];
+        counted += memory->target[r] >= 0;
+    }
+    *tokens = counted;
+    return sum;
+}
