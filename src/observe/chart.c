@@ -11,6 +11,7 @@ enum { MOST_POINTS = 360, MOST_READ_OUTS = 72, MOST_DOTS = 40, MOST_MARKS = 200 
 typedef struct frame { /* the plot's rectangle and its scales */
     double left, top, right, bottom;
     double x0, x1, y0, y1;
+    double beyond; /* the greatest value, when the scale cuts it off; else NaN */
 } frame;
 
 static double place_x(const frame *f, double x) {
@@ -27,7 +28,7 @@ static double place_y(const frame *f, double y) {
 /* 1, 2 or 5 times a power of ten, so that about `count` of them make `span`. */
 static double tick_step(double span, int count) {
     double raw = span / count, power = pow(10, floor(log10(raw))), part = raw / power;
-    return (part <= 1 ? 1 : part <= 2 ? 2 : part <= 5 ? 5 : 10) * power;
+    return (part < 1.5 ? 1 : part < 3.5 ? 2 : part < 7.5 ? 5 : 10) * power;
 }
 
 /* A tick's label: like tl__form, but no more digits than the distance between ticks needs. */
@@ -39,6 +40,8 @@ static void tick_text(char out[32], tl_form form, double x, double distance) {
         snprintf(out, 32, "%.*f", (int)fmax(0, ceil(-log10(distance) - 1e-9)), x);
     } else if (form == TL_FORM_PLAIN) {
         snprintf(out, 32, "%.3g", x);
+    } else if (form == TL_FORM_COUNT && fmax(fabs(x), distance) < 99999.5 && distance >= 1) {
+        tl__form(out, TL_FORM_COUNT, x);
     } else {
         double scale = 1;
         const char *prefix = "";
@@ -80,6 +83,7 @@ static bool choose_scale(const tl_chart *c, frame *f) {
     qsort(all, count, sizeof *all, by_value);
     double least = all[0], most = all[count - 1], high = all[(size_t)((double)(count - 1) * 0.99)];
     free(all);
+    double greatest = most;
     if (c->from_zero && least > 0) least = 0;
     if (high < early && most > early) high = early;
     /* The end is what a reader looks at: cut the top if that gives it half as much room again. */
@@ -94,6 +98,7 @@ static bool choose_scale(const tl_chart *c, frame *f) {
     if (!(span > fabs(most) * 1e-9)) span = fabs(most) > 0 ? fabs(most) : 1; /* all the same */
     f->y0 = c->from_zero && least >= 0 ? 0 : least - 0.06 * span;
     f->y1 = fmax(most, least + span * 0.5) + 0.08 * span;
+    f->beyond = greatest > f->y1 ? greatest : NAN;
     return isfinite(f->y0) && isfinite(f->y1) && f->y1 > f->y0;
 }
 
@@ -116,7 +121,7 @@ static void open_picture(tl_page *p, const char *title, int width, int height) {
 
 static void put_grid(tl_page *p, const frame *f, tl_form form, bool shares) {
     char text[32];
-    double distance = shares ? 0.25 : tick_step(f->y1 - f->y0, 4);
+    double distance = shares ? 0.25 : tick_step(f->y1 - f->y0, f->bottom - f->top > 300 ? 6 : 4);
     for (double k = ceil(f->y0 / distance - 1e-9); k * distance <= f->y1 + distance * 1e-9; k++) {
         double at = place_y(f, k * distance);
         tick_text(text, form, k == 0 ? 0 : k * distance, distance);
@@ -273,7 +278,7 @@ bool tl__chart_lines(tl_page *page, const tl_chart *c) {
     choose_steps(&f, c->n, c->step);
     open_figure(page, c->extra_class, c->title, c->note);
     for (int s = 0; s < c->n_series; s++)
-        if (c->series[s].label)
+        if (c->legend && c->series[s].label)
             tl__page_put(page, "<span><i class=\"g-%s\"></i>%s</span>", c->series[s].colour, c->series[s].label);
     if (isfinite(c->level) && c->level_label)
         tl__page_put(page, "<span><i class=\"dashed\"></i>%s</span>", c->level_label);
@@ -294,6 +299,10 @@ bool tl__chart_lines(tl_page *page, const tl_chart *c) {
         tl__page_put(page, "<path class=level d=\"M%.0f %.1fH%.0f\"/>", f.left, place_y(&f, c->level), f.right);
     if (c->marked) put_marks(page, &f, c);
     tl__page_put(page, "</g>");
+    char text[32];
+    if (isfinite(f.beyond))
+        tl__page_put(page, "<text x=%.0f y=%.0f>\u2191 to %s</text>", f.left, f.top - 9,
+                     tl__form(text, c->form, f.beyond));
     put_read_outs(page, &f, c);
     tl__page_put(page, "</svg></figure>\n");
     return true;
@@ -325,6 +334,7 @@ bool tl__chart_shares(tl_page *page, const char *title, int width, int height, i
     choose_steps(&f, n, step);
     open_figure(page, NULL, title, NULL);
     open_picture(page, title, width, height);
+    put_grid(page, &f, TL_FORM_PERCENT, true);
     for (int j = 0; j < parts; j++) {
         if (!(whole[j] > 0)) continue;
         tl__page_put(page, "<path style=\"fill:var(--b%d)\" class=area d=\"", j);
@@ -338,7 +348,6 @@ bool tl__chart_shares(tl_page *page, const char *title, int width, int height, i
                          place_y(&f, share[b][j]));
         tl__page_put(page, "Z\"><title>%s</title></path>", names[j]);
     }
-    put_grid(page, &f, TL_FORM_PERCENT, true);
     char text[32];
     int outs = bins_of(bins, MOST_READ_OUTS);
     for (int o = 0; o < outs; o++) { /* the three largest at each place */

@@ -14,7 +14,7 @@ typedef enum tl_line {
 } tl_line;
 
 typedef struct tl_series {
-    const char *label;  /* in the read-out and the legend; NULL: in neither */
+    const char *label;  /* for the read-out and the legend; NULL: in neither */
     const char *colour; /* class: "blue", "orange", … */
     const double *y;    /* [n]; NaN: nothing there */
     tl_line line;
@@ -29,6 +29,7 @@ typedef struct tl_chart {
     tl_series series[3];
     int n_series;
     tl_form form;
+    bool legend;
     bool from_zero; /* the axis starts at 0 */
     double level;   /* a dashed line across, NaN: none */
     const char *level_label;

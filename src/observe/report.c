@@ -141,7 +141,7 @@ static void put_key_figures(tl_page *p, const tl_run *run) {
     double rate = told_or(run, "tokens_per_second", median(run, TL_COLUMN_TOKENS_PER_SECOND));
     double peak = told_or(run, "peak_bytes", most(run, TL_COLUMN_RSS));
     tl__page_put(p, "<dl class=figures>");
-    put_figure(p, "Validation loss", TL_FORM_PLAIN, validation, "perplexity", TL_FORM_PLAIN, exp(validation));
+    put_figure(p, "Validation loss", TL_FORM_PLAIN, validation, "perplexity", TL_FORM_COUNT, exp(validation));
     put_figure(p, "Training loss", TL_FORM_PLAIN, loss, "at first", TL_FORM_PLAIN,
                run->n > 1 ? run->column[TL_COLUMN_LOSS][0] : NAN);
     put_figure(p, "Bits per byte", TL_FORM_PLAIN, number(happened, "bits_per_byte"), "", TL_FORM_PLAIN, NAN);
@@ -218,6 +218,7 @@ static void put_loss(tl_page *p, const tl_run *run) {
                       .n_series = isfinite(last(run, TL_COLUMN_VALIDATION_LOSS)) ? 3 : 2,
                       .form = TL_FORM_PLAIN,
                       .level = NAN,
+                      .legend = true,
                       .marked = run->column[TL_COLUMN_SKIPPED]};
     /* Once for a wide window and once for a telephone: a picture's letters shrink with it. */
     chart.extra_class = "wide", chart.width = 1080, chart.height = 380;
@@ -235,7 +236,10 @@ static void put_line(tl_page *p, const tl_run *run, const char *title, const cha
         return;
     }
     bool exact = column == TL_COLUMN_LEARNING_RATE || column == TL_COLUMN_RSS; /* nothing to smooth */
-    tl__smooth(smooth, run->column[column], run->n, exact ? 0 : run->n / 80 < 1000 ? run->n / 80 : 1000);
+    /* Throughput is noise about a level; a gradient norm's spikes are the news. */
+    int part_of_run = column == TL_COLUMN_GRAD_NORM ? 500 : 80;
+    int reach = run->n / part_of_run < 1000 ? run->n / part_of_run : 1000;
+    tl__smooth(smooth, run->column[column], run->n, exact ? 0 : reach);
     tl_chart chart = {
         .title = title,
         .note = note,
@@ -250,7 +254,7 @@ static void put_line(tl_page *p, const tl_run *run, const char *title, const cha
         .level = level,
         .level_label = level_label};
     if (exact) chart.series[0] = chart.series[1], chart.n_series = 1;
-    if (!level_label) chart.series[chart.n_series - 1].label = title;
+    chart.legend = level_label != NULL; /* one line alone is named by the title */
     tl__chart_lines(p, &chart);
     free(smooth);
 }
@@ -280,11 +284,15 @@ static void put_ledger(tl_page *p, const tl_run *run) {
                  "<th>time<th>share<th title=\"achieved, and its part of the measured f32 peak\">FLOP/s"
                  "<th title=\"moved, and its part of the measured read bandwidth\">B/s</thead>",
                  tl__form(text, TL_FORM_SECONDS, t->wall_seconds / run->n));
-    double longest = t->seconds[order[0]] > 0 ? t->seconds[order[0]] : 1;
+    const double LEAST_SHARE = 0.003;
+    double longest = t->seconds[order[0]] > 0 ? t->seconds[order[0]] : 1, small = 0;
     for (int k = 0; k < TL_BUCKETS; k++) {
         int b = order[k];
         double s = t->seconds[b];
-        if (!(s / t->wall_seconds >= 5e-5)) continue;
+        if (b != TL_BUCKET_OTHER && !(s / t->wall_seconds >= LEAST_SHARE)) { /* what no span claims is always shown */
+            small += s > 0 ? s : 0;
+            continue;
+        }
         tl__page_put(p, "<tr><th><span class=bar style=\"width:%.1f%%;background:var(--b%d)\"></span>%s",
                      100 * s / longest, b, bucket_words(b));
         tl__page_put(p, "<td>%s", tl__form(text, TL_FORM_SECONDS, s / run->n));
@@ -300,10 +308,14 @@ static void put_ledger(tl_page *p, const tl_run *run) {
         }
         tl__page_put(p, "</tr>");
     }
+    if (small > 0) {
+        tl__page_put(p, "<tr><th class=soft>all others<td>%s", tl__form(text, TL_FORM_SECONDS, small / run->n));
+        tl__page_put(p, "<td>%s<td><td></tr>", tl__form(text, TL_FORM_PERCENT, small / t->wall_seconds));
+    }
     tl__page_put(p, "</table></figure>\n");
     const char *names[TL_BUCKETS];
     for (int b = 0; b < TL_BUCKETS; b++) names[b] = bucket_words(b);
-    tl__chart_shares(p, "Over the run", 520, 300, run->n, run->column[TL_COLUMN_STEP], TL_BUCKETS,
+    tl__chart_shares(p, "Over the run", 520, 400, run->n, run->column[TL_COLUMN_STEP], TL_BUCKETS,
                      &run->column[TL_COLUMN_SECONDS], names);
     tl__page_put(p, "</div>\n");
 }
@@ -395,7 +407,7 @@ static void put_predicted(tl_page *p, const tl_run *run) {
         tl__page_put(p, "<tr><th>%s<td>%s", rows[i].label, tl__form(text, rows[i].form, before));
         tl__page_put(p, "<td>%s<td>", tl__form(text, rows[i].form, after));
         if (isfinite(before) && isfinite(after) && before > 0)
-            tl__page_put(p, "%+.1f\u00a0%%", 100 * (after / before - 1));
+            tl__page_put(p, "%s%.1f\u00a0%%", after < before ? "\u2212" : "+", 100 * fabs(after / before - 1));
         tl__page_put(p, "</tr>");
     }
     tl__page_put(p, "</table>");
