@@ -133,7 +133,7 @@ static bool in_range(const tl_option *o, long double x) {
 }
 
 static int set_number(const tl_option *o, void *field, const char *text, const char *spelled, tl_error *err) {
-    long double x;
+    long double x = 0;
     char range[128];
     bool whole = o->kind == TL_OPTION_INT;
     describe_range(range, sizeof range, o, whole ? "a whole number" : "a number");

@@ -106,7 +106,8 @@ static int gather_folder(subject *s, tl_error *err) {
         s->vocab = tl__tokenizer_vocab(tok);
         tl__tokenizer_close(tok);
     }
-    return status ? status : tl__safetensors_open(&s->file, s->folder, err);
+    if (!status) status = tl__safetensors_open(&s->file, s->folder, err);
+    return status ? status : tl__model_fits(&s->arch, s->file, s->folder, err);
 }
 
 static int gather(subject *s, tl_error *err) {

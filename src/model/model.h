@@ -22,6 +22,8 @@ typedef struct tl_model {
 
 /* A checkpoint folder, weights mapped (or read, where they are not f32 or mapping is off). Positions 0: the config's maximum. */
 int tl__model_open(tl_model *model, const char *folder, int positions, tl_error *err);
+/* Whether a file holds every tensor that the architecture calls for, in its shape, and no other. Reads no weights. */
+int tl__model_fits(const tl_arch *arch, const tl_safetensors *file, const char *folder, tl_error *err);
 /* Weights in a flat, writable buffer: from a folder, or random. Trainer's form. */
 int tl__model_create(tl_model *model, const tl_arch *arch, int positions, tl_error *err); /* flat all zero */
 int tl__model_load_into(tl_model *model, const char *folder, tl_error *err);

@@ -126,6 +126,18 @@ static int check_tensors(const tl_model *m, const tl_safetensors *file, const tl
     return 0;
 }
 
+int tl__model_fits(const tl_arch *arch, const tl_safetensors *file, const char *folder, tl_error *err) {
+    tl_model m = {.arch = *arch};
+    int status = tl__params_make(&m.params, arch, err);
+    if (status) return status;
+    const tl_tensor_info **tensors = calloc((size_t)m.params.n, sizeof *tensors);
+    status = tensors ? check_tensors(&m, file, tensors, folder, err)
+                     : tl__fail(err, TL_ENOMEM, "no memory for %d tensor records", m.params.n);
+    free(tensors);
+    tl__params_free(&m.params);
+    return status;
+}
+
 int tl__model_load_into(tl_model *m, const char *folder, tl_error *err) {
     assert(m->flat);
     tl_safetensors *file;
