@@ -81,45 +81,22 @@ tl_source tl__cli_source(const tl_cli *cli, const char *name) {
 
 /* ---- values ---- */
 
-/* A decimal number with an optional suffix k, M, G or T. Nothing else that strtold would take (hex, inf, leading
- * blanks). */
-static bool parse_number(const char *text, long double *out) {
+/* A decimal number with an optional suffix k, M, G (or B) or T, spelled as strtod reads it: "1.5M" becomes "1.5e6", so
+ * that no rounding comes between. Nothing else that strtod would take (hex, inf, leading blanks). */
+static bool spell_number(char out[80], const char *text) {
+    static const char suffixes[] = "kKmMgGbBtT", *const exponents[] = {"e3", "e6", "e9", "e9", "e12"};
     size_t n = strspn(text, "+-.0123456789eE");
-    if (n == 0 || strpbrk(text, "0123456789") == NULL || strlen(text) > 64) return false;
-    char digits[72];
-    memcpy(digits, text, n);
-    digits[n] = 0;
-    char *end;
-    long double x = strtold(digits, &end);
-    if (end == digits || *end) return false;
-    long double unit = 1;
+    if (n == 0 || n > 64) return false;
+    memcpy(out, text, n);
+    out[n] = 0;
     if (text[n]) {
-        switch (text[n]) {
-        case 'k':
-        case 'K':
-            unit = 1e3L;
-            break;
-        case 'm':
-        case 'M':
-            unit = 1e6L;
-            break;
-        case 'g':
-        case 'G':
-        case 'b':
-        case 'B':
-            unit = 1e9L;
-            break;
-        case 't':
-        case 'T':
-            unit = 1e12L;
-            break;
-        default:
-            return false;
-        }
-        if (text[n + 1]) return false;
+        const char *suffix = strchr(suffixes, text[n]);
+        if (!suffix || text[n + 1] || strpbrk(out, "eE")) return false;
+        strcpy(out + n, exponents[(suffix - suffixes) / 2]);
     }
-    *out = x * unit;
-    return isfinite(*out);
+    char *end;
+    double x = strtod(out, &end);
+    return end != out && !*end && isfinite(x);
 }
 
 static void describe_range(char *out, size_t size, const tl_option *o, const char *noun) {
@@ -133,17 +110,16 @@ static bool in_range(const tl_option *o, long double x) {
 }
 
 static int set_number(const tl_option *o, void *field, const char *text, const char *spelled, tl_error *err) {
-    long double x = 0;
-    char range[128];
-    bool whole = o->kind == TL_OPTION_INT;
-    describe_range(range, sizeof range, o, whole ? "a whole number" : "a number");
-    bool ok = parse_number(text, &x) && in_range(o, x);
-    /* 2^63 itself is out: the largest long double below it is exact on x86 and on 64-bit mantissas; elsewhere it rounds
-     * up and is refused, which is harmless. */
-    if (ok && whole) ok = x == floorl(x) && x >= -0x1p63L && x < 0x1p63L;
-    if (!ok) return tl__fail(err, TL_EINVALID, "%s needs %s, not '%.80s'", spelled, range, text);
-    if (whole) *(int64_t *)field = (int64_t)x;
-    else *(double *)field = (double)x;
+    char digits[80], range[128];
+    bool whole = o->kind == TL_OPTION_INT, ok = spell_number(digits, text);
+    long double exact = ok ? strtold(digits, NULL) : 0; /* 64 bits of mantissa hold every int64_t */
+    if (ok && whole) ok = exact == floorl(exact) && exact >= -0x1p63L && exact < 0x1p63L;
+    if (!ok || !in_range(o, exact)) {
+        describe_range(range, sizeof range, o, whole ? "a whole number" : "a number");
+        return tl__fail(err, TL_EINVALID, "%s needs %s, not '%.80s'", spelled, range, text);
+    }
+    if (whole) *(int64_t *)field = (int64_t)exact;
+    else *(double *)field = strtod(digits, NULL);
     return 0;
 }
 
