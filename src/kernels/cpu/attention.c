@@ -15,6 +15,7 @@ typedef struct scratch { /* of one worker */
     float v[CHUNK][TL_MAX_HEAD_DIM]; /* values padded to whole vectors, for head widths that are not */
     float p[TILE][CHUNK];
     float M[ITEMS + 16], L[ITEMS + 16];
+    int64_t row[ITEMS], head[ITEMS];
     int limit[ITEMS]; /* keys that the item sees */
 } scratch;
 _Static_assert(sizeof(scratch) <= TL_WORKSPACE_PER_WORKER_BYTES, "a worker's slice holds the scratch");
@@ -33,21 +34,36 @@ typedef struct job {
 
 DEFINE_MIX(mix_values, CHUNK, 1, true)
 
-/* Scores of one row → weights, in place; returns their sum. Scores from n on are −inf to the maximum and weigh +0. */
-TL_INLINE float softmax_row(float *p, int n, float scale, float *max) {
-    const v16 scales = v16_set1(scale), none = v16_set1(-INFINITY);
+/* Scores of one row, in `vecs` vectors of which the last has `last` keys → weights, in place; returns their sum. Absent
+ * keys take no part. */
+TL_INLINE float softmax_vecs(float *p, int vecs, int last, bool whole, float scale, float *max) {
+    const v16 scales = v16_set1(scale);
+    const m16 present = m16_first(last);
     v16 x[BLOCKS];
-    UNROLL for (int b = 0; b < BLOCKS; b++) x[b] = v16_mul(v16_load(p + b * 16), scales);
-    if (n < CHUNK)
-        UNROLL for (int b = 0; b < BLOCKS; b++) x[b] =
-            v16_select(m16_first(min_int(max_int(n - b * 16, 0), 16)), x[b], none);
-    *max = v16_max_reduce(v16_max(v16_max(v16_max(x[0], x[1]), x[2]), x[3]));
-    const v16 top = v16_set1(*max);
-    UNROLL for (int b = 0; b < BLOCKS; b++) x[b] = v16_exp(v16_sub(x[b], top));
-    if (n < CHUNK)
-        UNROLL for (int b = 0; b < BLOCKS; b++) x[b] = v16_keep(m16_first(min_int(max_int(n - b * 16, 0), 16)), x[b]);
-    UNROLL for (int b = 0; b < BLOCKS; b++) v16_store(p + b * 16, x[b]);
-    return v16_sum(v16_add(v16_add(v16_add(x[0], x[1]), x[2]), x[3]));
+    UNROLL for (int b = 0; b < vecs; b++) x[b] = v16_mul(v16_load(p + b * 16), scales);
+    v16 top = vecs == 1 ? v16_set1(-INFINITY) : x[0], sum = v16_zero();
+    UNROLL for (int b = 1; b < vecs - 1; b++) top = v16_max(top, x[b]);
+    v16 with_last = v16_max(top, x[vecs - 1]);
+    *max = v16_max_reduce(whole ? with_last : v16_select(present, with_last, top));
+    top = v16_set1(*max);
+    UNROLL for (int b = 0; b < vecs; b++) x[b] = v16_exp(v16_sub(x[b], top));
+    if (!whole) x[vecs - 1] = v16_keep(present, x[vecs - 1]);
+    UNROLL for (int b = 0; b < vecs; b++) v16_store(p + b * 16, x[b]), sum = b ? v16_add(sum, x[b]) : x[0];
+    return v16_sum(sum);
+}
+
+TL_INLINE float softmax_row(float *p, int n, float scale, float *max) {
+    if (n == CHUNK) return softmax_vecs(p, BLOCKS, 16, true, scale, max);
+    switch ((n - 1) / 16) {
+    case 0:
+        return softmax_vecs(p, 1, n, false, scale, max);
+    case 1:
+        return softmax_vecs(p, 2, n - 16, false, scale, max);
+    case 2:
+        return softmax_vecs(p, 3, n - 32, false, scale, max);
+    default:
+        return softmax_vecs(p, 4, n - 48, false, scale, max);
+    }
 }
 
 /* (M, L) of a tile with the chunk's (m, l): the merged pair, and the factors of the old and the new rows. */
@@ -66,22 +82,38 @@ static void copy_row(float *to, const float *from, int D) {
     if (d < D) v16_store(to + d, v16_load_n(from + d, D - d));
 }
 
-/* Items first_item … +n of the rows `row0` … of sequence s. */
-static void attend(const job *j, scratch *w, int s, int64_t row0, int kh, int64_t first_item, int n) {
-    const int D = j->D, G = j->H / j->Hkv, Dv = (D + 15) / 16;
-    const int32_t *table = j->rows->block + j->rows->seq_block[s];
+/* Items of a run of rows of sequence s for key head kh: item x of the run is row row0 + x/G, query head kh·G + x%G. */
+typedef struct group {
+    int s, kh, n;
+    int64_t row0, first;
+} group;
+
+/* Bring the query and the place of the output nearer, two tiles before they are needed: rows lie far apart. */
+static void foresee(const job *j, const scratch *w, int t, int n) {
+    if (t >= n) return;
+    const float *q = j->q + w->row[t] * j->ldq + w->head[t] * j->D;
+    const float *out = j->out + w->row[t] * j->ldo + w->head[t] * j->D;
+    for (int d = 0; d < j->D; d += 16) tl_prefetch(q + d), __builtin_prefetch(out + d, 1);
+}
+
+static void attend(const job *j, scratch *w, const group *g) {
+    const int D = j->D, Dv = (D + 15) / 16, n = g->n;
+    const int32_t *table = j->rows->block + j->rows->seq_block[g->s];
+    const int G = j->H / j->Hkv;
+    int64_t row = g->row0 + g->first / G, head = g->first % G;
     for (int t = 0; t < n; t++) {
-        int64_t r = row0 + (first_item + t) / G, h = kh * G + (first_item + t) % G;
-        copy_row(w->q[t], j->q + r * j->ldq + h * D, D);
-        w->limit[t] = j->rows->pos[r] + 1;
+        w->row[t] = row, w->head[t] = g->kh * G + head;
+        w->limit[t] = j->rows->pos[row] + 1;
+        if (++head == G) head = 0, row++;
     }
+    for (int t = 0; t < 2 * TILE; t++) foresee(j, w, t, n);
     for (int key0 = 0, first = 0; key0 < w->limit[n - 1]; key0 += CHUNK) {
         const int keys = min_int(w->limit[n - 1] - key0, CHUNK), blocks = (keys + BLOCK - 1) / BLOCK;
         const float *kb[BLOCKS], *vb[BLOCKS];
         int64_t ldv = D;
         for (int b = 0; b < blocks; b++) {
-            kb[b] = block_of(j->kv.k, table[key0 / BLOCK + b], kh, j->Hkv, D);
-            vb[b] = block_of(j->kv.v, table[key0 / BLOCK + b], kh, j->Hkv, D);
+            kb[b] = block_of(j->kv.k, table[key0 / BLOCK + b], g->kh, j->Hkv, D);
+            vb[b] = block_of(j->kv.v, table[key0 / BLOCK + b], g->kh, j->Hkv, D);
         }
         if (D % 16) {
             ldv = Dv * 16;
@@ -93,6 +125,11 @@ static void attend(const job *j, scratch *w, int s, int64_t row0, int kh, int64_
             rows = tile_rows(n - t);
             int edge[TILE];
             for (int r = 0; r < rows; r++) edge[r] = min_int(w->limit[t + r] - key0, CHUNK);
+            if (key0 == 0)
+                for (int r = 0; r < rows; r++) {
+                    foresee(j, w, t + r + 2 * TILE, n);
+                    copy_row(w->q[t + r], j->q + w->row[t + r] * j->ldq + w->head[t + r] * D, D);
+                }
             dots(rows, w->p[0], w->q[t], kb, (edge[rows - 1] + BLOCK - 1) / BLOCK, D);
             float m[16] = {0}, l[16] = {0};
             for (int r = 0; r < rows; r++) l[r] = softmax_row(w->p[r], edge[r], j->scale, &m[r]);
@@ -105,11 +142,12 @@ static void attend(const job *j, scratch *w, int s, int64_t row0, int kh, int64_
         }
     }
     for (int t = 0; t < n; t++) {
-        int64_t r = row0 + (first_item + t) / G, h = kh * G + (first_item + t) % G;
+        const int64_t r = w->row[t], h = w->head[t];
         float *to = j->out + r * j->ldo + h * D;
         const v16 inverse = v16_set1(1 / w->L[t]);
-        for (int d = 0; d < D; d += 16)
-            v16_store_n(to + d, v16_mul(v16_load(w->o[t] + d), inverse), min_int(D - d, 16));
+        int d = 0;
+        for (; d + 16 <= D; d += 16) v16_store(to + d, v16_mul(v16_load(w->o[t] + d), inverse));
+        if (d < D) v16_store_n(to + d, v16_mul(v16_load(w->o[t] + d), inverse), D - d);
         if (j->max_sum) j->max_sum[(r * j->H + h) * 2] = w->M[t], j->max_sum[(r * j->H + h) * 2 + 1] = w->L[t];
     }
 }
@@ -124,7 +162,8 @@ static void forward_task(void *user, int64_t i, int worker) {
         int64_t row0 = max_int((int)from, rows->seq_row[s]), row1 = min_int((int)to, rows->seq_row[s + 1]);
         int64_t items = (row1 - row0) * G;
         for (int64_t x = 0; x < items; x += ITEMS)
-            attend(j, tl__workspace(j->ctx, worker), s, row0, kh, x, (int)(items - x < ITEMS ? items - x : ITEMS));
+            attend(j, tl__workspace(j->ctx, worker),
+                   &(group){s, kh, (int)(items - x < ITEMS ? items - x : ITEMS), row0, x});
     }
 }
 

@@ -9,6 +9,8 @@
 #include "kernels/cpu/attention_tiles.h"
 #include "kernels/cpu/elementary16.h"
 
+enum { AHEAD = 2 * TILE }; /* rows that loads are foreseen by */
+
 typedef struct scratch {                          /* of one worker */
     float k[CHUNK][ROW];                          /* a chunk's keys as rows */
     float v[BLOCKS][TL_MAX_HEAD_DIM * BLOCK];     /* its values interleaved as keys are stored: [D][16] a block */
@@ -57,29 +59,33 @@ static void load_keys(const job *j, scratch *w, int s, int kh, int key0, int key
     }
 }
 
-/* Rows r0 … r0+n−1 of head h: q and dout as padded rows, and each row's M, 1/L and δ. */
-static void load_queries(const job *j, scratch *w, int64_t r0, int h, int n) {
+/* Query i of a chunk, row r, head h: q and dout as padded rows, M, 1/L and δ. */
+TL_INLINE void load_query(const job *j, scratch *w, int64_t r, int h, int i) {
     const int D = j->D;
-    for (int i = 0; i < n; i++) {
-        const int64_t r = r0 + i;
-        const float *q = j->q + r * j->ldq + (int64_t)h * D, *ms = j->max_sum + (r * j->H + h) * 2;
-        const float *g = j->dout + r * j->ldo + (int64_t)h * D, *o = j->out + r * j->ldo + (int64_t)h * D;
-        v16 lane = v16_zero();
-        int d = 0;
-        for (; d + 16 <= D; d += 16) {
-            v16 x = v16_load(g + d);
-            v16_store(w->q[i] + d, v16_load(q + d));
-            v16_store(w->g[i] + d, x);
-            lane = v16_fma(x, v16_load(o + d), lane);
-        }
-        if (d < D) {
-            v16 x = v16_load_n(g + d, D - d);
-            v16_store(w->q[i] + d, v16_load_n(q + d, D - d));
-            v16_store(w->g[i] + d, x);
-            lane = v16_select(m16_first(D - d), v16_fma(x, v16_load_n(o + d, D - d), lane), lane);
-        }
-        w->M[i] = ms[0], w->inverse[i] = 1 / ms[1], w->delta[i] = v16_sum(lane);
+    const float *q = j->q + r * j->ldq + (int64_t)h * D, *ms = j->max_sum + (r * j->H + h) * 2;
+    const float *g = j->dout + r * j->ldo + (int64_t)h * D, *o = j->out + r * j->ldo + (int64_t)h * D;
+    v16 lane = v16_zero();
+    int d = 0;
+    for (; d + 16 <= D; d += 16) {
+        v16 x = v16_load(g + d);
+        v16_store(w->q[i] + d, v16_load(q + d));
+        v16_store(w->g[i] + d, x);
+        lane = v16_fma(x, v16_load(o + d), lane);
     }
+    if (d < D) {
+        v16 x = v16_load_n(g + d, D - d);
+        v16_store(w->q[i] + d, v16_load_n(q + d, D - d));
+        v16_store(w->g[i] + d, x);
+        lane = v16_select(m16_first(D - d), v16_fma(x, v16_load_n(o + d, D - d), lane), lane);
+    }
+    w->M[i] = ms[0], w->inverse[i] = 1 / ms[1], w->delta[i] = v16_sum(lane);
+}
+
+/* Bring a row of q, dout and out nearer before it is loaded: rows lie far apart. */
+TL_INLINE void foresee(const job *j, int64_t r, int h) {
+    const int64_t at = r * j->ldo + (int64_t)h * j->D;
+    const float *q = j->q + r * j->ldq + (int64_t)h * j->D, *g = j->dout + at, *o = j->out + at;
+    for (int d = 0; d < j->D; d += 16) tl_prefetch(q + d), tl_prefetch(g + d), tl_prefetch(o + d);
 }
 
 /* Scores and dp of a query's first n keys → p and ds, in place. */
@@ -110,10 +116,15 @@ static void pair(const job *j, scratch *w, int h, int64_t r0, int i0, int ni, in
         vb[b] = w->v[b], kr[b] = w->k[b * BLOCK];
         qr[b] = w->q[b * BLOCK], gr[b] = w->g[b * BLOCK];
     }
+    for (int i = 0; i < min_int(ni, AHEAD); i++) foresee(j, r0 + i, h);
     for (int i = 0, rows; i < ni; i += rows) {
         rows = tile_rows(ni - i);
         int edge[TILE];
-        for (int r = 0; r < rows; r++) edge[r] = min_int(i0 + i + r + 1 - j0, nj);
+        for (int r = 0; r < rows; r++) {
+            edge[r] = min_int(i0 + i + r + 1 - j0, nj);
+            load_query(j, w, r0 + i + r, h, i + r);
+            if (i + r + AHEAD < ni) foresee(j, r0 + i + r + AHEAD, h);
+        }
         const int blocks = (edge[rows - 1] + BLOCK - 1) / BLOCK;
         dots(rows, w->p[i], w->q[i], w->kb, blocks, D);
         dots(rows, w->ds[i], w->g[i], vb, blocks, D);
@@ -151,7 +162,6 @@ static void pairs(const job *j, scratch *w, int s, int kh, int j_from, int j_to,
         for (int h = kh * G; h < (kh + 1) * G; h++)
             for (int I = max_int(i_from, J); I < i_to; I++) {
                 const int i0 = I * CHUNK, ni = min_int(T - i0, CHUNK);
-                load_queries(j, w, row0 + i0, h, ni);
                 pair(j, w, h, row0 + i0, i0, ni, j0, nj, want_q, want_k, h == kh * G && I == J);
             }
         if (!want_k) continue;

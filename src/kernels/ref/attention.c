@@ -54,10 +54,11 @@ static void attend(real *out, real *max_sum, const real *q, real_kv kv, const tl
     for (int first = 0; first <= pos; first += CHUNK) {
         int n = pos + 1 - first < CHUNK ? pos + 1 - first : CHUNK;
         real p[CHUNK], lane[LANES], o[TL_MAX_HEAD_DIM];
-        for (int j = 0; j < CHUNK; j++)
-            p[j] = j < n ? score(q, key_at(kv, rows, s, first + j, kh, Hkv, D), D, scale) : -INFINITY;
-        for (int j = 0; j < LANES; j++) lane[j] = p[j];
-        for (int j = LANES; j < CHUNK; j++) lane[j % LANES] = lane[j % LANES] > p[j] ? lane[j % LANES] : p[j];
+        for (int j = 0; j < LANES; j++) lane[j] = -INFINITY;
+        for (int j = 0; j < n; j++) {
+            p[j] = score(q, key_at(kv, rows, s, first + j, kh, Hkv, D), D, scale);
+            lane[j % LANES] = lane[j % LANES] > p[j] ? lane[j % LANES] : p[j];
+        }
         real m = lanes_max(lane);
         for (int j = 0; j < LANES; j++) lane[j] = 0;
         for (int j = 0; j < n; j++) {
