@@ -1,0 +1,431 @@
+/* test_attention.c — kv_store, attention and attention_backward: the fast forms against the definition, bit for bit,
+ * over ragged rows; the row law; and the definition itself against plain softmax and finite differences in double.
+ *
+ * Every KV store here starts as NaN, so a lane or block that should not be read shows in the result. */
+#define TL_REF_DOUBLE
+#include "../../src/kernels/ref/attention.c"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+#include "base/rng.h"
+
+enum { MAX_SEQS = 40 };
+
+static const char *const isas[] = {"ref", "avx2", "avx512"};
+static tl_ctx contexts[3][5]; /* [isa][threads]; ops NULL where the CPU cannot */
+
+static int open_contexts(void **state) {
+    for (int isa = 0; isa < 3; isa++)
+        for (int threads = 1; threads <= 4; threads++)
+            if (tl__ctx_open(&contexts[isa][threads], threads, isas[isa], NULL)) contexts[isa][threads].ops = NULL;
+    return contexts[0][1].ops ? 0 : -1;
+}
+
+static int close_contexts(void **state) {
+    for (int isa = 0; isa < 3; isa++)
+        for (int threads = 1; threads <= 4; threads++)
+            if (contexts[isa][threads].ops) tl__ctx_close(&contexts[isa][threads]);
+    return 0;
+}
+
+/* Sequences of given pasts and new rows over one KV store whose blocks are dealt out in a keyed order. */
+typedef struct world {
+    int H, Hkv, D, S;
+    int past[MAX_SEQS], fresh[MAX_SEQS];
+    tl_rows rows; /* the fresh ones */
+    int32_t *pos, *seq_row, *seq_block, *block;
+    int blocks;
+    int64_t kv_floats, ldq, ldkv, ldo; /* leading dimensions wider than the heads, as in a fused QKV product */
+    tl_kv kv;
+    float *q, *k, *v, *dout; /* of the fresh rows */
+    float *past_k, *past_v;  /* [all positions of all sequences][Hkv·D] */
+    int32_t *past_at;        /* [S] first row of a sequence in past_k */
+    float scale;
+} world;
+
+static uint64_t world_seed = 1;
+
+static float *random_floats(size_t n) {
+    float *x = malloc(n * sizeof(float));
+    assert_non_null(x);
+    tl__normal_fill(x, n, 0, 1, world_seed++, 0, 0);
+    return x;
+}
+
+static float *nan_floats(size_t n) {
+    float *x = malloc(n * sizeof(float));
+    assert_non_null(x);
+    memset(x, 0xff, n * sizeof(float));
+    return x;
+}
+
+static void world_open(world *w, int H, int Hkv, int D, int S, const int *past, const int *fresh) {
+    *w = (world){.H = H, .Hkv = Hkv, .D = D, .S = S, .scale = 1 / sqrtf((float)D)};
+    int R = 0, all = 0;
+    w->seq_row = malloc((size_t)(S + 1) * sizeof(int32_t));
+    w->seq_block = malloc((size_t)S * sizeof(int32_t));
+    w->past_at = malloc((size_t)S * sizeof(int32_t));
+    for (int s = 0; s < S; s++) {
+        w->past[s] = past[s], w->fresh[s] = fresh[s];
+        w->seq_row[s] = R, w->seq_block[s] = w->blocks, w->past_at[s] = all;
+        R += fresh[s], all += past[s] + fresh[s];
+        w->blocks += (past[s] + fresh[s] + TL_KV_BLOCK - 1) / TL_KV_BLOCK;
+    }
+    w->seq_row[S] = R;
+    w->pos = malloc((size_t)(R + 1) * sizeof(int32_t));
+    w->block = malloc((size_t)(w->blocks + 1) * sizeof(int32_t));
+    for (int s = 0; s < S; s++)
+        for (int i = 0; i < fresh[s]; i++) w->pos[w->seq_row[s] + i] = past[s] + i;
+    for (int b = 0; b < w->blocks; b++)
+        w->block[b] = (int32_t)tl__permute((uint64_t)b, (uint64_t)w->blocks, world_seed, 0);
+    w->rows = (tl_rows){R, S, NULL, w->pos, w->seq_row, w->seq_block, w->block};
+    w->ldq = (int64_t)H * D + 3, w->ldkv = (int64_t)Hkv * D + 5, w->ldo = (int64_t)H * D + 1;
+    w->kv_floats = (int64_t)w->blocks * Hkv * D * TL_KV_BLOCK;
+    w->kv = (tl_kv){nan_floats((size_t)w->kv_floats), nan_floats((size_t)w->kv_floats)};
+    w->q = random_floats((size_t)(R * w->ldq)), w->dout = random_floats((size_t)(R * w->ldo));
+    w->k = random_floats((size_t)(R * w->ldkv)), w->v = random_floats((size_t)(R * w->ldkv));
+    w->past_k = random_floats((size_t)((int64_t)all * Hkv * D)),
+    w->past_v = random_floats((size_t)((int64_t)all * Hkv * D));
+    /* The pasts, one row at a time by the definition. */
+    for (int s = 0; s < S; s++)
+        for (int32_t p = 0; p < past[s]; p++) {
+            int32_t span[2] = {0, 1};
+            tl_rows one = {1, 1, NULL, &p, span, w->seq_block + s, w->block};
+            int64_t at = (w->past_at[s] + p) * (int64_t)Hkv * D;
+            contexts[0][1].ops->kv_store(&contexts[0][1], w->kv, w->past_k + at, 0, w->past_v + at, 0, &one, Hkv, D);
+        }
+}
+
+static void world_close(world *w) {
+    free(w->seq_row), free(w->seq_block), free(w->past_at), free(w->pos), free(w->block);
+    free(w->kv.k), free(w->kv.v), free(w->q), free(w->k), free(w->v), free(w->dout), free(w->past_k), free(w->past_v);
+}
+
+static tl_kv kv_copy(const world *w) {
+    tl_kv kv = {nan_floats((size_t)w->kv_floats), nan_floats((size_t)w->kv_floats)};
+    memcpy(kv.k, w->kv.k, (size_t)w->kv_floats * sizeof(float));
+    memcpy(kv.v, w->kv.v, (size_t)w->kv_floats * sizeof(float));
+    return kv;
+}
+
+/* What the operators give; unwritten places stay NaN. */
+typedef struct result {
+    tl_kv kv;
+    float *out, *max_sum, *dq, *dk, *dv;
+    size_t out_floats, sum_floats, grad_floats;
+    int64_t ld;
+} result;
+
+static result compute(tl_ctx *ctx, const world *w, bool backward) {
+    result r = {.kv = kv_copy(w), .ld = (int64_t)w->H * w->D + 7};
+    r.out_floats = (size_t)(w->rows.R * w->ldo), r.sum_floats = (size_t)w->rows.R * (size_t)w->H * 2;
+    r.grad_floats = backward ? (size_t)(w->rows.R * r.ld) : 0;
+    r.out = nan_floats(r.out_floats), r.max_sum = nan_floats(r.sum_floats);
+    r.dq = nan_floats(r.grad_floats), r.dk = nan_floats(r.grad_floats), r.dv = nan_floats(r.grad_floats);
+    ctx->ops->kv_store(ctx, r.kv, w->k, w->ldkv, w->v, w->ldkv, &w->rows, w->Hkv, w->D);
+    ctx->ops->attention(ctx, r.out, w->ldo, r.max_sum, w->q, w->ldq, r.kv, &w->rows, w->H, w->Hkv, w->D, w->scale);
+    if (backward)
+        ctx->ops->attention_backward(ctx, r.dq, r.dk, r.dv, r.ld, w->dout, r.out, w->ldo, r.max_sum, w->q, w->ldq, r.kv,
+                                     &w->rows, w->H, w->Hkv, w->D, w->scale);
+    return r;
+}
+
+static void result_close(result *r) {
+    free(r->kv.k), free(r->kv.v), free(r->out), free(r->max_sum), free(r->dq), free(r->dk), free(r->dv);
+}
+
+static void assert_same(const char *what, const world *w, const float *a, const float *b, size_t n) {
+    if (memcmp(a, b, n * sizeof(float)) == 0) return;
+    size_t i = 0;
+    while (memcmp(a + i, b + i, sizeof(float)) == 0) i++;
+    print_error("%s[%zu]: %a, by the definition %a (H %d, Hkv %d, D %d, S %d, first past %d, fresh %d)\n", what, i,
+                (double)a[i], (double)b[i], w->H, w->Hkv, w->D, w->S, w->past[0], w->fresh[0]);
+    fail();
+}
+
+static void assert_result(const world *w, const result *a, const result *b) {
+    assert_same("k", w, a->kv.k, b->kv.k, (size_t)w->kv_floats);
+    assert_same("v", w, a->kv.v, b->kv.v, (size_t)w->kv_floats);
+    assert_same("out", w, a->out, b->out, a->out_floats);
+    assert_same("max_sum", w, a->max_sum, b->max_sum, a->sum_floats);
+    assert_same("dq", w, a->dq, b->dq, a->grad_floats);
+    assert_same("dv", w, a->dv, b->dv, a->grad_floats);
+    assert_same("dk", w, a->dk, b->dk, a->grad_floats);
+}
+
+static void assert_all_isas(const world *w, bool backward, int most_threads) {
+    result ref = compute(&contexts[0][1], w, backward);
+    for (int64_t r = 0; r < w->rows.R; r++)
+        for (int i = 0; i < w->H * w->D; i++) {
+            assert_false(isnan(ref.out[r * w->ldo + i]));
+            if (backward) assert_false(isnan(ref.dq[r * ref.ld + i]));
+            if (backward && i < w->Hkv * w->D)
+                assert_false(isnan(ref.dk[r * ref.ld + i]) || isnan(ref.dv[r * ref.ld + i]));
+        }
+    for (int isa = 1; isa < 3; isa++)
+        for (int threads = 1; threads <= most_threads && contexts[isa][threads].ops; threads++) {
+            result fast = compute(&contexts[isa][threads], w, backward);
+            assert_result(w, &fast, &ref);
+            result_close(&fast);
+        }
+    result_close(&ref);
+}
+
+static void fast_equals_ref_forward(void **state) {
+    static const struct {
+        int H, Hkv, D, S, past[6], fresh[6];
+    } cases[] = {
+        {1, 1, 1, 1, {0}, {1}},
+        {1, 1, 4, 1, {0}, {17}},
+        {2, 1, 10, 2, {0, 5}, {65, 3}},
+        {4, 2, 8, 3, {63, 64, 65}, {2, 1, 70}},
+        {3, 3, 64, 2, {0, 0}, {64, 70}},
+        {6, 6, 64, 1, {0}, {200}},
+        {8, 2, 64, 6, {300, 1, 0, 127, 128, 15}, {1, 1, 1, 1, 1, 1}}, /* decode */
+        {9, 3, 64, 4, {100, 0, 250, 64}, {1, 30, 7, 130}},            /* mixed */
+        {2, 2, 128, 2, {10, 0}, {75, 20}},
+        {4, 1, 80, 2, {0, 48}, {33, 100}},
+        {2, 1, 96, 1, {77}, {50}},
+        {2, 2, 20, 1, {0}, {100}},
+        {1, 1, 256, 1, {60}, {12}},
+        {1, 1, 255, 1, {3}, {20}},
+        {16, 1, 16, 2, {0, 90}, {9, 1}},
+        {40, 1, 33, 1, {30}, {4}},
+        {2, 1, 64, 5, {0, 0, 0, 0, 9}, {0, 3, 0, 5, 0}}, /* empty sequences */
+    };
+    for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
+        world w;
+        world_open(&w, cases[c].H, cases[c].Hkv, cases[c].D, cases[c].S, cases[c].past, cases[c].fresh);
+        assert_all_isas(&w, false, 4);
+        world_close(&w);
+    }
+}
+
+static void fast_equals_ref_forward_random(void **state) {
+    for (uint64_t t = 0; t < 60; t++) {
+        tl_u32x4 x = tl__philox(7, TL_RNG_TEST, 0, t), y = tl__philox(7, TL_RNG_TEST, 1, t);
+        int Hkv = 1 + (int)(x.v[0] % 3), G = 1 + (int)(x.v[1] % 4), D = 1 + (int)(x.v[2] % 100),
+            S = 1 + (int)(x.v[3] % 5);
+        int past[MAX_SEQS], fresh[MAX_SEQS];
+        for (int s = 0; s < S; s++)
+            past[s] = (int)((y.v[s % 4] >> s) % 140), fresh[s] = (int)((y.v[(s + 1) % 4] >> s) % 90);
+        world w;
+        world_open(&w, Hkv * G, Hkv, D, S, past, fresh);
+        if (w.rows.R > 0) assert_all_isas(&w, false, 2);
+        world_close(&w);
+    }
+}
+
+static void fast_equals_ref_backward(void **state) {
+    static const struct {
+        int H, Hkv, D, S, fresh[6];
+    } cases[] = {
+        {1, 1, 1, 1, {1}},
+        {1, 1, 4, 1, {17}},
+        {2, 1, 10, 2, {65, 3}},
+        {4, 2, 8, 3, {130, 1, 70}},
+        {1, 1, 64, 1, {300}}, /* one task when whole: split from two threads on */
+        {3, 3, 64, 3, {64, 70, 128}},
+        {4, 2, 64, 6, {5, 20, 0, 33, 64, 63}}, /* packed documents */
+        {2, 2, 128, 1, {140}},
+        {4, 1, 80, 2, {33, 100}},
+        {2, 1, 96, 1, {66}},
+        {1, 1, 255, 1, {70}},
+    };
+    for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
+        world w;
+        static const int none[6];
+        world_open(&w, cases[c].H, cases[c].Hkv, cases[c].D, cases[c].S, none, cases[c].fresh);
+        assert_all_isas(&w, true, 4);
+        world_close(&w);
+    }
+    for (uint64_t t = 0; t < 20; t++) {
+        tl_u32x4 x = tl__philox(8, TL_RNG_TEST, 0, t), y = tl__philox(8, TL_RNG_TEST, 1, t);
+        int Hkv = 1 + (int)(x.v[0] % 2), G = 1 + (int)(x.v[1] % 3), D = 1 + (int)(x.v[2] % 70),
+            S = 1 + (int)(x.v[3] % 8);
+        int past[MAX_SEQS] = {0}, fresh[MAX_SEQS];
+        for (int s = 0; s < S; s++) fresh[s] = 1 + (int)((y.v[s % 4] >> s) % 100);
+        world w;
+        world_open(&w, Hkv * G, Hkv, D, S, past, fresh);
+        assert_all_isas(&w, true, 3);
+        world_close(&w);
+    }
+}
+
+/* Law L1: a prompt in chunks, and one token at a time, gives the bits of the whole. */
+static void law1_chunked_prefill_equals_whole(void **state) {
+    static const int none[1], whole[1] = {150};
+    static const int cuts[][8] = {{150}, {1, 15, 17, 31, 64, 22}, {64, 64, 22}, {100, 50}, {5, 145}};
+    world w;
+    world_open(&w, 4, 2, 64, 1, none, whole);
+    for (int isa = 0; isa < 3; isa++) {
+        tl_ctx *ctx = &contexts[isa][isa == 0 ? 1 : 2];
+        if (!ctx->ops) continue;
+        result all = compute(ctx, &w, false);
+        for (int c = 0; c <= (int)(sizeof cuts / sizeof *cuts); c++) {
+            tl_kv kv = kv_copy(&w);
+            float *out = nan_floats(all.out_floats), *max_sum = nan_floats(all.sum_floats);
+            for (int from = 0, i = 0, n; from < 150; from += n, i++) {
+                n = c < (int)(sizeof cuts / sizeof *cuts) ? cuts[c][i] : 1;
+                int32_t span[2] = {0, n};
+                tl_rows rows = {n, 1, NULL, w.pos + from, span, w.seq_block, w.block};
+                ctx->ops->kv_store(ctx, kv, w.k + from * w.ldkv, w.ldkv, w.v + from * w.ldkv, w.ldkv, &rows, 2, 64);
+                ctx->ops->attention(ctx, out + from * w.ldo, w.ldo, max_sum + from * 8, w.q + from * w.ldq, w.ldq, kv,
+                                    &rows, 4, 2, 64, w.scale);
+            }
+            /* The gap between rows stays as it was. */
+            assert_same("out", &w, out, all.out, all.out_floats);
+            assert_same("max_sum", &w, max_sum, all.max_sum, all.sum_floats);
+            free(kv.k), free(kv.v), free(out), free(max_sum);
+        }
+        result_close(&all);
+    }
+    world_close(&w);
+}
+
+/* Law L1: each row alone gives the bits it has in the batch. */
+static void law1_row_alone_equals_batch(void **state) {
+    static const int past[5] = {0, 100, 63, 7, 0}, fresh[5] = {70, 1, 20, 1, 9};
+    world w;
+    world_open(&w, 6, 3, 80, 5, past, fresh);
+    for (int isa = 0; isa < 3; isa++) {
+        tl_ctx *ctx = &contexts[isa][isa == 0 ? 1 : 3];
+        if (!ctx->ops) continue;
+        result all = compute(ctx, &w, false);
+        for (int s = 0; s < w.S; s++)
+            for (int r = w.seq_row[s]; r < w.seq_row[s + 1]; r++) {
+                float out[6 * 80], max_sum[12];
+                int32_t span[2] = {0, 1};
+                tl_rows one = {1, 1, NULL, w.pos + r, span, w.seq_block + s, w.block};
+                ctx->ops->attention(ctx, out, 0, max_sum, w.q + r * w.ldq, 0, all.kv, &one, 6, 3, 80, w.scale);
+                assert_same("out", &w, out, all.out + r * w.ldo, 6 * 80);
+                assert_same("max_sum", &w, max_sum, all.max_sum + r * 12, 12);
+                /* Without max_sum. */
+                memset(out, 0xff, sizeof out);
+                ctx->ops->attention(ctx, out, 0, NULL, w.q + r * w.ldq, 0, all.kv, &one, 6, 3, 80, w.scale);
+                assert_same("out", &w, out, all.out + r * w.ldo, 6 * 80);
+            }
+        result_close(&all);
+    }
+    world_close(&w);
+}
+
+/* Law L3: sequences apart (micro-batches) give the gradients that they have together. */
+static void law3_backward_by_micro_batch(void **state) {
+    static const int none[4], fresh[4] = {70, 128, 9, 40};
+    world w;
+    world_open(&w, 4, 2, 64, 4, none, fresh);
+    for (int isa = 0; isa < 3; isa++) {
+        tl_ctx *ctx = &contexts[isa][isa == 0 ? 1 : 2];
+        if (!ctx->ops) continue;
+        result all = compute(ctx, &w, true);
+        result part = compute(&contexts[0][1], &w, true); /* for its buffers */
+        memset(part.dq, 0xff, part.grad_floats * sizeof(float));
+        memset(part.dk, 0xff, part.grad_floats * sizeof(float));
+        memset(part.dv, 0xff, part.grad_floats * sizeof(float));
+        for (int s = 0; s < w.S; s++) {
+            int64_t r = w.seq_row[s];
+            int32_t span[2] = {0, w.fresh[s]};
+            tl_rows rows = {w.fresh[s], 1, NULL, w.pos + r, span, w.seq_block + s, w.block};
+            ctx->ops->attention_backward(ctx, part.dq + r * part.ld, part.dk + r * part.ld, part.dv + r * part.ld,
+                                         part.ld, w.dout + r * w.ldo, all.out + r * w.ldo, w.ldo, all.max_sum + r * 8,
+                                         w.q + r * w.ldq, w.ldq, all.kv, &rows, 4, 2, 64, w.scale);
+        }
+        assert_result(&w, &part, &all);
+        result_close(&all), result_close(&part);
+    }
+    world_close(&w);
+}
+
+/* Against softmax in double, as the textbook has it. A score's error is at most (D + 1)·2^-24·Σ|q·k|·scale; with |q·k|
+ * sums near D·0.64 that is (65)·2^-24·41/8 < 2.0e-5, and p's relative error is the same size; v is of order 1 and 150
+ * further chained terms add 150·2^-24 = 9e-6. Random signs leave far less: 2e-5 on values below 4. */
+static void ref_equals_textbook(void **state) {
+    static const int past[2] = {0, 80}, fresh[2] = {100, 70};
+    world w;
+    world_open(&w, 2, 1, 64, 2, past, fresh);
+    result r = compute(&contexts[0][1], &w, false);
+    for (int s = 0; s < 2; s++)
+        for (int i = 0; i < fresh[s]; i++)
+            for (int h = 0; h < 2; h++) {
+                int n = past[s] + i + 1;
+                double p[200], top = -INFINITY, sum = 0, o[64] = {0};
+                const float *q = w.q + (w.seq_row[s] + i) * w.ldq + h * 64;
+                for (int j = 0; j < n; j++) {
+                    const float *k =
+                        j < past[s] ? w.past_k + (w.past_at[s] + j) * 64 : w.k + (w.seq_row[s] + j - past[s]) * w.ldkv;
+                    p[j] = 0;
+                    for (int d = 0; d < 64; d++) p[j] += (double)q[d] * k[d];
+                    p[j] /= 8;
+                    if (p[j] > top) top = p[j];
+                }
+                for (int j = 0; j < n; j++) sum += p[j] = exp(p[j] - top);
+                for (int j = 0; j < n; j++) {
+                    const float *v =
+                        j < past[s] ? w.past_v + (w.past_at[s] + j) * 64 : w.v + (w.seq_row[s] + j - past[s]) * w.ldkv;
+                    for (int d = 0; d < 64; d++) o[d] += p[j] / sum * v[d];
+                }
+                for (int d = 0; d < 64; d++)
+                    assert_true(fabs(r.out[(w.seq_row[s] + i) * w.ldo + h * 64 + d] - o[d]) < 2e-5);
+                assert_true(fabs(r.max_sum[((w.seq_row[s] + i) * 2 + h) * 2] - top) < 2e-5 * (1 + fabs(top)));
+            }
+    result_close(&r);
+    world_close(&w);
+}
+
+/* The definition in double: Σ dout∘attention(q, k, v) moved by ±h along every coordinate. The central difference's
+ * error is h²/6·f''' + 2^-53·|f|/h: with h = 1e-4 and values near 1, about 1e-8. */
+static void ref_backward_equals_finite_differences(void **state) {
+    enum { S = 2, H = 4, HKV = 2, D = 5, R = 70 + 6, BLOCKS = 6 };
+    static int32_t pos[R], seq_row[S + 1] = {0, 70, R}, seq_block[S] = {0, 5}, block[BLOCKS] = {3, 0, 5, 1, 4, 2};
+    for (int i = 0; i < R; i++) pos[i] = i < 70 ? i : i - 70;
+    tl_rows rows = {R, S, NULL, pos, seq_row, seq_block, block};
+    static double x[3][R * H * D], g[3][R * H * D], dout[R * H * D], out[R * H * D], max_sum[R * H * 2];
+    static double kv_k[BLOCKS * HKV * D * TL_KV_BLOCK], kv_v[BLOCKS * HKV * D * TL_KV_BLOCK];
+    real_kv kv = {kv_k, kv_v};
+    memset(kv_k, 0xff, sizeof kv_k), memset(kv_v, 0xff, sizeof kv_v);
+    for (int i = 0; i < R * H * D; i++) {
+        tl_u32x4 u = tl__philox(9, TL_RNG_TEST, 0, (uint64_t)i);
+        for (int a = 0; a < 3; a++) x[a][i] = u.v[a] * 0x1p-31 - 1;
+        dout[i] = u.v[3] * 0x1p-31 - 1;
+    }
+    const double scale = 0.7, step = 1e-4;
+    ref_kv_store(NULL, kv, x[1], H * D, x[2], H * D, &rows, HKV, D);
+    ref_attention(NULL, out, H * D, max_sum, x[0], H * D, kv, &rows, H, HKV, D, scale);
+    ref_attention_backward(NULL, g[0], g[1], g[2], H * D, dout, out, H * D, max_sum, x[0], H * D, kv, &rows, H, HKV, D,
+                           scale);
+    double worst = 0;
+    for (int a = 0; a < 3; a++)
+        for (int i = 0; i < R * H * D; i += 7) { /* 7 and H·D = 20 share no factor: every column is met */
+            if (a > 0 && i % (H * D) >= HKV * D) continue;
+            double f[2];
+            for (int side = 0; side < 2; side++) {
+                double kept = x[a][i];
+                x[a][i] += side ? step : -step;
+                ref_kv_store(NULL, kv, x[1], H * D, x[2], H * D, &rows, HKV, D);
+                ref_attention(NULL, out, H * D, NULL, x[0], H * D, kv, &rows, H, HKV, D, scale);
+                x[a][i] = kept;
+                f[side] = 0;
+                for (int k = 0; k < R * H * D; k++) f[side] += dout[k] * out[k];
+            }
+            double error = fabs((f[1] - f[0]) / (2 * step) - g[a][i]);
+            if (error > worst) worst = error;
+        }
+    if (!(worst < 2e-7)) print_error("worst difference %g\n", worst);
+    assert_true(worst < 2e-7);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(ref_equals_textbook),         cmocka_unit_test(ref_backward_equals_finite_differences),
+        cmocka_unit_test(fast_equals_ref_forward),     cmocka_unit_test(fast_equals_ref_forward_random),
+        cmocka_unit_test(fast_equals_ref_backward),    cmocka_unit_test(law1_chunked_prefill_equals_whole),
+        cmocka_unit_test(law1_row_alone_equals_batch), cmocka_unit_test(law3_backward_by_micro_batch),
+    };
+    return cmocka_run_group_tests(tests, open_contexts, close_contexts);
+}
