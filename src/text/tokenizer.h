@@ -24,7 +24,7 @@ void tl__tokenizer_hash(const tl_tokenizer *tok, char *hex);
 
 /* Ids of a UTF-8 text (invalid bytes: encoded as U+FFFD, counted in *replaced if not NULL). special: text of special tokens in
  * the input becomes their id (else ordinary text). Writes at most cap ids; returns the number needed, or a negative status.
- * A cap of n bytes + 1 always suffices. */
+ * A cap of n suffices for valid UTF-8, 3·n always: U+FFFD is three bytes. */
 int64_t tl__tokenizer_encode(const tl_tokenizer *tok, const char *text, size_t n, bool special, int32_t *ids, size_t cap, int64_t *replaced);
 /* The longest prefix of text[0, n) that can be encoded on its own with the same ids as within a longer text (ends where a
  * pre-token must end whatever follows); 0 if none is known. For reading files in ranges. */
@@ -43,13 +43,15 @@ size_t tl__decoder_finish(tl_decoder *d, char *out); /* flushes what was held ba
 /* Train byte-level BPE (Sennrich et al. 2016; Radford et al. 2019) on files (gz, zst, .jsonl by text_key): GPT-4-style pre-splitting,
  * the merges of `tokenizers`' BpeTrainer(vocab_size, special_tokens, initial_alphabet = ByteLevel.alphabet()) on the same text,
  * ties broken the same way. specials: n names, given the first ids (default <|endoftext|>). limit_bytes > 0: reads only the
- * beginning of each file in proportion. */
+ * beginning of each file in proportion. by_line: each line is a text of its own, as the library's train(files) reads them
+ * (else a file is one text, as it is when encoded); the two differ where white space spans lines. */
 typedef struct tl_bpe_options {
     int vocab;
     const char *const *special;
     int n_special;
     const char *text_key;   /* for JSONL; NULL: "text" */
     int64_t limit_bytes;
+    bool by_line;
     tl_pool *pool;
 } tl_bpe_options;
 int tl__tokenizer_train(tl_tokenizer **tok, const char *const *paths, int n_paths, const tl_bpe_options *options, tl_error *err);
