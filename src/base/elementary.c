@@ -1,11 +1,11 @@
-/* elementary.c — exp, log, tanh, erf, sigmoid, sin and cos of the f32 contract, and the double forms that tables are made
- * with. It promises the same bits on every CPU: only + − × ÷, fma and exactly rounded conversions appear (law L1).
+/* elementary.c — exp, log, tanh, erf, sigmoid, sin and cos of the f32 contract, and the double forms that tables are
+ * made with. It promises the same bits on every CPU: only + − × ÷, fma and exactly rounded conversions appear (law L1).
  *
  * exp, tanh, erf and sigmoid are in f32 and free of branches, because kernels/cpu/elementary16.h runs the very same
- * operations sixteen at a time. log, sin and cos are needed once a row or once a table: they are evaluated in double and
- * rounded once, which leaves them within a hair of half an ulp. Coefficients of the f32 polynomials are our own minimax
- * fits (Remez exchange, coefficients rounded to f32 from the lowest power up, the rest refitted each time); those of the
- * double ones are the Taylor coefficients.
+ * operations sixteen at a time. log, sin and cos are needed once a row or once a table: they are evaluated in double
+ * and rounded once, which leaves them within a hair of half an ulp. Coefficients of the f32 polynomials are our own
+ * minimax fits (Remez exchange, coefficients rounded to f32 from the lowest power up, the rest refitted each time);
+ * those of the double ones are the Taylor coefficients.
  *
  * Selections are written `c < x ? c : x` with the constant first: like minps, they hand a NaN in x on. */
 #include "base/elementary.h"
@@ -101,7 +101,8 @@ float tl__erf(float x) {
     return copysignf(a < 0.921875f ? low : high, x);
 }
 
-/* x = 2^k·m with m in [√½, √2); log m = 2·atanh(s), s = (m − 1)/(m + 1). Doubles hold every f32, denormals too, as normals. */
+/* x = 2^k·m with m in [√½, √2); log m = 2·atanh(s), s = (m − 1)/(m + 1). Doubles hold every f32, denormals too, as
+ * normals. */
 float tl__log(float x) {
     if (!(x > 0.0f)) return x == 0.0f ? -HUGE_VALF : f32_of(0x7fc00000u);
     if (bits_of(x) == 0x7f800000u) return x;

@@ -89,7 +89,7 @@ struct tl_ops {
     void (*rmsnorm)(tl_ctx *ctx, float *out, float *sum, float *rstd, const float *x, const float *y, const float *gain, float eps, int R, int C);
     /* dx[r,:] += rstd·(gain∘dout − xhat·(Σ gain∘dout∘xhat)/C), xhat = s·rstd; dgain += Σ_r dout∘xhat (rows order). */
     void (*rmsnorm_backward)(tl_ctx *ctx, float *dx, float *dgain, const float *dout, const float *s, const float *rstd, const float *gain, int R, int C);
-    /* LayerNorm (Ba et al. 2016) likewise: mean = Σs/C, var = Σ(s−mean)²/C, out = ((s−mean)·rstd)·gain + bias. */
+    /* LayerNorm (Ba et al. 2016) likewise: mean = Σs/C, var = Σ(s−mean)²/C, out = fmaf((s−mean)·rstd, gain, bias). */
     void (*layernorm)(tl_ctx *ctx, float *out, float *sum, float *mean, float *rstd, const float *x, const float *y, const float *gain, const float *bias, float eps, int R, int C);
     void (*layernorm_backward)(tl_ctx *ctx, float *dx, float *dgain, float *dbias, const float *dout, const float *s, const float *mean, const float *rstd, const float *gain, int R, int C);
 
@@ -116,7 +116,8 @@ struct tl_ops {
      * dq, dk, dv are written (not added to), in rows with leading dimension ld. */
     void (*attention_backward)(tl_ctx *ctx, float *dq, float *dk, float *dv, int64_t ld, const float *dout, const float *out, int64_t ldo, const float *max_sum, const float *q, int64_t ldq, tl_kv kv, const tl_rows *rows, int H, int Hkv, int D, float scale);
 
-    /* y = gelu_new(x): 0.5·x·(1 + tanh(√(2/π)·(x + 0.044715·x³))) (Hendrycks & Gimpel 2016). n elements. */
+    /* y = gelu_new(x): 0.5·x·(1 + tanh u), u = √(2/π)·(x + 0.044715·x³) (Hendrycks & Gimpel 2016), as x·sigmoid(2u): the same
+     * without cancellation. n elements. */
     void (*gelu)(tl_ctx *ctx, float *y, const float *x, int64_t n);
     void (*gelu_backward)(tl_ctx *ctx, float *dx, const float *dy, const float *x, int64_t n); /* may be in place over dy */
     /* y = silu(g)·u (Shazeer 2020, SwiGLU). gu[R, 2F]: g then u. */
@@ -139,7 +140,8 @@ struct tl_ops {
 };
 
 typedef struct tl_adamw {
-    float lr, beta1, beta2, eps, weight_decay;
+    float lr, eps, weight_decay;
+    double beta1, beta2;       /* double: 1 − beta2 of an f32 0.999 would be 5e-5 off */
     float grad_scale;          /* clipping and 1/tokens, applied as the gradient is read */
     float step_size;           /* lr / (1 − beta1^t) */
     float inv_sqrt_correction2; /* 1 / sqrt(1 − beta2^t) */

@@ -51,16 +51,16 @@ static void check_all(const char *name, float (*f)(float), double (*libm)(double
 /* Bounds: the exhaustive figures of elementary.h. Libm's own error (< 1e-8 of an f32 ulp) is far below the last digit.
  */
 static void test_exp(void **state) {
-    check_all("exp", tl__exp, exp, HUGE_VAL, 0.88);
+    check_all("exp", tl__exp, exp, HUGE_VAL, 0.8914);
 }
 static void test_log(void **state) {
     check_all("log", tl__log, log, HUGE_VAL, 0.5001);
 }
 static void test_tanh(void **state) {
-    check_all("tanh", tl__tanh, tanh, HUGE_VAL, 1.55);
+    check_all("tanh", tl__tanh, tanh, HUGE_VAL, 1.4985);
 }
 static void test_erf(void **state) {
-    check_all("erf", tl__erf, erf, HUGE_VAL, 1.05);
+    check_all("erf", tl__erf, erf, HUGE_VAL, 1.0638);
 }
 static void test_sin(void **state) {
     check_all("sin", tl__sin, sin, 0x1p20, 0.5001);
@@ -69,7 +69,7 @@ static void test_cos(void **state) {
     check_all("cos", tl__cos, cos, 0x1p20, 0.5001);
 }
 static void test_sigmoid(void **state) {
-    check_all("sigmoid", tl__sigmoid, sigmoid, HUGE_VAL, 2.4);
+    check_all("sigmoid", tl__sigmoid, sigmoid, HUGE_VAL, 2.402);
 }
 
 static void test_edges(void **state) {

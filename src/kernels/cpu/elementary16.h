@@ -26,8 +26,8 @@ TL_INLINE v16 v16_exp_tail(v16 r) {
     return v16_fma(p, r, v16_set1(0x1.fffffcp-2f));
 }
 
-/* p·2^n, n in shifted's low bits. The scalar form multiplies by two powers of two, the first product exact: one rounding,
- * which is what vscalefps does. */
+/* p·2^n, n in shifted's low bits. The scalar form multiplies by two powers of two, the first product exact: one
+ * rounding, which is what vscalefps does. */
 TL_INLINE v16 v16_scale2(v16 p, v16 shifted) {
 #if defined(TL_ISA_avx512)
     return _mm512_scalef_ps(p, _mm512_sub_ps(shifted, _mm512_set1_ps(0x1.8p23f)));

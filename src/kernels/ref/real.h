@@ -1,6 +1,7 @@
 /* real.h — the number type of ref/. The library compiles these files with real = float: the definition of the f32
  * contract. A test defines TL_REF_DOUBLE and includes the .c files themselves: the same source in double, for finite
- * differences. The operators are static (names ref_…, unlike in every file); only the f32 build has the fill function. */
+ * differences. The operators are static (names ref_…, unlike in every file); only the f32 build has the fill function.
+ */
 #ifndef TL_KERNELS_REF_REAL_H
 #define TL_KERNELS_REF_REAL_H
 

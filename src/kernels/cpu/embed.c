@@ -1,0 +1,108 @@
+/* cpu/embed.c — token and position embeddings, and rotary positions: ref/embed.c to the bit. */
+#include "kernels/cpu/cut.h"
+#include "kernels/simd.h"
+
+#define STRIP 128 /* columns of a task of embed_backward, which must add rows in order */
+
+typedef struct embed_job {
+    float *x;
+    const float *E, *P;
+    const int32_t *token, *pos;
+    int64_t R, C, rows;
+} embed_job;
+
+/* out = a + b (b may be NULL). */
+TL_INLINE void row_add(float *out, const float *a, const float *b, int64_t n) {
+    int64_t c = 0;
+    for (; c + 16 <= n; c += 16) {
+        v16 s = v16_load(a + c);
+        v16_store(out + c, b ? v16_add(s, v16_load(b + c)) : s);
+    }
+    if (c < n) {
+        const int rest = (int)(n - c);
+        v16 s = v16_load_n(a + c, rest);
+        v16_store_n(out + c, b ? v16_add(s, v16_load_n(b + c, rest)) : s, rest);
+    }
+}
+
+static void embed_rows(void *user, int64_t i, int worker) {
+    const embed_job *a = user;
+    for (int64_t r = i * a->rows; r < tl_least((i + 1) * a->rows, a->R); r++) {
+        const float *e = a->E + a->token[r] * a->C;
+        if (a->P) row_add(a->x + r * a->C, e, a->P + a->pos[r] * a->C, a->C);
+        else row_add(a->x + r * a->C, e, NULL, a->C);
+    }
+}
+
+static void embed(tl_ctx *ctx, float *x, const float *E, const float *P, const int32_t *token, const int32_t *pos,
+                  int R, int C) {
+    embed_job job = {x, E, P, token, pos, R, C, tl_piece_rows(C)};
+    tl__parallel_for(ctx->pool, tl_pieces(R, job.rows), embed_rows, &job);
+}
+
+typedef struct embed_backward_job {
+    float *dE;
+    const int32_t *slot, *id;
+    const float *dx;
+    int64_t R, C;
+} embed_backward_job;
+
+static void embed_backward_strip(void *user, int64_t i, int worker) {
+    const embed_backward_job *a = user;
+    const int64_t c0 = i * STRIP, n = tl_least(STRIP, a->C - c0);
+    for (int64_t r = 0; r < a->R; r++) {
+        const int64_t to = a->slot ? a->slot[a->id[r]] : a->id[r];
+        float *d = a->dE + to * a->C + c0;
+        row_add(d, d, a->dx + r * a->C + c0, n);
+    }
+}
+
+static void embed_backward(tl_ctx *ctx, float *dE, const int32_t *slot, const int32_t *id, const float *dx, int R,
+                           int C) {
+    embed_backward_job job = {dE, slot, id, dx, R, C};
+    tl__parallel_for(ctx->pool, tl_pieces(C, STRIP), embed_backward_strip, &job);
+}
+
+typedef struct rope_job {
+    float *x;
+    int64_t ld, R, rows;
+    const float *cos_sin;
+    const int32_t *pos;
+    int direction, heads, D;
+} rope_job;
+
+static void rope_rows(void *user, int64_t i, int worker) {
+    const rope_job *a = user;
+    const int half = a->D / 2, tail = half % 16, whole = half - tail;
+    const v16 sign = a->direction < 0 ? v16_neg(v16_zero()) : v16_zero();
+    for (int64_t r = i * a->rows; r < tl_least((i + 1) * a->rows, a->R); r++) {
+        const float *cosine = a->cos_sin + (int64_t)a->pos[r] * a->D, *sine = cosine + half;
+        for (int h = 0; h < a->heads; h++) {
+            float *x = a->x + r * a->ld + (int64_t)h * a->D, *y = x + half;
+            for (int k = 0; k < whole; k += 16) {
+                v16 p = v16_load(x + k), q = v16_load(y + k);
+                v16 c = v16_load(cosine + k), s = v16_xor(v16_load(sine + k), sign);
+                v16_store(x + k, v16_fms(p, c, v16_mul(q, s)));
+                v16_store(y + k, v16_fma(q, c, v16_mul(p, s)));
+            }
+            if (tail) {
+                v16 p = v16_load_n(x + whole, tail), q = v16_load_n(y + whole, tail);
+                v16 c = v16_load_n(cosine + whole, tail), s = v16_xor(v16_load_n(sine + whole, tail), sign);
+                v16_store_n(x + whole, v16_fms(p, c, v16_mul(q, s)), tail);
+                v16_store_n(y + whole, v16_fma(q, c, v16_mul(p, s)), tail);
+            }
+        }
+    }
+}
+
+static void rope(tl_ctx *ctx, float *x, int64_t ld, const float *cos_sin, const int32_t *pos, int direction, int R,
+                 int heads, int D) {
+    rope_job job = {x, ld, R, tl_piece_rows((int64_t)heads * D), cos_sin, pos, direction, heads, D};
+    tl__parallel_for(ctx->pool, tl_pieces(R, job.rows), rope_rows, &job);
+}
+
+void TL_NAME(ops_embed)(tl_ops *ops) {
+    ops->embed = embed;
+    ops->embed_backward = embed_backward;
+    ops->rope = rope;
+}

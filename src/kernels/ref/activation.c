@@ -1,0 +1,55 @@
+/* ref/activation.c — GELU, SwiGLU and the residual sum, element by element.
+ *
+ * gelu_new is evaluated as x·sigmoid(2u), u = √(2/π)·(x + 0.044715·x³): the same function as 0.5·x·(1 + tanh u), but
+ * without the cancellation in 1 + tanh u for negative x, and cheaper by the tanh. */
+#include "kernels/ref/real.h"
+
+#define GELU_1 REAL(1.5957691216057308)    /* 2·√(2/π) */
+#define GELU_3 REAL(0.07135481282598325)   /* 2·√(2/π)·0.044715 */
+#define GELU_3X3 REAL(0.21406443847794975) /* three times that: d(2u)/dx = GELU_1 + GELU_3X3·x² */
+
+static void ref_gelu(tl_ctx *ctx, real *y, const real *x, int64_t n) {
+    for (int64_t i = 0; i < n; i++) y[i] = x[i] * SIGMOID(x[i] * FMA(x[i] * x[i], GELU_3, GELU_1));
+}
+
+/* dx = dy·(s + x·(2u)'·s·(1 − s)), s = sigmoid(2u). */
+static void ref_gelu_backward(tl_ctx *ctx, real *dx, const real *dy, const real *x, int64_t n) {
+    for (int64_t i = 0; i < n; i++) {
+        const real z = x[i] * x[i];
+        const real s = SIGMOID(x[i] * FMA(z, GELU_3, GELU_1));
+        dx[i] = dy[i] * FMA(x[i] * FMA(z, GELU_3X3, GELU_1), FMA(-s, s, s), s);
+    }
+}
+
+static void ref_swiglu(tl_ctx *ctx, real *y, const real *gu, int R, int F) {
+    for (int64_t r = 0; r < R; r++)
+        for (int64_t f = 0; f < F; f++) {
+            const real g = gu[r * 2 * F + f], u = gu[r * 2 * F + F + f];
+            y[r * F + f] = g * SIGMOID(g) * u;
+        }
+}
+
+/* silu = g·s; silu' = s + silu·(1 − s). */
+static void ref_swiglu_backward(tl_ctx *ctx, real *dgu, const real *dy, const real *gu, int R, int F) {
+    for (int64_t r = 0; r < R; r++)
+        for (int64_t f = 0; f < F; f++) {
+            const int64_t gate = r * 2 * F + f, up = gate + F;
+            const real s = SIGMOID(gu[gate]), silu = gu[gate] * s, d = dy[r * F + f], du = d * silu;
+            dgu[gate] = d * gu[up] * FMA(silu, REAL(1) - s, s);
+            dgu[up] = du;
+        }
+}
+
+static void ref_add(tl_ctx *ctx, real *out, const real *x, const real *y, int64_t n) {
+    for (int64_t i = 0; i < n; i++) out[i] = x[i] + y[i];
+}
+
+#ifndef TL_REF_DOUBLE
+void tl__ops_activation_ref(tl_ops *ops) {
+    ops->gelu = ref_gelu;
+    ops->gelu_backward = ref_gelu_backward;
+    ops->swiglu = ref_swiglu;
+    ops->swiglu_backward = ref_swiglu_backward;
+    ops->add = ref_add;
+}
+#endif
