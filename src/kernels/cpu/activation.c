@@ -3,8 +3,8 @@
 #include "kernels/cpu/elementary16.h"
 
 #define GELU_1 v16_set1(1.5957691216057308f)
-#define GELU_3 v16_set1(0.07135481282598325f)
-#define GELU_3X3 v16_set1(0.21406443847794975f)
+#define GELU_3 v16_set1(0.07135481627260025f)
+#define GELU_3X3 v16_set1(0.21406444881780075f)
 
 typedef struct elements_job {
     float *out;

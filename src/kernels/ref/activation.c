@@ -5,8 +5,8 @@
 #include "kernels/ref/real.h"
 
 #define GELU_1 REAL(1.5957691216057308)    /* 2·√(2/π) */
-#define GELU_3 REAL(0.07135481282598325)   /* 2·√(2/π)·0.044715 */
-#define GELU_3X3 REAL(0.21406443847794975) /* three times that: d(2u)/dx = GELU_1 + GELU_3X3·x² */
+#define GELU_3 REAL(0.07135481627260025)   /* 2·√(2/π)·0.044715 */
+#define GELU_3X3 REAL(0.21406444881780075) /* three times that: d(2u)/dx = GELU_1 + GELU_3X3·x² */
 
 static void ref_gelu(tl_ctx *ctx, real *y, const real *x, int64_t n) {
     for (int64_t i = 0; i < n; i++) y[i] = x[i] * SIGMOID(x[i] * FMA(x[i] * x[i], GELU_3, GELU_1));
