@@ -37,7 +37,7 @@ static void read_level(void) {
     put(complaint, sizeof complaint - 1);
 }
 
-void tl__log(tl_log_level level, const char *format, ...) {
+void tl__log_line(tl_log_level level, const char *format, ...) {
     static const char *const prefix[] = {"debug: ", "", "warning: ", "error: "};
     pthread_mutex_lock(&lock);
     if (least < 0) read_level();

@@ -5,9 +5,9 @@
 
 typedef enum tl_log_level { TL_LOG_DEBUG, TL_LOG_INFO, TL_LOG_WARN, TL_LOG_ERROR } tl_log_level;
 
-void tl__log(tl_log_level level, const char *format, ...) __attribute__((format(printf, 2, 3)));
-#define tl__info(...) tl__log(TL_LOG_INFO, __VA_ARGS__)
-#define tl__warn(...) tl__log(TL_LOG_WARN, __VA_ARGS__)
+void tl__log_line(tl_log_level level, const char *format, ...) __attribute__((format(printf, 2, 3)));
+#define tl__info(...) tl__log_line(TL_LOG_INFO, __VA_ARGS__)
+#define tl__warn(...) tl__log_line(TL_LOG_WARN, __VA_ARGS__)
 
 /* If set (by the live progress line), called before and after a log line so that the line is cleared and redrawn. */
 void tl__log_hooks(void (*before)(void *), void (*after)(void *), void *user);

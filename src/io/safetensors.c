@@ -17,7 +17,7 @@
 #define MAX_HEADER_BYTES ((uint64_t)100000000) /* the reference implementation's limit */
 #define MAX_INDEX_BYTES ((size_t)64 << 20)
 #define MAX_SHARDS 4096
-#define CHUNK_BYTES ((size_t)4 << 20) /* what is hashed and then written while it is in the cache */
+#define CHUNK_BYTES ((size_t)256 << 10) /* hashed and then written while it is in the cache */
 
 static const struct {
     const char *name;
@@ -478,7 +478,7 @@ int tl__safetensors_write(const char *path, const tl_tensor_out *tensors, int n,
         const unsigned char *bytes = tensors[i].data;
         size_t left = (size_t)bytes_of(&tensors[i]);
         tl_hasher *h = hashes ? tl__hasher_open() : NULL;
-        while (left && !rc) { /* hashed, then written while it is in the cache */
+        while (left && !rc) {
             size_t k = left < CHUNK_BYTES ? left : CHUNK_BYTES;
             if (h) tl__hasher_add(h, bytes, k);
             rc = tl__sink_write(sink, bytes, k, err);
