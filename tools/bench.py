@@ -1,0 +1,565 @@
+"""Trilith and its peers, measured in turn in one run on one machine; writes docs/benchmarks.md.
+
+    bench.py --trilith build/trilith [--only WORD …] [--pairs N] [--steps N] [--llmc DIR] [--threads N] [--quick]
+
+A pair is one turn of Trilith and one of the peer, on the same model, batch, tokens and threads. Each turn's figure is the median over its steps; a
+pair's figure is the ratio of the two; the table gives the geometric mean of the ratios with a 95 % interval (Student's t on their logarithms).
+Pairs go on from --pairs to twenty where the two are within 30 % of each other. Nothing else should run on the machine meanwhile.
+
+Sections (for --only): gpt2-t64, gpt2-t256, nano, start, gemm, tokenizer. A section measured alone replaces its part of the page and leaves the
+others as they were, each with its own date: results are kept in build/bench.json.
+"""
+
+import argparse
+import datetime
+import json
+import math
+import os
+import platform
+import re
+import shutil
+import statistics
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(HERE)
+
+SHAPES = {  # V, L, H, C, positions; nano's V is that of the bytes tokenizer
+    "gpt2-124m": (50257, 12, 12, 768, 1024),
+    "nano": (257, 6, 6, 384, 256),
+}
+COLUMNS = {  # section → preset, batch, sequence, measured steps a turn
+    "gpt2-t64": ("gpt2-124m", 4, 64, 8),
+    "gpt2-t256": ("gpt2-124m", 4, 256, 4),
+    "nano": ("nano", 64, 256, 3),
+}
+TITLES = {"gpt2-t64": "GPT-2 124M, B4 T64", "gpt2-t256": "GPT-2 124M, B4 T256", "nano": "nano 10.8M, B64 T256"}
+WARM = 2  # steps left out at the beginning of a turn
+GEMM_SHAPES = [(1024, 2304, 768), (1024, 768, 768), (1024, 3072, 768), (1024, 768, 3072), (256, 50257, 768), (16384, 1536, 384)]
+
+
+# ---- statistics
+
+
+def t_quantile(freedom):
+    """Two-sided 95 %."""
+    table = [12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093]
+    return table[freedom - 1] if freedom <= len(table) else 1.96 + 2.4 / freedom
+
+
+def ratio_of(pairs):
+    """Geometric mean of ours/theirs and its interval (None with one pair)."""
+    logs = [math.log(a / b) for a, b in pairs]
+    mean = statistics.fmean(logs)
+    if len(logs) < 2:
+        return math.exp(mean), None, None
+    half = t_quantile(len(logs) - 1) * statistics.stdev(logs) / math.sqrt(len(logs))
+    return math.exp(mean), math.exp(mean - half), math.exp(mean + half)
+
+
+def take_pairs(ours, theirs, least, most):
+    """[(a, b)]: alternately, the first turn changing sides; goes on to `most` while within 30 % of each other."""
+    pairs = []
+    while len(pairs) < least or (len(pairs) < most and 0.77 < ratio_of(pairs)[0] < 1.3):
+        if len(pairs) % 2:
+            b = theirs()
+            a = ours()
+        else:
+            a = ours()
+            b = theirs()
+        pairs.append((a, b))
+    return pairs
+
+
+# ---- turns
+
+
+class Bench:
+    def __init__(self, args, work):
+        self.args, self.work, self.commands = args, work, {}
+        self.trilith = os.path.abspath(args.trilith)
+        self.runs = 0
+        self.data = os.path.join(work, "text.txt")
+        with open(self.data, "w", encoding="utf-8") as f:
+            f.write(text_of_a_megabyte())
+
+    def note(self, section, command):
+        """Remember how a figure was made, as a reader would type it."""
+        line = " ".join(map(str, command)).replace(self.trilith, "trilith").replace(self.work + "/", "").replace(HERE, "tools").replace(sys.executable, "python")
+        if line not in self.commands.setdefault(section, []):
+            self.commands[section].append(line)
+
+    def trilith_command(self, preset, batch, seq, steps, out):
+        # No checkpoint but the last, which comes after the last step and so is in no figure; no validation.
+        return [self.trilith, "train", "--data", self.data, "--out", out, "--model", preset, "--tokenizer", "bytes", "--batch", batch, "--seq", seq,
+                "--steps", steps, "--threads", self.args.threads, "--val-fraction", 0, "--checkpoint-every", 0]
+
+    def out_folder(self):
+        self.runs += 1
+        return os.path.join(self.work, f"run-{self.runs}")
+
+    def trilith_turn(self, section, preset, batch, seq, steps, facts):
+        """Median tokens/s of a short run; peak memory and MFU go into facts."""
+        out = self.out_folder()
+        command = self.trilith_command(preset, batch, seq, steps + WARM, out)
+        self.note(section, command[:5] + ["RUN"] + command[6:])
+        peak = run_measured(command, os.path.join(self.work, "log"))[0]
+        with open(os.path.join(out, "metrics.jsonl")) as f:
+            rows = [json.loads(line) for line in f][WARM:]
+        shutil.rmtree(out)
+        facts["peak_bytes"] = max(peak, facts.get("peak_bytes", 0))
+        if all(row.get("mfu") for row in rows):
+            facts.setdefault("mfu", []).append(statistics.median(row["mfu"] for row in rows))
+        return statistics.median(row["tokens_per_second"] for row in rows)
+
+    def torch_command(self, preset, batch, seq, compiled):
+        return [sys.executable, os.path.join(HERE, "bench_torch.py"), "--shape", ",".join(map(str, SHAPES[preset])), "--batch", str(batch),
+                "--seq", str(seq), "--threads", str(self.args.threads), "--data", self.data] + (["--compile"] if compiled else [])
+
+    def torch_environment(self):
+        return dict(os.environ, OMP_NUM_THREADS=str(self.args.threads), TORCHINDUCTOR_CACHE_DIR=tempfile.mkdtemp(dir=self.work))
+
+
+class TorchWorker:
+    """bench_torch.py kept alive between turns, so that compiling is paid once and counted nowhere."""
+
+    def __init__(self, bench, section, preset, batch, seq, compiled):
+        self.command = bench.torch_command(preset, batch, seq, compiled)
+        bench.note(section, self.command)
+        self.tokens = batch * seq
+        self.process = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=open(os.path.join(bench.work, "torch.log"), "ab"),
+                                        text=True, env=bench.torch_environment())
+        self.peak_bytes = self.read()["peak_bytes"]
+        self.turn(WARM)
+
+    def read(self):
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"bench: {' '.join(self.command)} ended with {self.process.wait()}")
+        return json.loads(line)
+
+    def turn(self, steps):
+        self.process.stdin.write(f"steps {steps}\n")
+        self.process.stdin.flush()
+        said = self.read()
+        self.peak_bytes = said["peak_bytes"]
+        return self.tokens / statistics.median(said["seconds"])
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def run_measured(command, log):
+    """Run to the end: (peak resident bytes, seconds). Refuses a failure with what the program said."""
+    began = time.perf_counter()
+    with open(log, "wb") as f:
+        process = subprocess.Popen([str(c) for c in command], stdin=subprocess.DEVNULL, stdout=f, stderr=f)
+        _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        with open(log, errors="replace") as f:
+            raise SystemExit(f"bench: {' '.join(map(str, command))} ended with {process.returncode}:\n{f.read()[-2000:]}")
+    return usage.ru_maxrss * 1024, time.perf_counter() - began
+
+
+def text_of_a_megabyte():
+    """English that is wherever Python is."""
+    from pydoc_data.topics import topics
+
+    text = "\n\n".join(topics[key] for key in sorted(topics))
+    return (text * (1 + (1 << 20) // len(text)))[: 1 << 20].encode("ascii", "replace").decode()
+
+
+# ---- llm.c, from a checkout that the user has
+
+
+class LlmC:
+    """karpathy/llm.c's train_gpt2.c: a copy with B, T and the number of steps set, validation and sampling left out, built as its Makefile does
+    (gcc, -Ofast -march=native -fopenmp); the model file holds random weights."""
+
+    def __init__(self, bench, section, preset, batch, seq, steps):
+        self.folder = os.path.join(bench.work, f"llmc-{section}")
+        self.threads, self.tokens, self.steps, self.peak_bytes = bench.args.threads, batch * seq, steps, 0
+        shutil.copytree(bench.args.llmc, self.folder, ignore=shutil.ignore_patterns(".git", "*.bin"))
+        with open(os.path.join(self.folder, "train_gpt2.c")) as f:
+            source = f.read()
+        for old, new in (("int B = 4;", f"int B = {batch};"), ("int T = 64;", f"int T = {seq};"), ("step <= 40", f"step < {steps + WARM}"),
+                         ("if (step % 10 == 0) {", "if (0) {"), ("if (step > 0 && step % 20 == 0) {", "if (0) {"),
+                         ('printf("step %d: train loss', 'fflush(stdout); printf("step %d: train loss')):
+            if old not in source:
+                raise SystemExit(f"bench: {bench.args.llmc}/train_gpt2.c has no '{old}'; this is not the llm.c that bench.py knows how to set up")
+            source = source.replace(old, new)
+        with open(os.path.join(self.folder, "train_gpt2.c"), "w") as f:
+            f.write(source)
+        build = ["gcc", "-Ofast", "-march=native", "-fopenmp", "-DOMP", "-Wno-unused-result", "-Wno-unknown-pragmas", "train_gpt2.c", "-lm", "-o", "train_gpt2"]
+        subprocess.run(build, cwd=self.folder, check=True)
+        bench.note(section, [f"OMP_NUM_THREADS={self.threads} ./train_gpt2", f"(llm.c, {' '.join(build[:4])}, B = {batch}, T = {seq})"])
+        self.write_model(*SHAPES[preset])
+        data = os.path.join(self.folder, "dev", "data", "tinyshakespeare")
+        os.makedirs(data, exist_ok=True)
+        with open(bench.data, "rb") as f:
+            ids = f.read()
+        for name in ("train", "val"):
+            with open(os.path.join(data, f"tiny_shakespeare_{name}.bin"), "wb") as f:
+                f.write(struct.pack("<256i", 20240520, 1, len(ids), *[0] * 253) + b"".join(struct.pack("<H", b) for b in ids))
+
+    def write_model(self, V, L, H, C, positions):
+        import numpy as np
+
+        padded = -(-V // 128) * 128
+        sizes = [(padded * C, 0), (positions * C, 0), (L * C, 1), (L * C, 0), (L * 3 * C * C, 0), (L * 3 * C, 0), (L * C * C, 0), (L * C, 0), (L * C, 1),
+                 (L * C, 0), (L * 4 * C * C, 0), (L * 4 * C, 0), (L * 4 * C * C, 0), (L * C, 0), (C, 1), (C, 0)]
+        random = np.random.default_rng(0)
+        with open(os.path.join(self.folder, "gpt2_124M.bin"), "wb") as f:
+            f.write(struct.pack("<256i", 20240326, 3, positions, V, L, H, C, padded, *[0] * 248))
+            for count, mean in sizes:
+                f.write((random.standard_normal(count, dtype=np.float32) * np.float32(0.02) + np.float32(mean)).tobytes())
+
+    def environment(self):
+        return dict(os.environ, OMP_NUM_THREADS=str(self.threads))
+
+    def turn(self, _=None):
+        with open(os.path.join(self.folder, "log"), "w+b") as log:
+            process = subprocess.Popen(["./train_gpt2"], cwd=self.folder, stdout=log, stderr=log, env=self.environment())
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+            log.seek(0)
+            text = log.read().decode(errors="replace")
+        if process.returncode:
+            raise SystemExit(f"bench: llm.c ended with {process.returncode}: {text[-1000:]}")
+        self.peak_bytes = max(self.peak_bytes, usage.ru_maxrss * 1024)
+        took = [float(x) / 1000 for x in re.findall(r"took ([0-9.]+) ms", text)][WARM:]
+        return self.tokens / statistics.median(took)
+
+    def first_step(self):
+        """Seconds from start to its first line about a step."""
+        began = time.perf_counter()
+        process = subprocess.Popen(["stdbuf", "-oL", "./train_gpt2"], cwd=self.folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=self.environment())
+        for line in process.stdout:
+            if line.startswith(b"step 0"):
+                took = time.perf_counter() - began
+                break
+        else:
+            raise SystemExit("bench: llm.c did no step")
+        process.kill()
+        process.wait()
+        return took
+
+    def close(self):
+        shutil.rmtree(self.folder)
+
+
+# ---- sections
+
+
+def throughput(bench, section):
+    preset, batch, seq, steps = COLUMNS[section]
+    steps = bench.args.steps or steps
+    facts, peers = {}, []
+    ours = lambda: bench.trilith_turn(section, preset, batch, seq, steps, facts)
+    kinds = [("PyTorch eager", lambda: TorchWorker(bench, section, preset, batch, seq, False)),
+             ("PyTorch torch.compile", lambda: TorchWorker(bench, section, preset, batch, seq, True))]
+    if bench.args.llmc:
+        kinds.append(("llm.c", lambda: LlmC(bench, section, preset, batch, seq, steps)))
+    figures = []
+    for name, open_peer in kinds:
+        peer = open_peer()
+        pairs = take_pairs(ours, lambda: peer.turn(steps), bench.args.pairs, bench.args.most_pairs)
+        figures += [a for a, _ in pairs]
+        peers.append(dict(name=name, tokens_per_second=statistics.median(b for _, b in pairs), peak_bytes=peer.peak_bytes, pairs=pairs))
+        peer.close()
+        print(f"{section}: {name} {peers[-1]['tokens_per_second']:.0f} tokens/s, Trilith {statistics.median(figures):.0f}", flush=True)
+    return dict(tokens_per_second=statistics.median(figures), peak_bytes=facts["peak_bytes"], mfu=statistics.median(facts["mfu"]) if facts.get("mfu") else None,
+                peers=peers, steps=steps)
+
+
+def start(bench):
+    """From starting the process to the end of the first optimizer step, nano B4 T64."""
+    preset, batch, seq = "nano", 4, 64
+
+    def ours():
+        out = bench.out_folder()
+        command = bench.trilith_command(preset, batch, seq, 3, out)
+        bench.note("start", command[:5] + ["RUN"] + command[6:])
+        metrics = os.path.join(out, "metrics.jsonl")
+        with open(os.path.join(bench.work, "log"), "wb") as log:
+            began = time.perf_counter()
+            process = subprocess.Popen([str(c) for c in command], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            while process.poll() is None and not (os.path.exists(metrics) and os.path.getsize(metrics)):
+                time.sleep(0.001)
+            took = time.perf_counter() - began
+            process.wait()
+        with open(metrics) as f:
+            rows = [json.loads(line) for line in f]
+        step_seconds.append(rows[0]["seconds"]["wall"])
+        shutil.rmtree(out)
+        return took
+
+    def torch_first(compiled):
+        command = bench.torch_command(preset, batch, seq, compiled)
+        bench.note("start", command)
+        environment = bench.torch_environment()  # a cold compile cache each time
+        began = time.perf_counter()
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment)
+        process.stdout.readline()
+        took = time.perf_counter() - began
+        process.stdin.close()
+        process.wait()
+        return took
+
+    step_seconds, figures, peers = [], [], []
+    kinds = [("PyTorch eager", lambda: torch_first(False), bench.args.pairs), ("PyTorch torch.compile", lambda: torch_first(True), min(3, bench.args.pairs))]
+    llmc = LlmC(bench, "start", preset, batch, seq, 1) if bench.args.llmc else None
+    if llmc:
+        kinds.append(("llm.c", llmc.first_step, bench.args.pairs))
+    for name, theirs, count in kinds:
+        pairs = take_pairs(ours, theirs, count, bench.args.most_pairs)
+        figures += [a for a, _ in pairs]
+        peers.append(dict(name=name, seconds=statistics.median(b for _, b in pairs), pairs=pairs))
+        print(f"start: {name} {peers[-1]['seconds']:.2f} s, Trilith {statistics.median(figures):.3f} s", flush=True)
+    if llmc:
+        llmc.close()
+    return dict(seconds=statistics.median(figures), step_seconds=statistics.median(step_seconds), peers=peers)
+
+
+def gemm(bench):
+    """GFLOP/s of y[R,N] = x[R,K]·Wᵀ, W as Hugging Face stores it, through `trilith bench` and torch.nn.functional.linear."""
+    import torch
+
+    torch.set_num_threads(bench.args.threads)
+    rows = []
+    for R, N, K in GEMM_SHAPES:
+        command = [bench.trilith, "bench", "--gemm", f"{R},{N},{K}", "--threads", bench.args.threads, "--json"]
+        bench.note("gemm", command)
+        x, W = torch.randn(R, K), torch.randn(N, K)
+
+        def ours():
+            said = json.loads(subprocess.run([str(c) for c in command], capture_output=True, check=True, text=True).stdout)
+            return said["gemm"][0]["gflops_per_second"]
+
+        def theirs():
+            seconds = []
+            with torch.no_grad():
+                for _ in range(WARM + 9):
+                    begin = time.perf_counter()
+                    torch.nn.functional.linear(x, W)
+                    seconds.append(time.perf_counter() - begin)
+            return 2e-9 * R * N * K / statistics.median(seconds[WARM:])
+
+        pairs = take_pairs(ours, theirs, bench.args.pairs, bench.args.most_pairs)
+        rows.append(dict(shape=[R, N, K], ours=statistics.median(a for a, _ in pairs), theirs=statistics.median(b for _, b in pairs), pairs=pairs))
+        print(f"gemm {R}x{N}x{K}: Trilith {rows[-1]['ours']:.0f}, PyTorch {rows[-1]['theirs']:.0f} GFLOP/s", flush=True)
+    return dict(rows=rows)
+
+
+def tokenizer(bench):
+    """Training an 8,192-token byte-level BPE: MB of text a second, reading the file included."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    text, about = tokenizer_text(bench)
+    path = os.path.join(bench.work, "tokenizer-text.txt")
+    with open(path, "wb") as f:
+        f.write(text)
+    pattern = {}
+
+    def ours():
+        out = bench.out_folder()
+        command = [bench.trilith, "tokenizer", "train", "--data", path, "--vocab", 8192, "--out", out, "--threads", bench.args.threads]
+        bench.note("tokenizer", command[:8] + ["OUT"] + command[9:])
+        seconds = run_measured(command, os.path.join(bench.work, "log"))[1]
+        pattern["file"] = Tokenizer.from_file(os.path.join(out, "tokenizer.json"))
+        shutil.rmtree(out)
+        return len(text) / 1e6 / seconds
+
+    def with_tokenizers():
+        other = Tokenizer(models.BPE())
+        other.pre_tokenizer = pattern["file"].pre_tokenizer
+        begin = time.perf_counter()
+        with open(path, encoding="utf-8") as f:
+            whole = f.read()
+        # Pieces of a megabyte, ended at a line, so that its threads have work: documents of their own, as a user would feed it.
+        pieces = [p for p in re.findall(r"(?s).{1,1000000}(?:\n|$)", whole)]
+        other.train_from_iterator(pieces, trainers.BpeTrainer(vocab_size=8192, special_tokens=["<|endoftext|>"], show_progress=False,
+                                                              initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+        return len(text) / 1e6 / (time.perf_counter() - begin)
+
+    os.environ["RAYON_NUM_THREADS"] = str(bench.args.threads)
+    os.environ["TOKENIZERS_PARALLELISM"] = "true"
+    kinds = [("tokenizers", with_tokenizers)]
+    try:
+        import rustbpe
+
+        def with_rustbpe():
+            begin = time.perf_counter()
+            with open(path, encoding="utf-8") as f:
+                whole = f.read()
+            rustbpe.Tokenizer().train_from_iterator(iter(re.findall(r"(?s).{1,1000000}(?:\n|$)", whole)), 8192)
+            return len(text) / 1e6 / (time.perf_counter() - begin)
+
+        kinds.append(("rustbpe", with_rustbpe))
+    except ImportError:
+        pass
+    peers, figures = [], []
+    for name, theirs in kinds:
+        pairs = take_pairs(ours, theirs, bench.args.pairs, bench.args.most_pairs)
+        figures += [a for a, _ in pairs]
+        peers.append(dict(name=name, mb_per_second=statistics.median(b for _, b in pairs), pairs=pairs))
+        print(f"tokenizer: {name} {peers[-1]['mb_per_second']:.1f} MB/s, Trilith {statistics.median(figures):.1f}", flush=True)
+    return dict(mb_per_second=statistics.median(figures), peers=peers, text=about)
+
+
+def tokenizer_text(bench):
+    import gzip
+
+    if bench.args.data:
+        with open(bench.args.data, "rb") as f:
+            return f.read(), f"{os.path.basename(bench.args.data)}, {os.path.getsize(bench.args.data) / 1e6:.1f} MB"
+    text, names = b"", []
+    dictionary = "/usr/share/dictd/gcide.dict.dz"
+    if os.path.exists(dictionary):
+        with gzip.open(dictionary) as f:
+            text += f.read().decode("utf-8", "replace").encode()
+        names.append("GCIDE dictionary")
+    if shutil.which("bible"):
+        text += subprocess.run(["bible", "-f", "Gen1:1-Rev22:21"], capture_output=True, stdin=subprocess.DEVNULL).stdout.decode("utf-8", "replace").encode()
+        names.append("King James Bible")
+    if len(text) < 1 << 20:
+        text, names = text_of_a_megabyte().encode(), ["Python's documentation"]
+    if bench.args.quick:
+        text = text[: 4 << 20]
+    return text, f"{' and '.join(names)}, {len(text) / 1e6:.1f} MB"
+
+
+# ---- the page
+
+
+def machine(args):
+    said = {}
+    try:
+        said = json.loads(subprocess.run([args.trilith, "doctor", "--json"], capture_output=True, text=True, timeout=120).stdout).get("machine", {})
+    except (ValueError, subprocess.TimeoutExpired):
+        pass
+    with open("/proc/cpuinfo") as f:
+        cpu = re.search(r"model name\s*: (.*)", f.read())
+    with open("/proc/meminfo") as f:
+        memory = int(re.search(r"MemTotal:\s*(\d+)", f.read()).group(1)) * 1024
+    rows = [("CPU", cpu.group(1) if cpu else platform.machine()), ("threads used", args.threads), ("memory", f"{memory / 2**30:.0f} GiB")]
+    if said.get("f32_flops"):
+        rows.append(("measured f32 peak", f"{said['f32_flops'] / 1e9:.0f} GFLOP/s"))
+    if said.get("read_bytes_per_second"):
+        rows.append(("measured read bandwidth", f"{said['read_bytes_per_second'] / 1e9:.0f} GB/s"))
+    rows.append(("system", f"{platform.system()} {platform.release()}; {subprocess.run(['cc', '--version'], capture_output=True, text=True).stdout.splitlines()[0]}"))
+    return rows
+
+
+def versions():
+    from importlib.metadata import PackageNotFoundError, version
+
+    out = []
+    for name in ("torch", "tokenizers", "rustbpe"):
+        try:
+            out.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            pass
+    return out
+
+
+def revision(folder):
+    return subprocess.run(["git", "-C", folder, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True).stdout.strip()
+
+
+def ratio_text(pairs, inverse=False):
+    mean, low, high = ratio_of([(b, a) for a, b in pairs] if inverse else pairs)
+    return f"**{mean:.2f}×**" + (f" ({low:.2f}–{high:.2f}, {len(pairs)} pairs)" if low else " (1 pair)")
+
+
+def gib(n):
+    return f"{n / 1e9:.2f} GB"
+
+
+def page(results):
+    out = ["# Benchmarks", "",
+           "Written by `./dev bench`; every figure comes from the commands below it, each peer measured in turn with Trilith in one run. A ratio is the",
+           "geometric mean over pairs of turns, with its 95 % interval; above 1 Trilith is the faster. Tokens per second are medians over steps, the first two",
+           "of a turn left out. Peak memory is the process's maximum resident set.", ""]
+    newest = max(results.values(), key=lambda r: r["date"])
+    out += ["| | |", "|---|---|"] + [f"| {a} | {b} |" for a, b in newest["machine"]] + [f"| versions | {', '.join(newest['versions'])} |", ""]
+    columns = [c for c in COLUMNS if c in results]
+    if columns:
+        out += ["## Training, f32", "",
+                "GPT-2's architecture on bytes of English text. PyTorch: fused attention, fused AdamW, no dropout, no clipping (`tools/bench_torch.py`); Trilith clips.", ""]
+        for c in columns:
+            r = results[c]
+            mfu = f", model FLOPs at {100 * r['mfu']:.0f} % of the measured peak" if r["mfu"] else ""
+            out += [f"### {TITLES[c]}", "", "| | tokens/s | peak memory | Trilith against it |", "|---|---|---|---|",
+                    f"| **Trilith** | **{r['tokens_per_second']:,.0f}** | {gib(r['peak_bytes'])} | {mfu.lstrip(', ')} |"]
+            out += [f"| {p['name']} | {p['tokens_per_second']:,.0f} | {gib(p['peak_bytes'])} | {ratio_text(p['pairs'])} |" for p in r["peers"]]
+            out += [""] + how(r)
+    if "start" in results:
+        r = results["start"]
+        out += ["## Start to first step done", "", "nano, B4 T64, from starting the process to the end of its first optimizer step; torch.compile with a cold cache.", "",
+                "| | seconds | Trilith against it |", "|---|---|---|",
+                f"| **Trilith** | **{r['seconds']:.3f}** | the step itself takes {r['step_seconds']:.3f} |"]
+        out += [f"| {p['name']} | {p['seconds']:.2f} | {ratio_text(p['pairs'], inverse=True)} |" for p in r["peers"]] + [""] + how(r)
+    if "gemm" in results:
+        r = results["gemm"]
+        out += ["## One product", "", "y[R,N] = x[R,K]·Wᵀ, GFLOP/s, packing included.", "", "| R × N × K | Trilith | PyTorch (MKL) | ratio |", "|---|---|---|---|"]
+        out += [f"| {' × '.join(f'{d:,}' for d in row['shape'])} | {row['ours']:.0f} | {row['theirs']:.0f} | {ratio_text(row['pairs'])} |" for row in r["rows"]] + [""] + how(r)
+    if "tokenizer" in results:
+        r = results["tokenizer"]
+        out += ["## Training a tokenizer", "", f"Byte-level BPE, 8,192 tokens, on {r['text']}; start of the process and reading included.", "",
+                "| | MB/s | Trilith against it |", "|---|---|---|", f"| **Trilith** | **{r['mb_per_second']:.1f}** | |"]
+        out += [f"| {p['name']} | {p['mb_per_second']:.1f} | {ratio_text(p['pairs'])} |" for p in r["peers"]] + [""] + how(r)
+    return "\n".join(out)
+
+
+def how(result):
+    return [f"{result['date']}, revision {result['revision']}:", "", "```"] + result["commands"] + ["```", ""]
+
+
+def main():
+    parser = argparse.ArgumentParser(description="measure Trilith and its peers in turn; write docs/benchmarks.md")
+    parser.add_argument("--trilith", default=os.path.join(ROOT, "build", "trilith"))
+    parser.add_argument("--only", nargs="+", choices=[*COLUMNS, "start", "gemm", "tokenizer"], help="these sections alone")
+    parser.add_argument("--pairs", type=int, default=5, help="pairs of turns, at least (default 5)")
+    parser.add_argument("--most-pairs", type=int, default=20, help="and at most, where the two are within 30 %% (default 20)")
+    parser.add_argument("--steps", type=int, help="measured steps a turn (default: 8, 4 or 3 by section)")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--llmc", metavar="DIR", help="a checkout of karpathy/llm.c, measured too")
+    parser.add_argument("--data", metavar="FILE", help="text for the tokenizer section")
+    parser.add_argument("--out", default=os.path.join(ROOT, "docs", "benchmarks.md"))
+    parser.add_argument("--results", default=os.path.join(ROOT, "build", "bench.json"))
+    parser.add_argument("--quick", action="store_true", help="one short pair a section, to see that all works; figures mean nothing; writes to build/")
+    args = parser.parse_args()
+    if args.quick:
+        args.pairs, args.most_pairs, args.steps = 1, 1, 1
+        args.out, args.results = (os.path.join(ROOT, "build", "bench-quick." + e) for e in ("md", "json"))
+    busy = os.getloadavg()[0]
+    if busy > 0.5 and not args.quick:
+        print(f"bench: warning: the machine's load is {busy:.1f} already; figures want it idle", file=sys.stderr)
+    results = {}
+    if os.path.exists(args.results):
+        with open(args.results) as f:
+            results = json.load(f)
+    with tempfile.TemporaryDirectory(prefix="trilith-bench-") as work:
+        bench = Bench(args, work)
+        facts = machine(args)
+        for section in args.only or [*COLUMNS, "start", "gemm", "tokenizer"]:
+            result = throughput(bench, section) if section in COLUMNS else globals()[section](bench)
+            result.update(date=datetime.date.today().isoformat(), machine=facts, commands=bench.commands.get(section, []), revision=revision(ROOT),
+                          versions=[f"Trilith {revision(ROOT)}", *versions(), *([f"llm.c {revision(args.llmc)}"] if args.llmc else [])])
+            results[section] = result
+            with open(args.results, "w") as f:
+                json.dump(results, f, indent=1)
+            with open(args.out, "w") as f:
+                f.write(page(results))
+    print(f"written: {os.path.relpath(args.out)}")
+
+
+if __name__ == "__main__":
+    main()

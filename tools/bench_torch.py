@@ -1,0 +1,95 @@
+"""The PyTorch side of tools/bench.py: a GPT-2 trained in the fastest honest form that PyTorch has on a CPU.
+
+One process, driven over standard input: 'steps N' runs N steps and answers one line of JSON with their seconds and the process's peak memory.
+After loading it runs one step by itself and says so ('first'), which is what start-to-first-step times.
+
+Fused scaled-dot-product attention, fused AdamW, gradients set to None, no dropout, no clipping (Trilith's side does clip), loss and head inside
+the compiled region, the shapes of GPT-2 with biases and tied embeddings.
+"""
+
+import argparse
+import json
+import resource
+import sys
+import time
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+
+class Block(nn.Module):
+    def __init__(self, C, H):
+        super().__init__()
+        self.H = H
+        self.ln_1, self.ln_2 = nn.LayerNorm(C), nn.LayerNorm(C)
+        self.qkv, self.proj = nn.Linear(C, 3 * C), nn.Linear(C, C)
+        self.fc, self.out = nn.Linear(C, 4 * C), nn.Linear(4 * C, C)
+
+    def forward(self, x):
+        B, T, C = x.shape
+        q, k, v = (z.view(B, T, self.H, C // self.H).transpose(1, 2) for z in self.qkv(self.ln_1(x)).split(C, 2))
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.proj(y.transpose(1, 2).reshape(B, T, C))
+        return x + self.out(F.gelu(self.fc(self.ln_2(x)), approximate="tanh"))
+
+
+class GPT(nn.Module):
+    def __init__(self, V, L, H, C, positions):
+        super().__init__()
+        self.wte, self.wpe = nn.Embedding(V, C), nn.Embedding(positions, C)
+        self.blocks = nn.ModuleList(Block(C, H) for _ in range(L))
+        self.ln_f = nn.LayerNorm(C)
+        for p in self.parameters():
+            if p.dim() == 2:
+                nn.init.normal_(p, std=0.02)
+
+    def forward(self, ids, targets):
+        x = self.wte(ids) + self.wpe.weight[: ids.shape[1]]
+        for block in self.blocks:
+            x = block(x)
+        logits = F.linear(self.ln_f(x), self.wte.weight)
+        return F.cross_entropy(logits.view(-1, logits.shape[-1]), targets.view(-1))
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--shape", required=True, help="V,L,H,C,positions")
+    parser.add_argument("--batch", type=int, required=True)
+    parser.add_argument("--seq", type=int, required=True)
+    parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--data", required=True, help="text; its bytes are the tokens, as in Trilith's bytes tokenizer")
+    parser.add_argument("--compile", action="store_true")
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    torch.set_num_threads(args.threads)
+    with open(args.data, "rb") as f:
+        data = torch.frombuffer(bytearray(f.read()), dtype=torch.uint8)
+    model = GPT(*map(int, args.shape.split(",")))
+    matrices = [p for p in model.parameters() if p.dim() == 2]
+    vectors = [p for p in model.parameters() if p.dim() != 2]
+    optimizer = torch.optim.AdamW([{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}],
+                                  lr=1e-4, betas=(0.9, 0.95), fused=True)
+    forward = torch.compile(model) if args.compile else model
+
+    def step():
+        begin = time.perf_counter()
+        at = torch.randint(len(data) - args.seq - 1, (args.batch,)).tolist()
+        windows = torch.stack([data[i : i + args.seq + 1] for i in at]).long()
+        loss = forward(windows[:, :-1].contiguous(), windows[:, 1:].contiguous())
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        value = loss.item()
+        return time.perf_counter() - begin, value
+
+    def answer(**fields):
+        print(json.dumps(dict(fields, peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)), flush=True)
+
+    answer(first=step()[0])
+    for line in sys.stdin:
+        answer(seconds=[step()[0] for _ in range(int(line.split()[1]))])
+
+
+if __name__ == "__main__":
+    main()
