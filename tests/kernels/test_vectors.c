@@ -1,0 +1,257 @@
+/* test_vectors.c — every operator of ops.h against PyTorch (tests/vectors/ops.safetensors), on each instruction set
+ * that runs here.
+ *
+ * References were computed in f64 from f32 inputs and rounded once. Tolerances, relative to the largest reference
+ * element, with u = 2^-24: a chain of k fused steps on zero-mean terms strays by about 0.15·√k·u (r.m.s.) and four
+ * times that over a few hundred outputs; chain(k) = (2·√k + 4)·u leaves a factor of three and room for the roundings of
+ * inputs' products and of the reference. Other factors are derived where they are used. */
+#include "vectors.h"
+#include "kernels/ops.h"
+
+static tl_safetensors *st;
+static tl_ctx ctx;
+static const char *chosen;
+
+static double chain(int k) {
+    return (2 * sqrt(k) + 4) * UNIT;
+}
+
+static float *in(const char *name) {
+    return vectors_read(st, name, TL_F32, NULL);
+}
+static int32_t *ints(const char *name) {
+    return vectors_read(st, name, TL_I32, NULL);
+}
+static float *zeros(int64_t n) {
+    return calloc((size_t)n, sizeof(float));
+}
+
+static void near(const char *name, float *got, double tolerance) {
+    int64_t n;
+    float *want = vectors_read(st, name, TL_F32, &n);
+    char what[128];
+    snprintf(what, sizeof what, "%s %s", ctx.ops->isa, name);
+    vectors_near(what, got, want, n, tolerance);
+    free(want);
+}
+
+static float *transposed(const float *w, int N, int K) {
+    float *t = zeros((int64_t)N * K);
+    for (int n = 0; n < N; n++)
+        for (int k = 0; k < K; k++) t[k * N + n] = w[n * K + k];
+    return t;
+}
+
+static void test_linear(void **state) {
+    enum { R = 7, K = 300, N = 19 };
+    float *x = in("linear.x"), *W = in("linear.W"), *b = in("linear.b"), *dy = in("linear.dy");
+    float *T = transposed(W, N, K), *y = zeros(R * N), *dx = zeros(R * K), *dW = zeros(N * K), *db = zeros(N);
+    for (int layout = TL_OUT_IN; layout <= TL_IN_OUT; layout++) {
+        const float *w = layout == TL_OUT_IN ? W : T;
+        tl__linear(&ctx, y, N, x, K, w, layout, b, R, N, K);
+        near("linear.y", y, chain(K));
+        tl__linear_dx(&ctx, dx, K, dy, N, w, layout, R, N, K, false);
+        near("linear.dx", dx, chain(N));
+        memset(dW, 0, sizeof(float) * N * K);
+        memset(db, 0, sizeof(float) * N);
+        tl__linear_dw(&ctx, dW, db, dy, N, x, K, layout, R, N, K);
+        float *back = layout == TL_OUT_IN ? NULL : transposed(dW, K, N);
+        near("linear.dW", back ? back : dW, chain(R));
+        near("linear.db", db, chain(R));
+        free(back);
+    }
+    free(x), free(W), free(b), free(dy), free(T), free(y), free(dx), free(dW), free(db);
+}
+
+static void test_linear_tall(void **state) { /* the sum over rows crosses a block */
+    enum { R = 270, K = 5, N = 9 };
+    float *x = in("tall.x"), *dy = in("tall.dy"), *dW = zeros(N * K), *db = zeros(N);
+    tl__linear_dw(&ctx, dW, db, dy, N, x, K, TL_OUT_IN, R, N, K);
+    near("tall.dW", dW, chain(R));
+    near("tall.db", db, chain(R));
+    free(x), free(dy), free(dW), free(db);
+}
+
+static void test_embed(void **state) {
+    enum { R = 6, C = 24, V = 11, P = 3 };
+    float *E = in("embed.E"), *pos_E = in("embed.P"), *dx = in("embed.dx"), *x = zeros(R * C), *dE = zeros(V * C),
+          *dP = zeros(P * C);
+    int32_t *token = ints("embed.token"), *pos = ints("embed.pos");
+    tl__embed(&ctx, x, E, pos_E, token, pos, R, C);
+    near("embed.x", x, chain(1));
+    tl__embed_backward(&ctx, dE, NULL, token, dx, R, C);
+    near("embed.dE", dE, chain(3));
+    tl__embed_backward(&ctx, dP, NULL, pos, dx, R, C);
+    near("embed.dP", dP, chain(2));
+    free(E), free(pos_E), free(dx), free(x), free(dE), free(dP), free(token), free(pos);
+}
+
+/* The sum of squares and the variance are means of positive terms: relative error under (C/16 + 5)·u in lanes and tree,
+ * halved by the square root; the rest is a handful of roundings. chain(C) covers it for C = 43; backward has two such
+ * sums in a row. */
+static void test_rmsnorm(void **state) {
+    enum { R = 9, C = 43 };
+    float *x = in("rmsnorm.x"), *y = in("rmsnorm.y"), *gain = in("rmsnorm.gain"), *dout = in("rmsnorm.dout");
+    float *out = zeros(R * C), *sum = zeros(R * C), *rstd = zeros(R), *dx = zeros(R * C), *dgain = zeros(C);
+    tl__rmsnorm(&ctx, out, sum, rstd, x, y, gain, 1e-5f, R, C);
+    near("rmsnorm.sum", sum, chain(1));
+    near("rmsnorm.out", out, chain(C));
+    tl__rmsnorm_backward(&ctx, dx, dgain, dout, sum, rstd, gain, R, C);
+    near("rmsnorm.dx", dx, 2 * chain(C));
+    near("rmsnorm.dgain", dgain, chain(R) + chain(C));
+    free(x), free(y), free(gain), free(dout), free(out), free(sum), free(rstd), free(dx), free(dgain);
+}
+
+static void test_layernorm(void **state) {
+    enum { R = 9, C = 43 };
+    float *x = in("layernorm.x"), *y = in("layernorm.y"), *gain = in("layernorm.gain"), *bias = in("layernorm.bias"),
+          *dout = in("layernorm.dout");
+    float *out = zeros(R * C), *sum = zeros(R * C), *mean = zeros(R), *rstd = zeros(R), *dx = zeros(R * C),
+          *dgain = zeros(C), *dbias = zeros(C);
+    tl__layernorm(&ctx, out, sum, mean, rstd, x, y, gain, bias, 1e-5f, R, C);
+    near("layernorm.sum", sum, chain(1));
+    near("layernorm.out", out, chain(C));
+    tl__layernorm_backward(&ctx, dx, dgain, dbias, dout, sum, mean, rstd, gain, R, C);
+    near("layernorm.dx", dx, 2 * chain(C));
+    near("layernorm.dgain", dgain, chain(R) + chain(C));
+    near("layernorm.dbias", dbias, chain(R));
+    free(x), free(y), free(gain), free(bias), free(dout), free(out), free(sum), free(mean), free(rstd), free(dx),
+        free(dgain), free(dbias);
+}
+
+static void test_rope(void **state) {
+    enum { R = 6, HEADS = 3, D = 16, ROW = HEADS * D };
+    float *x = in("rope.x"), *dx = in("rope.dy"), *rows = in("rope.cos_sin");
+    int32_t *pos = ints("rope.pos");
+    float *table = zeros(1001 * D); /* the vectors give the rows in use */
+    for (int r = 0; r < R; r++) memcpy(table + pos[r] * D, rows + r * D, D * sizeof(float));
+    tl__rope(&ctx, x, ROW, table, pos, 1, R, HEADS, D);
+    near("rope.y", x, chain(2));
+    tl__rope(&ctx, dx, ROW, table, pos, -1, R, HEADS, D);
+    near("rope.dx", dx, chain(2));
+    free(x), free(dx), free(rows), free(pos), free(table);
+}
+
+/* A score is a chain over D = 12 of unit-variance products, so its error is about chain(D)·max|s|/4 in absolute terms,
+ * and exp turns it into a relative one of p, averaged over up to 150 keys; then a chain over those keys. Backward has
+ * dp as another chain over D, then keys, or queries (150, times two heads of a group). */
+static void test_attention(void **state) {
+    enum { H = 4, HKV = 2, D = 12, ROW = (H + 2 * HKV) * D, BLOCKS = 11 };
+    int32_t *lengths = ints("attention.lengths");
+    enum { R = 155, LONGEST = 150 };
+    assert_int_equal(lengths[0] + lengths[1], R);
+    float *q = in("attention.q"), *k = in("attention.k"), *v = in("attention.v"), *dout = in("attention.dout");
+    float *out = zeros(R * H * D), *max_sum = zeros(R * H * 2), *d = zeros(R * ROW);
+    tl_kv kv = {zeros(BLOCKS * HKV * D * TL_KV_BLOCK), zeros(BLOCKS * HKV * D * TL_KV_BLOCK)};
+    int32_t pos[R], token[R], seq_row[3] = {0, lengths[0], R}, seq_block[2] = {0, 1};
+    int32_t block[BLOCKS] = {7, 3, 0, 10, 2, 9, 1, 8, 4, 6, 5}; /* sequences' blocks lie anywhere */
+    memset(token, 0, sizeof token);
+    for (int r = 0; r < R; r++) pos[r] = r < lengths[0] ? r : r - lengths[0];
+    tl_rows rows = {
+        .R = R, .S = 2, .token = token, .pos = pos, .seq_row = seq_row, .seq_block = seq_block, .block = block};
+    float scale = 1 / sqrtf(D);
+    tl__kv_store(&ctx, kv, k, HKV * D, v, HKV * D, &rows, HKV, D);
+    tl__attention(&ctx, out, H * D, max_sum, q, H * D, kv, &rows, H, HKV, D, scale);
+    near("attention.out", out, chain(D) + chain(LONGEST));
+    tl__attention_backward(&ctx, d, d + H * D, d + (H + HKV) * D, ROW, dout, out, H * D, max_sum, q, H * D, kv, &rows,
+                           H, HKV, D, scale);
+    float *dq = zeros(R * H * D), *dk = zeros(R * HKV * D), *dv = zeros(R * HKV * D);
+    for (int r = 0; r < R; r++) {
+        memcpy(dq + r * H * D, d + r * ROW, sizeof(float) * H * D);
+        memcpy(dk + r * HKV * D, d + r * ROW + H * D, sizeof(float) * HKV * D);
+        memcpy(dv + r * HKV * D, d + r * ROW + (H + HKV) * D, sizeof(float) * HKV * D);
+    }
+    near("attention.dq", dq, 2 * chain(D) + chain(LONGEST));
+    near("attention.dk", dk, 2 * chain(D) + chain(2 * LONGEST));
+    near("attention.dv", dv, chain(D) + chain(2 * LONGEST));
+    free(q), free(k), free(v), free(dout), free(out), free(max_sum), free(d), free(kv.k), free(kv.v), free(dq),
+        free(dk), free(dv), free(lengths);
+}
+
+/* A handful of roundings around one elementary function of a few ulp: 16 u of the largest. */
+static void test_activations(void **state) {
+    enum { N = 211, R = 5, F = 37 };
+    float *x = in("gelu.x"), *dy = in("gelu.dy"), *y = zeros(N);
+    tl__gelu(&ctx, y, x, N);
+    near("gelu.y", y, 16 * UNIT);
+    tl__gelu_backward(&ctx, dy, dy, x, N);
+    near("gelu.dx", dy, 16 * UNIT);
+    float *gu = in("swiglu.gu"), *dz = in("swiglu.dy"), *z = zeros(R * F), *dgu = zeros(R * 2 * F);
+    tl__swiglu(&ctx, z, gu, R, F);
+    near("swiglu.y", z, 16 * UNIT);
+    tl__swiglu_backward(&ctx, dgu, dz, gu, R, F);
+    near("swiglu.dgu", dgu, 16 * UNIT);
+    free(x), free(dy), free(y), free(gu), free(dz), free(z), free(dgu);
+}
+
+/* log p = z_t − (m + log Σ): roundings of numbers no larger than twice the result's largest. The gradient's relative
+ * error is that of exp of an argument below 40 in size, rounded: 40·u/2 and exp's own. */
+static void test_softmax_loss(void **state) {
+    enum { R = 6, V = 101 };
+    float *logits = in("loss.logits"), logp[R];
+    int32_t *target = ints("loss.target");
+    tl__softmax_loss(&ctx, logp, logits, target, 0.25f, R, V);
+    near("loss.logp", logp, 8 * UNIT);
+    near("loss.dlogits", logits, 24 * UNIT);
+    free(logits), free(target);
+}
+
+static void test_sum_squares(void **state) {
+    int64_t n;
+    float *x = vectors_read(st, "squares.x", TL_F32, &n);
+    double *want = vectors_read(st, "squares.sum", TL_F64, NULL), got = tl__sum_squares(&ctx, x, n);
+    /* Positive terms in f64: at most 256 + 4 + 3 roundings one after the other. */
+    assert_true(fabs(got - *want) <= 263 * 0x1p-53 * *want);
+    free(x), free(want);
+}
+
+/* Three updates of a dozen roundings each, of numbers no larger than the results. */
+static void test_adamw(void **state) {
+    enum { N = 67 };
+    float *w = in("adamw.w"), *g = in("adamw.g"), m[N] = {0}, v[N] = {0};
+    for (int t = 1; t <= 3; t++) {
+        tl_adamw hyper = {
+            .lr = 1e-3f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .weight_decay = 0.1f, .grad_scale = 0.5f};
+        hyper.step_size = (float)(1e-3 / (1 - pow(0.9, t)));
+        hyper.inv_sqrt_correction2 = (float)(1 / sqrt(1 - pow(0.95, t)));
+        tl__adamw(&ctx, w, m, v, g + (t - 1) * N, N, &hyper);
+    }
+    near("adamw.w_after", w, 8 * UNIT);
+    near("adamw.m_after", m, 16 * UNIT);
+    near("adamw.v_after", v, 16 * UNIT);
+    free(w), free(g);
+}
+
+static int setup(void **state) {
+    st = vectors_open("ops.safetensors");
+    tl_error err = {0};
+    if (tl__ctx_open(&ctx, 2, chosen, &err)) fail_msg("%s", err.text);
+    return 0;
+}
+
+static int teardown(void **state) {
+    tl__ctx_close(&ctx);
+    tl__safetensors_close(st);
+    return 0;
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_linear),      cmocka_unit_test(test_linear_tall), cmocka_unit_test(test_embed),
+        cmocka_unit_test(test_rmsnorm),     cmocka_unit_test(test_layernorm),   cmocka_unit_test(test_rope),
+        cmocka_unit_test(test_attention),   cmocka_unit_test(test_activations), cmocka_unit_test(test_softmax_loss),
+        cmocka_unit_test(test_sum_squares), cmocka_unit_test(test_adamw),
+    };
+    int failed = 0, ran = 0;
+    for (const char *const *isa = (const char *const[]){"ref", "avx2", "avx512", NULL}; *isa; isa++) {
+        const tl_ops *ops = NULL;
+        if (tl__ops_select(&ops, *isa, NULL)) continue; /* this CPU has not got it */
+        ran++;
+        printf("%s\n", *isa);
+        struct CMUnitTest run[sizeof tests / sizeof *tests];
+        memcpy(run, tests, sizeof tests);
+        chosen = *isa;
+        failed += cmocka_run_group_tests_name(*isa, run, setup, teardown);
+    }
+    return failed || !ran;
+}
