@@ -196,6 +196,10 @@ static void L2_decoding_equals_training(void **state) {
         for (int b = 0; b < B; b++) {
             score_one_by_one(m, &ctx, tokens + b * T, T, decoded);
             assert_same_bits(decoded, trained + b * T, T - 1, "sequence", b);
+            tl_session *s = open_session(m, &ctx, T, 50);
+            assert_int_equal(tl__session_score(s, tokens + b * T, T, -1, decoded, NULL), 0);
+            assert_same_bits(decoded, trained + b * T, T - 1, "scored sequence", b);
+            tl__session_close(s);
         }
     }
 }
