@@ -199,6 +199,10 @@ static void L2_decoding_equals_training(void **state) {
             tl_session *s = open_session(m, &ctx, T, 50);
             assert_int_equal(tl__session_score(s, tokens + b * T, T, -1, decoded, NULL), 0);
             assert_same_bits(decoded, trained + b * T, T - 1, "scored sequence", b);
+            tl__session_rewind(s, 0); /* and in two calls, the first told what comes next */
+            assert_int_equal(tl__session_score(s, tokens + b * T, 70, tokens[b * T + 70], decoded, NULL), 0);
+            assert_int_equal(tl__session_score(s, tokens + b * T + 70, T - 70, -1, decoded + 70, NULL), 0);
+            assert_same_bits(decoded, trained + b * T, T - 1, "sequence scored in two calls", b);
             tl__session_close(s);
         }
     }
