@@ -33,10 +33,10 @@ void tl__linear_dx(tl_ctx *ctx, float *dx, int64_t lddx, const float *dy, int64_
 }
 
 void tl__linear_dw(tl_ctx *ctx, float *dW, float *dbias, const float *dy, int64_t lddy, const float *x, int64_t ldx,
-                   tl_layout layout, int R, int N, int K) {
+                   tl_layout layout, int R, int N, int K, bool accumulate) {
     begin(ctx, "linear_dw", TL_OP_GEMM);
-    if (layout == TL_OUT_IN) ctx->ops->gemm(ctx, dW, K, N, K, R, dy, 1, lddy, x, ldx, 1, NULL, true);
-    else ctx->ops->gemm(ctx, dW, N, K, N, R, x, 1, ldx, dy, lddy, 1, NULL, true);
+    if (layout == TL_OUT_IN) ctx->ops->gemm(ctx, dW, K, N, K, R, dy, 1, lddy, x, ldx, 1, NULL, accumulate);
+    else ctx->ops->gemm(ctx, dW, N, K, N, R, x, 1, ldx, dy, lddy, 1, NULL, accumulate);
     end(ctx, TL_OP_GEMM, N, K, R);
     if (dbias) {
         begin(ctx, "bias_backward", TL_OP_BIAS_BACKWARD);

@@ -174,8 +174,8 @@ typedef enum tl_layout { TL_OUT_IN, TL_IN_OUT } tl_layout; /* W[N,K] as Linear, 
 void tl__linear(tl_ctx *ctx, float *y, int64_t ldy, const float *x, int64_t ldx, const float *W, tl_layout layout, const float *bias, int R, int N, int K);
 /* dx[R,K] (+)= dy[R,N]·Wᵀ */
 void tl__linear_dx(tl_ctx *ctx, float *dx, int64_t lddx, const float *dy, int64_t lddy, const float *W, tl_layout layout, int R, int N, int K, bool accumulate);
-/* dW += dyᵀ·x in W's layout (k = rows, blocks of TL_KB), dbias += Σ dy if dbias. */
-void tl__linear_dw(tl_ctx *ctx, float *dW, float *dbias, const float *dy, int64_t lddy, const float *x, int64_t ldx, tl_layout layout, int R, int N, int K);
+/* dW (+)= dyᵀ·x in W's layout (k = rows, blocks of TL_KB), added to where accumulate; dbias += Σ dy if dbias. */
+void tl__linear_dw(tl_ctx *ctx, float *dW, float *dbias, const float *dy, int64_t lddy, const float *x, int64_t ldx, tl_layout layout, int R, int N, int K, bool accumulate);
 
 void tl__embed(tl_ctx *ctx, float *x, const float *E, const float *P, const int32_t *token, const int32_t *pos, int R, int C);
 void tl__embed_backward(tl_ctx *ctx, float *dE, const int32_t *slot, const int32_t *id, const float *dx, int R, int C);

@@ -119,12 +119,12 @@ static void product(tl_ctx *ctx, const tl_model *m, float *y, int64_t ldy, const
     tl__linear(ctx, y, ldy, x, K, weight(m, layer, w), m->arch.layout, weight(m, layer, b), R, (int)N, (int)K);
 }
 
-/* dx[R,K] (+)= dy·Wᵀ; dW += dyᵀ·x, db += Σ dy. */
-static void product_backward(tl_ctx *ctx, const tl_model *m, float *dx, float *grad, const float *dy, int64_t lddy,
-                             const float *x, int layer, tl_role w, tl_role b, int R, int64_t N, int64_t K,
-                             bool accumulate) {
+/* dx[R,K] (+)= dy·Wᵀ; dW += dyᵀ·x (written in a leaf's first micro-batch), db += Σ dy. */
+static void product_backward(tl_ctx *ctx, const tl_model *m, const tl_acts *acts, float *dx, float *grad,
+                             const float *dy, int64_t lddy, const float *x, int layer, tl_role w, tl_role b, int R,
+                             int64_t N, int64_t K, bool accumulate) {
     tl__linear_dw(ctx, gradient(m, grad, layer, w), gradient(m, grad, layer, b), dy, lddy, x, K, m->arch.layout, R,
-                  (int)N, (int)K);
+                  (int)N, (int)K, !acts->first);
     tl__linear_dx(ctx, dx, K, dy, lddy, weight(m, layer, w), m->arch.layout, R, (int)N, (int)K, accumulate);
 }
 
@@ -162,21 +162,21 @@ static void attention_block_backward(tl_ctx *ctx, const tl_model *m, tl_acts *ac
     int R = rows->R;
     int64_t Q = width_q(a), KV = width_kv(a), ld = width_qkv(a);
     float *dq = acts->d_qkv, *dk = dq + Q, *dv = dk + KV;
-    product_backward(ctx, m, acts->d_att, grad, acts->d_x, a->C, p->att, l, TL_ROLE_O, TL_ROLE_O_BIAS, R, a->C, Q,
+    product_backward(ctx, m, acts, acts->d_att, grad, acts->d_x, a->C, p->att, l, TL_ROLE_O, TL_ROLE_O_BIAS, R, a->C, Q,
                      false);
     tl__attention_backward(ctx, dq, dk, dv, ld, acts->d_att, p->att, Q, p->max_sum, p->qkv, ld, p->kv, rows, a->H,
                            a->Hkv, a->D, attention_scale(a));
     if (a->positions == TL_POS_ROPE) tl__rope(ctx, dq, ld, m->cos_sin, rows->pos, -1, R, a->H + a->Hkv, a->D);
     if (weight(m, l, TL_ROLE_QKV)) {
-        product_backward(ctx, m, acts->d_normed, grad, dq, ld, acts->normed, l, TL_ROLE_QKV, TL_ROLE_QKV_BIAS, R, ld,
-                         a->C, false);
+        product_backward(ctx, m, acts, acts->d_normed, grad, dq, ld, acts->normed, l, TL_ROLE_QKV, TL_ROLE_QKV_BIAS, R,
+                         ld, a->C, false);
     } else {
-        product_backward(ctx, m, acts->d_normed, grad, dq, ld, acts->normed, l, TL_ROLE_Q, TL_ROLE_Q_BIAS, R, Q, a->C,
-                         false);
-        product_backward(ctx, m, acts->d_normed, grad, dk, ld, acts->normed, l, TL_ROLE_K, TL_ROLE_K_BIAS, R, KV, a->C,
-                         true);
-        product_backward(ctx, m, acts->d_normed, grad, dv, ld, acts->normed, l, TL_ROLE_V, TL_ROLE_V_BIAS, R, KV, a->C,
-                         true);
+        product_backward(ctx, m, acts, acts->d_normed, grad, dq, ld, acts->normed, l, TL_ROLE_Q, TL_ROLE_Q_BIAS, R, Q,
+                         a->C, false);
+        product_backward(ctx, m, acts, acts->d_normed, grad, dk, ld, acts->normed, l, TL_ROLE_K, TL_ROLE_K_BIAS, R, KV,
+                         a->C, true);
+        product_backward(ctx, m, acts, acts->d_normed, grad, dv, ld, acts->normed, l, TL_ROLE_V, TL_ROLE_V_BIAS, R, KV,
+                         a->C, true);
     }
 }
 
@@ -205,18 +205,18 @@ static void feed_forward_block_backward(tl_ctx *ctx, const tl_model *m, tl_acts 
     bool gated = a->act == TL_ACT_SWIGLU;
     if (gated) tl__swiglu(ctx, acts->act, p->up, R, a->F);
     else tl__gelu(ctx, acts->act, p->up, (int64_t)R * a->F);
-    product_backward(ctx, m, acts->d_act, grad, acts->d_x, a->C, acts->act, l, TL_ROLE_DOWN, TL_ROLE_DOWN_BIAS, R, a->C,
-                     a->F, false);
+    product_backward(ctx, m, acts, acts->d_act, grad, acts->d_x, a->C, acts->act, l, TL_ROLE_DOWN, TL_ROLE_DOWN_BIAS, R,
+                     a->C, a->F, false);
     if (gated) {
         tl__swiglu_backward(ctx, acts->d_up, acts->d_act, p->up, R, a->F);
-        product_backward(ctx, m, acts->d_normed, grad, acts->d_up, ld, acts->normed, l, TL_ROLE_GATE, TL_ROLE_GATE_BIAS,
-                         R, a->F, a->C, false);
-        product_backward(ctx, m, acts->d_normed, grad, acts->d_up + a->F, ld, acts->normed, l, TL_ROLE_UP,
+        product_backward(ctx, m, acts, acts->d_normed, grad, acts->d_up, ld, acts->normed, l, TL_ROLE_GATE,
+                         TL_ROLE_GATE_BIAS, R, a->F, a->C, false);
+        product_backward(ctx, m, acts, acts->d_normed, grad, acts->d_up + a->F, ld, acts->normed, l, TL_ROLE_UP,
                          TL_ROLE_UP_BIAS, R, a->F, a->C, true);
     } else {
         tl__gelu_backward(ctx, acts->d_up, acts->d_act, p->up, (int64_t)R * a->F);
-        product_backward(ctx, m, acts->d_normed, grad, acts->d_up, ld, acts->normed, l, TL_ROLE_UP, TL_ROLE_UP_BIAS, R,
-                         a->F, a->C, false);
+        product_backward(ctx, m, acts, acts->d_normed, grad, acts->d_up, ld, acts->normed, l, TL_ROLE_UP,
+                         TL_ROLE_UP_BIAS, R, a->F, a->C, false);
     }
 }
 
@@ -249,6 +249,20 @@ void tl__model_forward(tl_ctx *ctx, const tl_model *m, tl_acts *acts, const tl_r
          acts->branch, -1, TL_ROLE_FINAL_GAIN, TL_ROLE_FINAL_BIAS, R);
 }
 
+/* A matrix's gradient is written by the leaf's first product; vectors and look-up tables are only ever added to. */
+void tl__model_clear_gradient(tl_ctx *ctx, const tl_model *m, float *grad) {
+    double bytes = 0;
+    tl__span_begin(ctx->spans, "clear_gradient", TL_BUCKET_OPTIMIZER);
+    for (int i = 0; i < m->params.n; i++) {
+        const tl_param *p = &m->params.list[i];
+        bool looked_up = p->role == TL_ROLE_POSITION || (p->role == TL_ROLE_EMBED && !m->arch.tied);
+        if (p->dims == 2 && !looked_up) continue;
+        memset(grad + p->offset, 0, sizeof(float) * (size_t)p->count);
+        bytes += 4.0 * (double)p->count;
+    }
+    tl__span_end(ctx->spans, 0, bytes, 0, 0, 0);
+}
+
 void tl__model_logits(tl_ctx *ctx, const tl_model *m, float *logits, const float *hidden, int n) {
     const tl_arch *a = &m->arch; /* embedding and head are [V, C] in every family */
     tl__linear(ctx, logits, a->V, hidden, a->C, weight(m, -1, head_role(a)), TL_OUT_IN, NULL, n, a->V, a->C);
@@ -265,7 +279,7 @@ void tl__model_loss(tl_ctx *ctx, const tl_model *m, tl_acts *acts, const int32_t
         tl__softmax_loss(ctx, logp + r, acts->logits, target + r, grad ? grad_scale : 0.0f, n, a->V);
         if (!grad) continue;
         tl__linear_dw(ctx, gradient(m, grad, -1, head_role(a)), NULL, acts->logits, a->V, hidden, a->C, TL_OUT_IN, n,
-                      a->V, a->C);
+                      a->V, a->C, !(acts->first && r == 0));
         tl__linear_dx(ctx, acts->d_normed + (int64_t)r * a->C, a->C, acts->logits, a->V, W, TL_OUT_IN, n, a->V, a->C,
                       false);
     }

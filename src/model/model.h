@@ -54,6 +54,7 @@ typedef struct tl_acts {
     float *d_x, *d_normed, *d_qkv, *d_att, *d_up, *d_act; /* training only */
     float *logits;         /* [loss_rows, V] */
     int loss_rows;         /* TL_KB, or fewer when R is */
+    bool first;            /* a leaf's first micro-batch: products write their weight's gradient instead of adding to it */
 } tl_acts;
 
 /* Place activations for R rows in an arena (dry or real): the one sizing function of law L4. kv_blocks: blocks a layer (training). */
@@ -66,6 +67,8 @@ void tl__model_logits(tl_ctx *ctx, const tl_model *model, float *logits, const f
 /* Head and loss together, TL_KB rows at a time, never all logits: logp[R] of target (−1 ignored). With grad (flat gradient buffer): also
  * d_hidden into acts->d_normed, and the head's gradient. grad_scale: 1 / the step's token count. */
 void tl__model_loss(tl_ctx *ctx, const tl_model *model, tl_acts *acts, const int32_t *target, int R, float *logp, float *grad, float grad_scale);
+/* Before a leaf: zero the parts of the gradient that its first micro-batch adds to. The others need not be cleared: one pass over them less. */
+void tl__model_clear_gradient(tl_ctx *ctx, const tl_model *model, float *grad);
 /* Everything below the loss: adds each parameter's gradient into grad (flat, params order). The token embedding's look-up gradient goes to
  * embed_grad[slots,C] by slot[V] when the embedding is tied (it must be added after the leaf's last micro-batch: the head's part comes
  * first), else straight into grad. */

@@ -43,15 +43,14 @@ static void close_slots(tl_ctx *ctx, tl_train_memory *memory, const tl_model *mo
 static void leaf_gradient(tl_ctx *ctx, const tl_model *model, tl_train_memory *memory, const tl_train_shape *shape,
                           int first, int n, float *grad, float grad_scale) {
     int T = shape->T;
-    tl__span_begin(ctx->spans, "zero", TL_BUCKET_OPTIMIZER);
-    memset(grad, 0, sizeof(float) * (size_t)model->params.count);
-    tl__span_end(ctx->spans, 0, 4.0 * (double)model->params.count, model->params.count, 0, 0);
+    tl__model_clear_gradient(ctx, model, grad);
     if (memory->slot) open_slots(memory, &model->arch, memory->input + (int64_t)first * T, (int64_t)n * T);
     for (int i = 0; i < n; i += shape->micro_batch) {
         int count = n - i < shape->micro_batch ? n - i : shape->micro_batch;
         int64_t at = (int64_t)(first + i) * T;
         tl_rows rows;
         tl__train_rows(&rows, memory, memory->input + at, memory->pos + at, count, T);
+        memory->acts.first = i == 0;
         tl__model_forward(ctx, model, &memory->acts, &rows);
         tl__model_loss(ctx, model, &memory->acts, memory->target + at, rows.R, memory->logp + at, grad, grad_scale);
         tl__model_backward(ctx, model, &memory->acts, &rows, grad, memory->embed_grad, memory->slot);

@@ -271,7 +271,7 @@ static void test_linear_and_its_backward(void **unused) {
             tl__linear(ctx, y, N, x.g.p, K, w.g.p, layout, bias.g.p, R, N, K);
             for (int n = 0; n < N * K; n++) dw[n] = before[n] = number();
             tl__linear_dx(ctx, dx, K, dy.g.p, N, w.g.p, layout, R, N, K, false);
-            tl__linear_dw(ctx, dw, NULL, dy.g.p, N, x.g.p, K, layout, R, N, K);
+            tl__linear_dw(ctx, dw, NULL, dy.g.p, N, x.g.p, K, layout, R, N, K, true);
             for (int r = 0; r < R; r++)
                 for (int n = 0; n < N; n++) {
                     float s = 0;
