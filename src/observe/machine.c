@@ -214,9 +214,10 @@ static void read_task(void *user, int64_t i, int worker) {
     __asm__ volatile("" : : "m"(sink));
 }
 
-/* FLOP/s: a trial is one task a thread, long enough (about 2 ms) that waking the threads is under a per cent of it. */
+/* FLOP/s: a trial is one task a thread; long enough that handing out work (a microsecond or two) is well under a per
+ * cent of it, short enough that on a busy machine some trial finds all its threads running. */
 static double measure_flops(trial *t, tl_pool *pool, int tasks, int64_t budget_ns) {
-    const int64_t trial_ns = 2000000, end_ns = tl__now_ns() + budget_ns;
+    const int64_t trial_ns = 500000, end_ns = tl__now_ns() + budget_ns;
     double best = 0;
     t->rounds = 1000;
     for (int n = 0; n < 3 || tl__now_ns() < end_ns; n++) {
@@ -242,12 +243,16 @@ static double measure_read(trial *t, tl_pool *pool, size_t bytes, int64_t budget
     t->buffer = at;
     int64_t slices = (int64_t)(bytes / SLICE_BYTES);
     tl__parallel_for(pool, slices, touch_task, t);
+    /* Round and round in thirds, each a trial: by the time a third comes again the other two have pushed it out of the
+     * cache. */
+    const int64_t third = slices / 3 > 0 ? slices / 3 : 1;
     double best = 0;
-    for (int n = 0; n < 3 || tl__now_ns() < end_ns; n++) {
+    for (int n = 0; n < 6 || tl__now_ns() < end_ns; n++) {
+        t->buffer = (unsigned char *)at + (slices >= 3 ? (size_t)(n % 3 * third) * SLICE_BYTES : 0);
         int64_t start_ns = tl__now_ns();
-        tl__parallel_for(pool, slices, read_task, t);
+        tl__parallel_for(pool, third, read_task, t);
         int64_t took_ns = tl__now_ns() - start_ns;
-        if (took_ns > 0) best = fmax(best, (double)bytes / (double)took_ns * 1e9);
+        if (took_ns > 0) best = fmax(best, (double)third * (double)SLICE_BYTES / (double)took_ns * 1e9);
     }
     munmap(at, bytes);
     return best;

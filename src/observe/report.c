@@ -189,6 +189,14 @@ static void put_top(tl_page *p, const tl_run *run, const char *name) {
         tl__page_put(p, "</p>\n");
     }
     put_key_figures(p, run);
+    double skipped = 0;
+    for (int i = 0; i < run->n; i++) skipped += run->column[TL_COLUMN_SKIPPED][i];
+    if (skipped > 0)
+        tl__page_put(p,
+                     "<p class=warning>%.0f of %d steps %s skipped: the loss or gradient was not finite, and the "
+                     "weights stayed as "
+                     "they were.</p>\n",
+                     skipped, run->n, skipped == 1 ? "was" : "were");
     if (run->n == 0) tl__page_put(p, "<p class=empty>No step has been recorded yet.</p>\n");
 }
 
@@ -203,13 +211,8 @@ static void put_loss(tl_page *p, const tl_run *run) {
     }
     int reach = run->n / 60 < 1000 ? run->n / 60 : 1000;
     tl__smooth(smooth, run->column[TL_COLUMN_LOSS], run->n, reach);
-    char note[96] = "nats a token";
-    double skipped = 0;
-    for (int i = 0; i < run->n; i++) skipped += run->column[TL_COLUMN_SKIPPED][i];
-    if (skipped > 0)
-        snprintf(note, sizeof note, "nats a token \u00b7 %.0f step%s skipped", skipped, skipped == 1 ? "" : "s");
     tl_chart chart = {.title = "Loss",
-                      .note = note,
+                      .note = "nats a token",
                       .n = run->n,
                       .step = run->column[TL_COLUMN_STEP],
                       .series = {{NULL, "blue", run->column[TL_COLUMN_LOSS], TL_LINE_RAW},

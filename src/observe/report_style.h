@@ -69,7 +69,7 @@ static const char tl__report_style[] =
     ".plain td,.plain thead th{text-align:right}.plain th:first-child{color:var(--soft)}"
     ".scroll{overflow-x:auto}.scroll .plain td{white-space:normal;overflow-wrap:anywhere}"
     ".tall{max-height:900px;overflow-y:auto;align-self:start}.soft{color:var(--soft)}"
-    ".quiet{color:var(--soft);margin:12px 0 0}.empty{color:var(--soft);font-size:17px;text-align:center;padding:40px 0}"
+    ".quiet{color:var(--soft);margin:12px 0 0}.warning{color:var(--red);margin:0 0 20px}.empty{color:var(--soft);font-size:17px;text-align:center;padding:40px 0}"
     ".samples{display:grid;grid-template-columns:1fr 1fr;gap:0 20px}.samples h3{color:var(--soft);font-weight:600}"
     ".sample{margin:0;font:16.5px/1.58 ui-serif,Georgia,'Times New "
     "Roman',serif;white-space:pre-wrap;overflow-wrap:anywhere;"

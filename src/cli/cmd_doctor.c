@@ -1,0 +1,277 @@
+/* cmd_doctor.c — `trilith doctor`: what this machine is, what it can do, what Trilith will use of it, and what will be
+ * slow. */
+#define PCRE2_CODE_UNIT_WIDTH 8
+#include <pcre2.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <utf8proc.h>
+#include <xxhash.h>
+#include <yaml.h>
+#include <zlib.h>
+#include <zstd.h>
+#include "cli/cli.h"
+#include "io/file.h"
+#include "observe/machine.h"
+
+typedef struct settings {
+    int64_t threads;
+    double seconds;
+    bool json;
+} settings;
+
+static const tl_option options[] = {
+    {"threads", TL_INT(settings, threads), .least = 0, .most = 1024,
+     .help = "Measure with this many threads; all that this process may use unless given."},
+    {"seconds", TL_REAL(settings, seconds), .initial = "1", .least = 0, .most = 60,
+     .help = "How long to measure. The best of many short trials counts."},
+    {"json", TL_FLAG(settings, json), .not_in_yaml = true, .help = "Print one JSON object and nothing else."},
+    {0}};
+
+typedef struct findings {
+    tl_machine machine;
+    tl_limits limits;
+    int cpus;            /* that this process may use */
+    double load;         /* of the last minute, before we measured; −1 unknown */
+    char huge_pages[16]; /* "always", "madvise", "never"; empty: unknown */
+    int64_t total_bytes, available_bytes;
+    char advice[8][400];
+    int n_advice;
+} findings;
+
+/* ---- the kernel table: who computes each operator ---- */
+
+#define ENTRIES(X)                                                                                                     \
+    X(gemm)                                                                                                            \
+    X(bias_backward) X(embed) X(embed_backward) X(rmsnorm) X(rmsnorm_backward) X(layernorm) X(layernorm_backward)      \
+        X(rope) X(kv_store) X(attention) X(attention_backward) X(gelu) X(gelu_backward) X(swiglu) X(swiglu_backward)   \
+            X(add) X(softmax_loss) X(sum_squares) X(adamw)
+
+typedef struct entry {
+    const char *name, *isa;
+} entry;
+enum { MOST_ENTRIES = 32 };
+
+/* An entry that is still the definition's own function runs as ref, whatever the table is called. */
+static int kernel_table(entry out[MOST_ENTRIES], const tl_ops *ops) {
+    const tl_ops *ref = NULL;
+    int n = 0;
+    (void)tl__ops_select(&ref, "ref", NULL);
+#define ENTRY(field) out[n++] = (entry){#field, ref && ops->field == ref->field ? "ref" : ops->isa};
+    ENTRIES(ENTRY)
+#undef ENTRY
+    return n;
+}
+
+/* ---- libraries, as they are at run time ---- */
+
+static json_t *library_versions(void) {
+    char pcre2[64] = "unknown", unicode[64] = "unknown", xxhash[32];
+    (void)pcre2_config(PCRE2_CONFIG_VERSION, pcre2);
+    (void)pcre2_config(PCRE2_CONFIG_UNICODE_VERSION, unicode);
+    pcre2[strcspn(pcre2, " ")] = 0; /* "10.42 2022-12-11" */
+    unsigned x = XXH_versionNumber();
+    snprintf(xxhash, sizeof xxhash, "%u.%u.%u", x / 10000, x / 100 % 100, x % 100);
+    return json_pack("{s:s,s:s,s:s,s:s,s:s,s:s,s:s,s:s,s:s}", "jansson", jansson_version_str(), "libyaml",
+                     yaml_get_version_string(), "pcre2", pcre2, "pcre2_unicode", unicode, "utf8proc",
+                     utf8proc_version(), "utf8proc_unicode", utf8proc_unicode_version(), "xxhash", xxhash, "zstd",
+                     ZSTD_versionString(), "zlib", zlibVersion());
+}
+
+/* ---- what is odd ---- */
+
+__attribute__((format(printf, 2, 3))) static void advise(findings *f, const char *format, ...) {
+    if (f->n_advice == (int)(sizeof f->advice / sizeof *f->advice)) return;
+    va_list args;
+    va_start(args, format);
+    vsnprintf(f->advice[f->n_advice++], sizeof *f->advice, format, args);
+    va_end(args);
+}
+
+static void read_huge_pages(char out[16]) {
+    FILE *file = fopen("/sys/kernel/mm/transparent_hugepage/enabled", "r"); /* "always [madvise] never" */
+    char line[128] = "";
+    out[0] = 0;
+    if (!file) return;
+    if (fgets(line, sizeof line, file)) {
+        char *from = strchr(line, '['), *to = from ? strchr(from, ']') : NULL;
+        if (to) snprintf(out, 16, "%.*s", (int)(to - from - 1 < 15 ? to - from - 1 : 15), from + 1);
+    }
+    fclose(file);
+}
+
+static void look_for_trouble(findings *f, const tl_ops *ops) {
+    const tl_machine *m = &f->machine;
+    const tl_ops *best = NULL;
+    const char *forced = getenv("TRILITH_ISA");
+    unsetenv("TRILITH_ISA");
+    (void)tl__ops_select(&best, NULL, NULL);
+    if (forced) setenv("TRILITH_ISA", forced, 1);
+    if (best && strcmp(best->isa, "ref") == 0)
+        advise(f, "This CPU has no AVX2 with FMA, so every operator runs as plain C, some hundred times slower than on "
+                  "one that has; "
+                  "results are the same.");
+    else if (best && strcmp(best->isa, ops->isa) != 0)
+        advise(f, "TRILITH_ISA=%s is set; without it %s would be used.", ops->isa, best->isa);
+    if (f->load > 0.5)
+        advise(f,
+               "Other work is running (load average %.1f on %d CPU%s): the peaks measured now may be below what this "
+               "machine "
+               "can do.",
+               f->load, f->cpus, f->cpus == 1 ? "" : "s");
+    if (strcmp(f->huge_pages, "never") == 0)
+        advise(f, "Transparent huge pages are off, so large matrices cost more address translation; 'echo madvise > "
+                  "/sys/kernel/mm/transparent_hugepage/enabled' as root turns them on.");
+    if (f->limits.cpus > 0 && f->limits.cpus < m->threads)
+        advise(f,
+               "The container may use %.1f CPUs but %d threads run, so they will be stopped part of the time; use "
+               "--threads %d.",
+               f->limits.cpus, m->threads, f->limits.cpus < 1 ? 1 : (int)f->limits.cpus);
+    else if (m->threads > f->cpus)
+        advise(f, "%d threads share %d CPU%s; more threads than CPUs only wait for each other.", m->threads, f->cpus,
+               f->cpus == 1 ? "" : "s");
+    if (f->available_bytes > 0 && f->available_bytes < (int64_t)1 << 30)
+        advise(f, "Only %lld MB of memory are available; a run that needs more will be killed or swap.",
+               (long long)(f->available_bytes / 1000000));
+    if (m->read_bytes_per_second > 0 && m->f32_flops / m->read_bytes_per_second > 40)
+        advise(f,
+               "Arithmetic is fast beside memory here (%.0f FLOPs for each byte read): the optimizer and generating "
+               "one token at a "
+               "time will be bound by memory.",
+               m->f32_flops / m->read_bytes_per_second);
+}
+
+static int examine(findings *f, const settings *o, tl_ctx *ctx, tl_error *err) {
+    double load;
+    *f = (findings){.load = getloadavg(&load, 1) == 1 ? load : -1};
+    int status = tl__ctx_open(ctx, (int)o->threads, NULL, err);
+    if (status) return status;
+    tl__machine_describe(&f->machine, ctx);
+    f->cpus = tl__cpus_available();
+    f->limits = tl__cgroup_limits();
+    f->total_bytes = tl__memory_total_bytes();
+    f->available_bytes = tl__memory_available_bytes();
+    read_huge_pages(f->huge_pages);
+    tl__machine_measure(&f->machine, ctx, o->seconds);
+    look_for_trouble(f, ctx->ops);
+    return 0;
+}
+
+/* ---- telling ---- */
+
+static json_t *integer_or_null(int64_t x) {
+    return x > 0 ? json_integer(x) : json_null();
+}
+
+static json_t *as_json(const findings *f, const tl_ops *ops) {
+    entry table[MOST_ENTRIES];
+    int n = kernel_table(table, ops);
+    json_t *kernels = json_object(), *advice = json_array();
+    for (int i = 0; i < n; i++) json_object_set_new(kernels, table[i].name, json_string(table[i].isa));
+    for (int i = 0; i < f->n_advice; i++) json_array_append_new(advice, json_string(f->advice[i]));
+    json_t *limits =
+        json_pack("{s:i,s:o,s:o,s:o,s:o}", "cpus", f->cpus, "cgroup_cpus",
+                  f->limits.cpus > 0 ? json_real(f->limits.cpus) : json_null(), "cgroup_memory_bytes",
+                  integer_or_null(f->limits.memory_max_bytes), "memory_total_bytes", integer_or_null(f->total_bytes),
+                  "memory_available_bytes", integer_or_null(f->available_bytes));
+    return json_pack(
+        "{s:s,s:o,s:o,s:o,s:s*,s:o,s:o,s:o}", "version", tl_version(), "machine", tl__machine_json(&f->machine),
+        "kernels", kernels, "limits", limits, "huge_pages", f->huge_pages[0] ? f->huge_pages : NULL, "load_average",
+        f->load >= 0 ? json_real(f->load) : json_null(), "libraries", library_versions(), "advice", advice);
+}
+
+static void print_wrapped(const char *label, const char *words) {
+    printf("%-20s", label);
+    for (int column = 20; *words;) {
+        int n = (int)strcspn(words, " ");
+        if (column + n > 100) printf("\n%20s", ""), column = 20;
+        column += printf("%.*s ", n, words);
+        words += n + (words[n] == ' ');
+    }
+    printf("\n");
+}
+
+static void print_text(const findings *f, const tl_ops *ops) {
+    const tl_machine *m = &f->machine;
+    printf("trilith             %s\nCPU                 %s\n", tl_version(), m->cpu);
+    print_wrapped("features", m->features);
+    printf("threads             %d of %d CPU%s%s\n", m->threads, f->cpus, f->cpus == 1 ? "" : "s",
+           f->limits.cpus > 0 ? ", limited by the cgroup" : "");
+    if (f->limits.cpus > 0) printf("cgroup CPU limit    %.2f\n", f->limits.cpus);
+    printf("memory              %.1f GB, %.1f GB available\n", (double)f->total_bytes / 1e9,
+           (double)f->available_bytes / 1e9);
+    if (f->limits.memory_max_bytes > 0)
+        printf("cgroup memory limit %.1f GB\n", (double)f->limits.memory_max_bytes / 1e9);
+    printf("huge pages          %s\n", f->huge_pages[0] ? f->huge_pages : "unknown");
+    printf("f32 peak            %.1f GFLOP/s measured, %s, all threads\n", m->f32_flops / 1e9, m->isa);
+    printf("memory read         %.1f GB/s measured, all threads\n", m->read_bytes_per_second / 1e9);
+
+    entry table[MOST_ENTRIES];
+    int n = kernel_table(table, ops);
+    char words[1024];
+    size_t used = 0;
+    for (int pass = 0; pass < 2; pass++) { /* the table's own first, then what is left to the definition */
+        used = 0;
+        words[0] = 0;
+        for (int i = 0; i < n; i++) {
+            bool is_ref = strcmp(table[i].isa, "ref") == 0;
+            if (is_ref != (pass == 1)) continue;
+            int put = snprintf(words + used, sizeof words - used, "%s%s", used ? " " : "", table[i].name);
+            if (put > 0 && (size_t)put < sizeof words - used) used += (size_t)put;
+        }
+        char label[32];
+        snprintf(label, sizeof label, "kernels, %s", pass ? "ref" : ops->isa);
+        if (used) print_wrapped(label, words);
+    }
+
+    json_t *libraries = library_versions();
+    const char *key;
+    json_t *value;
+    used = 0;
+    json_object_foreach(libraries, key, value) {
+        if (strstr(key, "_unicode")) continue;
+        int put = snprintf(words + used, sizeof words - used, "%s%s\u00a0%s", used ? ", " : "", key,
+                           json_string_value(value));
+        if (put > 0 && (size_t)put < sizeof words - used) used += (size_t)put;
+    }
+    print_wrapped("libraries", words);
+    printf("Unicode             pcre2 %s, utf8proc %s\n",
+           json_string_value(json_object_get(libraries, "pcre2_unicode")),
+           json_string_value(json_object_get(libraries, "utf8proc_unicode")));
+    json_decref(libraries);
+    printf("\n");
+    for (int i = 0; i < f->n_advice; i++) print_wrapped(i ? "" : "note", f->advice[i]);
+    if (f->n_advice == 0) printf("Nothing here will be slower than the machine itself.\n");
+}
+
+static int run(tl_cli *cli) {
+    const settings *o = cli->values;
+    static findings f;
+    tl_ctx ctx = {0};
+    tl_error err = {0};
+    if (examine(&f, o, &ctx, &err) < 0) return tl__cli_fail(cli, &err);
+    int code = TL_EXIT_DONE;
+    if (o->json) code = tl__cli_print_json(cli, as_json(&f, ctx.ops));
+    else print_text(&f, ctx.ops);
+    tl__ctx_close(&ctx);
+    return code;
+}
+
+const tl_command tl__cmd_doctor = {
+    .name = "doctor",
+    .summary = "say what this machine can do and what will be slow on it",
+    .usage = "[options]",
+    .about =
+        "Shows the CPU and its features, the instruction set that each operator runs with, what containers and the "
+        "system allow, "
+        "library versions, and two measured figures that every percentage in Trilith divides by: f32 FLOP/s of fused "
+        "multiply-adds in registers, and bytes a second read from memory, with all threads at once.",
+    .examples = "  trilith doctor\n"
+                "      a page for people\n"
+                "  TRILITH_ISA=avx2 trilith doctor --json\n"
+                "      as if the CPU had no AVX-512, for programs",
+    .options = options,
+    .values_bytes = sizeof(settings),
+    .run = run,
+};
