@@ -93,11 +93,11 @@ static void inputs_free(inputs *in) {
 /* What comes out by row, and what is summed over rows. */
 #define BY_ROW(X)                                                                                                      \
     X(EMBED, C)                                                                                                        \
-    X(EMBED_ALONE, C) X(RMS, C) X(RMS_SUM, C) X(RMS_RSTD, one) X(RMS_ALONE, C) X(RMS_NO_SUM, C) X(RMS_COPY, C)         \
-        X(RMS_COPY_SUM, C) X(RMS_DX, C) X(LN, C) X(LN_SUM, C) X(LN_MEAN, one) X(LN_RSTD, one) X(LN_ALONE, C)           \
-            X(LN_NO_SUM, C) X(LN_DX, C) X(IN_PLACE, C) X(IN_PLACE_NORM, C) X(ROPE, qk) X(ROPE_BACK, qk) X(GELU, C)     \
-                X(GELU_BACK, C) X(SWIGLU, F) X(SWIGLU_BACK, gu) X(ADD, C) X(ADD_IN_PLACE, C) X(LOGP, one)              \
-                    X(DLOGITS, V) X(LOGP_ALONE, one)
+    X(EMBED_ALONE, C)                                                                                                  \
+    X(RMS, C) X(RMS_SUM, C) X(RMS_RSTD, one) X(RMS_ALONE, C) X(RMS_NO_SUM, C) X(RMS_COPY, C) X(RMS_COPY_SUM, C)        \
+        X(RMS_DX, C) X(LN, C) X(LN_SUM, C) X(LN_MEAN, one) X(LN_RSTD, one) X(LN_ALONE, C) X(LN_NO_SUM, C) X(LN_DX, C)  \
+            X(IN_PLACE, C) X(IN_PLACE_NORM, C) X(ROPE, qk) X(ROPE_BACK, qk) X(GELU, C) X(GELU_BACK, C) X(SWIGLU, F)    \
+                X(SWIGLU_BACK, gu) X(ADD, C) X(ADD_IN_PLACE, C) X(LOGP, one) X(DLOGITS, V) X(LOGP_ALONE, one)
 #define SUMMED(X) X(DBIAS, C) X(RMS_DGAIN, C) X(LN_DGAIN, C) X(LN_DBIAS, C) X(DE, E) X(DE_SLOT, E)
 
 #define NAME_ROW(name, width) ROW_##name,

@@ -77,7 +77,9 @@ static void swiglu_rows(void *user, int64_t i, int worker) {
         const float *g = a->gu + r * 2 * a->F, *u = g + a->F;
         float *y = a->out + r * a->F;
         int64_t f = 0;
-        for (; f + 16 <= a->F; f += 16) v16_store(y + f, swiglu16(v16_load(g + f), v16_load(u + f)));
+        for (; f + 16 <= a->F; f += 16) {
+            v16_store(y + f, swiglu16(v16_load(g + f), v16_load(u + f)));
+        }
         if (f < a->F) {
             const int n = (int)(a->F - f);
             v16_store_n(y + f, swiglu16(v16_load_n(g + f, n), v16_load_n(u + f, n)), n);

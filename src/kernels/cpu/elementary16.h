@@ -40,17 +40,22 @@ TL_INLINE v16 v16_scale2(v16 p, v16 shifted) {
 #endif
 }
 
-TL_INLINE v16 v16_exp(v16 x) {
-    x = v16_min(v16_set1(89.0f), x);
+/* e^x for x below 89 (or NaN): v16_exp without its upper end, which softmax and sigmoid never reach. */
+TL_INLINE v16 v16_exp_below(v16 x) {
     x = v16_max(v16_set1(-104.0f), x);
     v16 shifted, r = v16_reduce_ln2(x, &shifted);
     const v16 one = v16_set1(1.0f);
     return v16_scale2(v16_fma(v16_fma(v16_exp_tail(r), r, one), r, one), shifted);
 }
 
+TL_INLINE v16 v16_exp(v16 x) {
+    x = v16_min(v16_set1(89.0f), x);
+    return v16_exp_below(x);
+}
+
 TL_INLINE v16 v16_sigmoid(v16 x) {
-    const v16 one = v16_set1(1.0f);
-    v16 e = v16_exp(v16_neg(v16_abs(x)));
+    const v16 one = v16_set1(1.0f), sign = v16_neg(v16_zero());
+    v16 e = v16_exp_below(v16_or(x, sign)); /* e^−|x| */
     return v16_div(v16_select(v16_lt(x, v16_zero()), e, one), v16_add(e, one));
 }
 

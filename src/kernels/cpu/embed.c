@@ -2,7 +2,10 @@
 #include "kernels/cpu/cut.h"
 #include "kernels/simd.h"
 
-#define STRIP 128 /* columns of a task of embed_backward, which must add rows in order */
+/* A task of embed_backward: the destinations of one class (row of dE modulo CLASSES) in one strip of columns. Rows that
+ * meet in a destination meet in a task, which adds them in order. */
+#define CLASSES 16
+#define STRIP 512
 
 typedef struct embed_job {
     float *x;
@@ -47,12 +50,26 @@ typedef struct embed_backward_job {
     int64_t R, C;
 } embed_backward_job;
 
-static void embed_backward_strip(void *user, int64_t i, int worker) {
+static int64_t destination(const embed_backward_job *a, int64_t r) {
+    return a->slot ? a->slot[a->id[r]] : a->id[r];
+}
+/* The first row from r on that goes to the class; R if none. */
+static int64_t next_of_class(const embed_backward_job *a, int64_t r, int64_t class) {
+    while (r < a->R && destination(a, r) % CLASSES != class) r++;
+    return r;
+}
+
+static void embed_backward_class(void *user, int64_t i, int worker) {
     const embed_backward_job *a = user;
-    const int64_t c0 = i * STRIP, n = tl_least(STRIP, a->C - c0);
-    for (int64_t r = 0; r < a->R; r++) {
-        const int64_t to = a->slot ? a->slot[a->id[r]] : a->id[r];
-        float *d = a->dE + to * a->C + c0;
+    const int64_t class = i % CLASSES, c0 = i / CLASSES * STRIP, n = tl_least(STRIP, a->C - c0);
+    for (int64_t r = next_of_class(a, 0, class), next; r < a->R; r = next) {
+        next = next_of_class(a, r + 1, class);
+        if (next < a->R) /* scattered rows: nothing else foresees them */
+            for (int64_t c = 0; c < n; c += 16) {
+                tl_prefetch(a->dE + destination(a, next) * a->C + c0 + c);
+                tl_prefetch(a->dx + next * a->C + c0 + c);
+            }
+        float *d = a->dE + destination(a, r) * a->C + c0;
         row_add(d, d, a->dx + r * a->C + c0, n);
     }
 }
@@ -60,7 +77,7 @@ static void embed_backward_strip(void *user, int64_t i, int worker) {
 static void embed_backward(tl_ctx *ctx, float *dE, const int32_t *slot, const int32_t *id, const float *dx, int R,
                            int C) {
     embed_backward_job job = {dE, slot, id, dx, R, C};
-    tl__parallel_for(ctx->pool, tl_pieces(C, STRIP), embed_backward_strip, &job);
+    tl__parallel_for(ctx->pool, CLASSES * tl_pieces(C, STRIP), embed_backward_class, &job);
 }
 
 typedef struct rope_job {

@@ -30,17 +30,17 @@ static float row_max(const float *z, int64_t V) {
 
 /* Σ exp(z − m), the exponentials stored over z if asked. */
 TL_INLINE float row_exp_sum(float *z, int64_t V, float m, bool store) {
-    const v16 m16_ = v16_set1(m);
+    const v16 top = v16_set1(m);
     v16 lane = v16_zero();
     int64_t v = 0;
     for (; v + 16 <= V; v += 16) {
-        v16 e = v16_exp(v16_sub(v16_load(z + v), m16_));
+        v16 e = v16_exp_below(v16_sub(v16_load(z + v), top));
         if (store) v16_store(z + v, e);
         lane = v16_add(lane, e);
     }
     if (v < V) {
         const int n = (int)(V - v);
-        v16 e = v16_exp(v16_sub(v16_load_n(z + v, n), m16_));
+        v16 e = v16_exp_below(v16_sub(v16_load_n(z + v, n), top));
         if (store) v16_store_n(z + v, e, n);
         lane = v16_select(m16_first(n), v16_add(lane, e), lane);
     }

@@ -19,36 +19,53 @@ TL_INLINE v16 first_n(v16 lane, v16 next, int n) {
 typedef struct columns_job {
     float *db;
     const float *dy;
-    int64_t ld;
+    float *part; /* [blocks][N] while blocks are the tasks */
+    int64_t ld, block0;
     int R, N;
 } columns_job;
+
+/* s[n] += Σ over rows of dy, one after the other: one stream, which the hardware foresees (four rows side by side read
+ * at two thirds of its speed). */
+TL_INLINE void columns_sum(float *s, const float *dy, int64_t ld, int rows, int n) {
+    const int tail = n % 16, whole = n - tail;
+    for (int r = 0; r < rows; r++, dy += ld) {
+        for (int c = 0; c < whole; c += 16) v16_store(s + c, v16_add(v16_load(s + c), v16_load(dy + c)));
+        if (tail) v16_store_n(s + whole, v16_add(v16_load_n(s + whole, tail), v16_load_n(dy + whole, tail)), tail);
+    }
+}
 
 static void bias_backward_strip(void *user, int64_t i, int worker) {
     const columns_job *a = user;
     const int n0 = (int)i * STRIP, n = (int)tl_least(STRIP, a->N - n0);
     for (int r0 = 0; r0 < a->R; r0 += TL_KB) {
-        const int rows = (int)tl_least(TL_KB, a->R - r0);
-        const float *dy = a->dy + r0 * a->ld + n0;
-        float *db = a->db + n0;
-        if (n == STRIP) {
-            v16 s[4] = {v16_zero(), v16_zero(), v16_zero(), v16_zero()};
-            for (int r = 0; r < rows; r++, dy += a->ld)
-                for (int j = 0; j < 4; j++) s[j] = v16_add(s[j], v16_load(dy + 16 * j));
-            for (int j = 0; j < 4; j++) v16_store(db + 16 * j, v16_add(v16_load(db + 16 * j), s[j]));
-        } else {
-            for (int c = 0; c < n; c += 16) {
-                const int w = (int)tl_least(16, n - c);
-                v16 s = v16_zero();
-                for (int r = 0; r < rows; r++) s = v16_add(s, v16_load_n(dy + r * a->ld + c, w));
-                v16_store_n(db + c, v16_add(v16_load_n(db + c, w), s), w);
-            }
-        }
+        float s[STRIP] = {0};
+        columns_sum(s, a->dy + r0 * a->ld + n0, a->ld, (int)tl_least(TL_KB, a->R - r0), n);
+        for (int c = 0; c < n; c++) a->db[n0 + c] += s[c];
     }
+}
+static void bias_backward_block(void *user, int64_t i, int worker) {
+    const columns_job *a = user;
+    const int64_t r0 = (a->block0 + i) * TL_KB;
+    float *s = a->part + i * a->N;
+    memset(s, 0, (size_t)a->N * sizeof *s);
+    columns_sum(s, a->dy + r0 * a->ld, a->ld, (int)tl_least(TL_KB, a->R - r0), a->N);
 }
 
 static void bias_backward(tl_ctx *ctx, float *db, const float *dy, int64_t ld, int R, int N) {
-    columns_job job = {db, dy, ld, R, N};
-    tl__parallel_for(ctx->pool, tl_pieces(N, STRIP), bias_backward_strip, &job);
+    columns_job job = {.db = db, .dy = dy, .ld = ld, .R = R, .N = N};
+    const int64_t blocks = tl_pieces(R, TL_KB);
+    const int64_t group = (int64_t)(TL_WORKSPACE_PER_WORKER_BYTES / sizeof(float)) / (N ? N : 1);
+    if (blocks < MANY_BLOCKS || group < MANY_BLOCKS) {
+        tl__parallel_for(ctx->pool, tl_pieces(N, STRIP), bias_backward_strip, &job);
+        return;
+    }
+    job.part = (float *)ctx->workspace;
+    for (; job.block0 < blocks; job.block0 += group) {
+        const int64_t count = tl_least(group, blocks - job.block0);
+        tl__parallel_for(ctx->pool, count, bias_backward_block, &job);
+        for (int64_t i = 0; i < count; i++)
+            for (int n = 0; n < N; n++) db[n] += job.part[i * N + n];
+    }
 }
 
 typedef struct norm_job {
