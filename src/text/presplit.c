@@ -138,8 +138,9 @@ bool tl__split_always(tl_split split, tl_char_class before, tl_char_class after)
     bool space_after = after == TL_CHAR_SPACE || after == TL_CHAR_NEWLINE;
     /* A word ends at the first character that is not a letter, and what follows starts anew. */
     if (before == TL_CHAR_LETTER && after != TL_CHAR_LETTER) return true;
-    /* A line break ends its pre-token unless more white space follows. */
-    if (before == TL_CHAR_NEWLINE && !space_after) return true;
+    /* GPT-4's line breaks end their pre-token unless more white space follows; GPT-2 parts the last of several from the
+     * rest, which a text that ends there would not show. */
+    if (before == TL_CHAR_NEWLINE && !space_after) return split != TL_SPLIT_GPT2;
     /* Digits and punctuation end before white space; GPT-4's punctuation may take line breaks along. */
     return !space_before && space_after && (split == TL_SPLIT_GPT2 || after != TL_CHAR_NEWLINE);
 }

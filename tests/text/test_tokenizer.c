@@ -357,7 +357,7 @@ static void test_files_that_contradict_themselves(void **state) {
     expect_refused(CHANGED(json_object_set_new(vocab, "zzzzzz", json_integer(-1))), "id -1");
     expect_refused(CHANGED(json_object_set_new(vocab, "zzzzzz", json_integer(2000000000))), "2000000000");
     expect_refused(CHANGED(json_object_set_new(vocab, "zzzzzz", json_string("5"))), "zzzzzz");
-    expect_refused(CHANGED(json_object_del(vocab, "\xC4\xA0")), "byte 0x20");
+    expect_refused(CHANGED(json_object_del(vocab, "\xC4\x80")), "byte 0x00");
     expect_refused(CHANGED(json_object_del(root, "model")), "model");
     expect_refused(json_array(), "object");
     /* A gap between ids is allowed: ids without a token decode to nothing. */
