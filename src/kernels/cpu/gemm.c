@@ -93,7 +93,9 @@ typedef void tile_fn(int kc, const float *a, const float *b, float *c, int64_t l
     }
 TILE(1)
 TILE(2)
-TILE(3) TILE(4) TILE(5) TILE(6)
+TILE(3)
+TILE(4)
+TILE(5) TILE(6)
 #if defined(TL_ISA_avx512)
     TILE(7) TILE(8) TILE(9) TILE(10) TILE(11) TILE(12)
 #endif
@@ -128,8 +130,9 @@ static void pack_b_copy(float *dst, const float *b, int64_t b_row, int kc, int w
         }
 }
 
-/* The same where B's unit stride is k: sixteen columns of sixteen k at a time, turned in registers. */
-static void pack_b_turn(float *dst, const float *b, int64_t b_col, int kc, int width) {
+/* The same where B's unit stride is k: sixteen columns of sixteen k at a time, turned in registers. With every line
+ * that is read, the one `ahead` floats further is asked for. */
+static void pack_b_turn(float *dst, const float *b, int64_t b_col, int kc, int width, int64_t ahead) {
     for (int n0 = 0; n0 < NR; n0 += TL_LANES) {
         const int columns = width - n0 < 0 ? 0 : width - n0 < TL_LANES ? width - n0 : TL_LANES;
         const float *src = b + n0 * b_col;
@@ -137,7 +140,10 @@ static void pack_b_turn(float *dst, const float *b, int64_t b_col, int kc, int w
             const int ks = kc - k0 < TL_LANES ? kc - k0 : TL_LANES;
             v16 r[TL_LANES];
             if (columns == TL_LANES && ks == TL_LANES) {
-                UNROLL for (int i = 0; i < TL_LANES; i++) r[i] = v16_load(src + i * b_col + k0);
+                UNROLL for (int i = 0; i < TL_LANES; i++) {
+                    r[i] = v16_load(src + i * b_col + k0);
+                    tl_prefetch_l2(src + i * b_col + k0 + ahead);
+                }
                 v16_transpose(r);
                 UNROLL for (int i = 0; i < TL_LANES; i++) v16_store_aligned(dst + (k0 + i) * NR + n0, r[i]);
             } else {
@@ -224,7 +230,7 @@ static void task(void *user, int64_t index, int worker) {
         for (int p = 0; p < panels_n; p++) {
             const int n = n_first + p * NR, width = least(n_end - n, NR);
             const float *src = j->b + k0 * j->b_row + n * j->b_col;
-            if (turn) pack_b_turn(b_pack + p * B_PANEL, src, j->b_col, kc, width);
+            if (turn) pack_b_turn(b_pack + p * B_PANEL, src, j->b_col, kc, width, TL_LANES * j->b_col);
             else pack_b_copy(b_pack + p * B_PANEL, src, j->b_row, kc, width);
         }
         ahead next_b = {0};
@@ -257,6 +263,115 @@ static void task(void *user, int64_t index, int worker) {
                        least(n_end - n, NR), add, last && j->bias ? j->bias + n : NULL);
                 }
             }
+        }
+    }
+}
+
+/* ---- few rows ---- */
+
+enum {
+    FEW = 16,             /* rows at most */
+    FEW_TURN_K = 32,      /* k of a piece that is turned: NR rows of W, two lines each */
+    FEW_TURN_AHEAD = 256, /* k between asking for memory and using it */
+    FEW_PLACE_K = 16,     /* k of a piece read in place, */
+    FEW_PLACE = 128 / NR, /* panels wide */
+    FEW_PLACE_AHEAD = 32,
+};
+
+/* sums[mr][NR] taken up, kc more steps, put down. A by row with any stride: row i is at the pointer i/3, offset i%3
+ * strides, which addressing gives for free. */
+TL_INLINE void chain(const int mr, int kc, const float *a, int64_t a_row, const float *b, int64_t b_row, int64_t ahead,
+                     float *sums) {
+    v16 s[MR][NV];
+    const float *at[(MR + 2) / 3];
+    UNROLL for (int i = 0; i < mr; i++) {
+        UNROLL for (int v = 0; v < NV; v++) s[i][v] = v16_load_aligned(sums + i * NR + v * TL_LANES);
+        if (i % 3 == 0) at[i / 3] = a + i * a_row;
+    }
+    for (int k = 0; k < kc; k++) {
+        v16 bk[NV];
+        UNROLL for (int v = 0; v < NV; v++) bk[v] = v16_load(b + v * TL_LANES);
+        UNROLL for (int i = 0; i < mr; i++) {
+            const v16 x = v16_set1(at[i / 3][i % 3 * a_row]);
+            UNROLL for (int v = 0; v < NV; v++) s[i][v] = v16_fma(x, bk[v], s[i][v]);
+        }
+        UNROLL for (int i = 0; i < mr; i += 3) at[i / 3]++;
+        UNROLL for (int v = 0; v < NV; v++) tl_prefetch(b + ahead + v * TL_LANES);
+        b += b_row;
+    }
+    UNROLL for (int i = 0; i < mr; i++) UNROLL for (int v = 0; v < NV; v++)
+        v16_store_aligned(sums + i * NR + v * TL_LANES, s[i][v]);
+}
+
+typedef void chain_fn(int kc, const float *a, int64_t a_row, const float *b, int64_t b_row, int64_t ahead, float *sums);
+#define CHAIN(mr)                                                                                                      \
+    static void chain_##mr(int kc, const float *a, int64_t a_row, const float *b, int64_t b_row, int64_t ahead,        \
+                           float *sums) {                                                                              \
+        chain(mr, kc, a, a_row, b, b_row, ahead, sums);                                                                \
+    }
+CHAIN(1)
+CHAIN(2)
+CHAIN(3) CHAIN(4) CHAIN(5) CHAIN(6)
+#if defined(TL_ISA_avx512)
+    CHAIN(7) CHAIN(8) CHAIN(9) CHAIN(10) CHAIN(11) CHAIN(12)
+#endif
+        static chain_fn *const chains[MR + 1] = {0,       chain_1, chain_2, chain_3,  chain_4,  chain_5, chain_6,
+#if defined(TL_ISA_avx512)
+                                                 chain_7, chain_8, chain_9, chain_10, chain_11, chain_12
+#endif
+};
+
+/* All rows against one piece of a panel. */
+static void chain_rows(int M, int kc, const float *a, int64_t a_row, const float *b, int64_t b_row, int64_t ahead,
+                       float *sums) {
+    for (int m = 0; m < M; m += MR) chains[least(M - m, MR)](kc, a + m * a_row, a_row, b, b_row, ahead, sums + m * NR);
+}
+
+/* A block's sums go to C[M, n ≤ NR]. */
+static void few_store(float *c, int64_t ldc, int M, int n, const float *sums, bool add, const float *bias) {
+    for (int m = 0; m < M; m++)
+        for (int i = 0; i < n; i += TL_LANES) {
+            const int w = least(n - i, TL_LANES);
+            v16 x = v16_load_aligned(sums + m * NR + i);
+            if (add) x = v16_add(v16_load_n(c + m * ldc + i, w), x);
+            if (bias) x = v16_add(x, v16_load_n(bias + i, w));
+            v16_store_n(c + m * ldc + i, x, w);
+        }
+}
+
+/* A task: nb panels, each over all of k. */
+static void few_task(void *user, int64_t index, int worker) {
+    const job *j = user;
+    const bool turn = j->b_col != 1;
+    const int wide = turn ? 1 : FEW_PLACE, piece = turn ? FEW_TURN_K : FEW_PLACE_K;
+    float *sums = tl__workspace(j->ctx, worker), *buffer = sums + FEW_PLACE * FEW * NR;
+    const int n_first = (int)index * j->nb * NR, n_end = least(j->N, n_first + j->nb * NR);
+
+    for (int n0 = n_first; n0 < n_end; n0 += wide * NR) {
+        const int columns = least(n_end - n0, wide * NR);
+        for (int k0 = 0; k0 < j->K; k0 += TL_KB) {
+            const int kb = least(j->K - k0, TL_KB);
+            memset(sums, 0, sizeof(float) * FEW_PLACE * FEW * NR);
+            for (int k = k0; k < k0 + kb; k += piece) {
+                const int kc = least(k0 + kb - k, piece);
+                const float *a = j->a + k, *b = j->b + k * j->b_row + n0 * j->b_col;
+                /* Memory is asked for ahead in k; past the end of k, at the beginning of the columns that come next. */
+                const int further = turn ? FEW_TURN_AHEAD : FEW_PLACE_AHEAD;
+                int64_t ahead = further * j->b_row;
+                if (k + further >= j->K) ahead += wide * NR * j->b_col - j->K * j->b_row;
+                for (int p = 0; p * NR < columns; p++) {
+                    const int width = least(columns - p * NR, NR);
+                    float *sum = sums + p * FEW * NR;
+                    if (turn) pack_b_turn(buffer, b, j->b_col, kc, width, ahead);
+                    else if (width < NR) pack_b_copy(buffer, b + p * NR, j->b_row, kc, width);
+                    const bool in_place = !turn && width == NR;
+                    chain_rows(j->M, kc, a, j->a_row, in_place ? b + p * NR : buffer, in_place ? j->b_row : NR,
+                               in_place ? ahead : 0, sum);
+                }
+            }
+            for (int p = 0; p * NR < columns; p++)
+                few_store(j->c + n0 + p * NR, j->ldc, j->M, least(columns - p * NR, NR), sums + p * FEW * NR,
+                          k0 > 0 || j->accumulate, k0 + kb == j->K && j->bias ? j->bias + n0 + p * NR : NULL);
         }
     }
 }
@@ -300,6 +415,12 @@ static void gemm(tl_ctx *ctx, float *c, int64_t ldc, int M, int N, int K, const 
     if (!M || !N) return;
     if (!K) {
         gemm_empty(&j);
+        return;
+    }
+    if (M <= FEW && a_col == 1) {
+        const int wide = b_col == 1 ? FEW_PLACE : 1; /* a task reads 256 KB of B, whole panels */
+        j.nb = ((65536 / NR + K - 1) / K + wide - 1) / wide * wide;
+        tl__parallel_for(ctx->pool, ((int64_t)N + j.nb * NR - 1) / (j.nb * NR), few_task, &j);
         return;
     }
     cut(&j);
