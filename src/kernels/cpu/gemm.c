@@ -95,22 +95,24 @@ TILE(1)
 TILE(2)
 TILE(3)
 TILE(4)
-TILE(5) TILE(6)
+TILE(5)
+TILE(6)
 #if defined(TL_ISA_avx512)
-    TILE(7) TILE(8) TILE(9) TILE(10) TILE(11) TILE(12)
+TILE(7)
+TILE(8) TILE(9) TILE(10) TILE(11) TILE(12)
 #endif
 
-        static tile_fn *const tiles[2][MR + 1] = {
-            {0, tile_by_row_1, tile_by_row_2, tile_by_row_3, tile_by_row_4, tile_by_row_5, tile_by_row_6,
+    static tile_fn *const tiles[2][MR + 1] = {
+        {0, tile_by_row_1, tile_by_row_2, tile_by_row_3, tile_by_row_4, tile_by_row_5, tile_by_row_6,
 #if defined(TL_ISA_avx512)
-             tile_by_row_7, tile_by_row_8, tile_by_row_9, tile_by_row_10, tile_by_row_11, tile_by_row_12
+         tile_by_row_7, tile_by_row_8, tile_by_row_9, tile_by_row_10, tile_by_row_11, tile_by_row_12
 #endif
-            },
-            {0, tile_by_k_1, tile_by_k_2, tile_by_k_3, tile_by_k_4, tile_by_k_5, tile_by_k_6,
+        },
+        {0, tile_by_k_1, tile_by_k_2, tile_by_k_3, tile_by_k_4, tile_by_k_5, tile_by_k_6,
 #if defined(TL_ISA_avx512)
-             tile_by_k_7, tile_by_k_8, tile_by_k_9, tile_by_k_10, tile_by_k_11, tile_by_k_12
+         tile_by_k_7, tile_by_k_8, tile_by_k_9, tile_by_k_10, tile_by_k_11, tile_by_k_12
 #endif
-            },
+        },
 };
 
 /* ---- packing ---- */
@@ -165,32 +167,41 @@ static void pack_a_by_row(float *dst, const float *a, int64_t a_row, int mr, int
     }
 }
 
-/* dst[panel][k][MR] = A(m, k) for `rows` ≤ A_GROUP·MR rows; A's unit stride is m. A panel's row is stored with a whole
- * register: what spills over is written again by the next k, or lies in the slack after the panel. */
+/* MR floats of which n are there; a register is stored, more than MR. */
+TL_INLINE void copy_mr(float *dst, const float *src, int n) {
+#if defined(TL_ISA_avx512)
+    v16_store(dst, v16_load_n(src, n));
+#else
+    _mm256_storeu_ps(dst, n >= 8 ? _mm256_loadu_ps(src) : v16_low(v16_load_n(src, n)));
+#endif
+}
+
+/* dst[panel][k][MR] = A(m, k) for `rows` ≤ A_GROUP·MR rows; A's unit stride is m. What is stored beyond MR is written
+ * again by the next k, or lies in the slack after the panel. */
 static void pack_a_by_k(float *dst, const float *a, int64_t a_col, int rows, int kc) {
     for (int k = 0; k < kc; k++, a += a_col)
         for (int m = 0, p = 0; m < rows; m += MR, p++)
-            v16_store(dst + p * A_BY_K + k * MR, v16_load_n(a + m, rows - m < MR ? rows - m : MR));
+            copy_mr(dst + p * A_BY_K + k * MR, a + m, rows - m < TL_LANES ? rows - m : TL_LANES);
 }
 
 /* ---- prefetching: a rectangle of memory, a few lines at a time ---- */
 
 enum { LINE_FLOATS = 16 };
-typedef struct ahead {
+typedef struct fetch {
     const float *at; /* next row */
     int64_t stride;
     int rows, lines; /* rows left; lines a row */
     int line;        /* next line of this row */
     int step;        /* lines a call */
-} ahead;
+} fetch;
 
 /* rows × floats at p, to be fetched in about `calls` calls. */
-static ahead ahead_of(const float *p, int64_t stride, int rows, int floats, int calls) {
-    ahead h = {p, stride, rows, (floats + LINE_FLOATS - 1) / LINE_FLOATS + 1, 0, 0};
+static fetch fetch_of(const float *p, int64_t stride, int rows, int floats, int calls) {
+    fetch h = {p, stride, rows, (floats + LINE_FLOATS - 1) / LINE_FLOATS + 1, 0, 0};
     h.step = (int)(((int64_t)h.rows * h.lines + calls - 1) / (calls > 0 ? calls : 1));
     return h;
 }
-TL_INLINE void ahead_go(ahead *h) {
+TL_INLINE void fetch_go(fetch *h) {
     for (int i = 0; i < h->step && h->rows > 0; i++) {
         tl_prefetch_l2(h->at + h->line * LINE_FLOATS);
         if (++h->line == h->lines) h->line = 0, h->rows--, h->at += h->stride;
@@ -233,32 +244,32 @@ static void task(void *user, int64_t index, int worker) {
             if (turn) pack_b_turn(b_pack + p * B_PANEL, src, j->b_col, kc, width, TL_LANES * j->b_col);
             else pack_b_copy(b_pack + p * B_PANEL, src, j->b_row, kc, width);
         }
-        ahead next_b = {0};
+        fetch next_b = {0};
         if (!last) {
             const int next_kc = least(j->K - k0 - kc, TL_KB), calls = panels_m * panels_n;
             const float *src = j->b + (k0 + kc) * j->b_row + n_first * j->b_col;
-            next_b = turn ? ahead_of(src, j->b_col, n_end - n_first, next_kc, calls)
-                          : ahead_of(src, j->b_row, next_kc, n_end - n_first, calls);
+            next_b = turn ? fetch_of(src, j->b_col, n_end - n_first, next_kc, calls)
+                          : fetch_of(src, j->b_row, next_kc, n_end - n_first, calls);
         }
         for (int m0 = m_first; m0 < m_end; m0 += group) {
             const int rows = least(m_end - m0, group);
             const float *src = j->a + m0 * j->a_row + k0 * j->a_col;
             if (by_row) pack_a_by_row(a_pack, src, j->a_row, rows, kc);
             else pack_a_by_k(a_pack, src, j->a_col, rows, kc);
-            ahead next_a = {0};
+            fetch next_a = {0};
             if (m0 + group < m_end) {
                 const int next_rows = least(m_end - m0 - group, group);
                 const int calls = panels_n * ((rows + MR - 1) / MR);
-                next_a = by_row ? ahead_of(src + group * j->a_row, j->a_row, next_rows, kc, calls)
-                                : ahead_of(src + group, j->a_col, kc, next_rows, calls);
+                next_a = by_row ? fetch_of(src + group * j->a_row, j->a_row, next_rows, kc, calls)
+                                : fetch_of(src + group, j->a_col, kc, next_rows, calls);
             }
             for (int m = 0, q = 0; m < rows; m += MR, q++) {
                 const int mr = least(rows - m, MR);
                 tile_fn *fn = tiles[!by_row][mr];
                 for (int p = 0; p < panels_n; p++) {
                     const int n = n_first + p * NR;
-                    ahead_go(&next_a);
-                    ahead_go(&next_b);
+                    fetch_go(&next_a);
+                    fetch_go(&next_b);
                     fn(kc, a_pack + q * A_BY_K, b_pack + p * B_PANEL, j->c + (m0 + m) * j->ldc + n, j->ldc,
                        least(n_end - n, NR), add, last && j->bias ? j->bias + n : NULL);
                 }
@@ -311,7 +322,9 @@ typedef void chain_fn(int kc, const float *a, int64_t a_row, const float *b, int
     }
 CHAIN(1)
 CHAIN(2)
-CHAIN(3) CHAIN(4) CHAIN(5) CHAIN(6)
+CHAIN(3)
+CHAIN(4)
+CHAIN(5) CHAIN(6)
 #if defined(TL_ISA_avx512)
     CHAIN(7) CHAIN(8) CHAIN(9) CHAIN(10) CHAIN(11) CHAIN(12)
 #endif
@@ -376,26 +389,27 @@ static void few_task(void *user, int64_t index, int worker) {
     }
 }
 
-/* Cut C into tasks by shape alone: the cut that should end first on two, four and eight workers, counting what each
- * task packs. Costs are in tile columns of k: a tile is 1, packing in parts of it as measured on Zen 4. */
+/* Cut C into tasks by shape alone: the cut that should end first on two, four and eight workers (two counting most),
+ * what each task packs included. The unit is the time of a tile; a panel's packing is in that unit as measured on
+ * Zen 4. */
 static void cut(job *j) {
+#if defined(TL_ISA_avx512)
+    const double pack_b = j->b_col == 1 ? 0.31 : 0.43, pack_a = j->a_col == 1 ? 0.09 : 0.17;
+#else
+    const double pack_b = j->b_col == 1 ? 0.5 : 0.8, pack_a = j->a_col == 1 ? 0.15 : 0.3;
+#endif
     const int np = (j->N + NR - 1) / NR, mp = (j->M + MR - 1) / MR;
-    const double tile_cost = 1, pack_b = j->b_col == 1 ? 0.5 : 1.6, pack_a = 0.08, start = 4.0 / (1 + j->K / TL_KB);
+    const double k_blocks = (double)j->K / TL_KB, start = 2; /* claiming a task and its first misses */
     double best = 0;
-    j->mb = mp, j->nb = least(np, NB_MAX);
-    const int n_least = (np + NB_MAX - 1) / NB_MAX;
-    for (int nbs = n_least, tries = 0; nbs <= np && tries < 16; tries++, nbs++) {
-        const int nb = (np + nbs - 1) / nbs;
-        for (int mbs = 1; mbs <= mp && mbs <= 16; mbs++) {
-            const int mb = (mp + mbs - 1) / mbs;
-            const double tasks = (double)((np + nb - 1) / nb) * ((mp + mb - 1) / mb);
-            const double one = start + nb * pack_b + mb * (pack_a + nb * tile_cost);
+    for (int n_parts = (np + NB_MAX - 1) / NB_MAX, tries = 0; n_parts <= np && tries < 16; tries++, n_parts++)
+        for (int m_parts = 1; m_parts <= mp && m_parts <= 16; m_parts++) {
+            const int nb = (np + n_parts - 1) / n_parts, mb = (mp + m_parts - 1) / m_parts;
+            const int64_t tasks = (int64_t)((np + nb - 1) / nb) * ((mp + mb - 1) / mb);
+            const double one = start + k_blocks * (nb * pack_b + mb * (pack_a + nb));
             double sum = 0;
-            for (int w = 2; w <= 8; w *= 2)
-                sum += (double)((int64_t)(tasks + w - 1) / w) * one * (w == 2 ? 4 : w == 4 ? 4 : 4);
+            for (int w = 2; w <= 8; w *= 2) sum += (double)((tasks + w - 1) / w) * one;
             if (best == 0 || sum < best) best = sum, j->mb = mb, j->nb = nb;
         }
-    }
     j->n_blocks = (np + j->nb - 1) / j->nb;
 }
 
