@@ -83,7 +83,7 @@ static void run_dx(bench *b, const int64_t *d) { /* cost's (M, N, K) = (rows, in
     tl__linear_dx(&b->ctx, b->x, d[1], b->y, d[2], b->w, TL_OUT_IN, (int)d[0], (int)d[2], (int)d[1], false);
 }
 static void run_dw(bench *b, const int64_t *d) { /* cost's (M, N, K) = (outputs, inputs, rows) */
-    tl__linear_dw(&b->ctx, b->dw, NULL, b->y, d[0], b->x, d[1], TL_OUT_IN, (int)d[2], (int)d[0], (int)d[1]);
+    tl__linear_dw(&b->ctx, b->dw, NULL, b->y, d[0], b->x, d[1], TL_OUT_IN, (int)d[2], (int)d[0], (int)d[1], true);
 }
 static void run_logits(bench *b, const int64_t *d) {
     tl__linear(&b->ctx, b->logits, d[1], b->x, d[2], b->w, TL_OUT_IN, NULL, (int)d[0], (int)d[1], (int)d[2]);
@@ -92,7 +92,7 @@ static void run_logits_dx(bench *b, const int64_t *d) {
     tl__linear_dx(&b->ctx, b->x, d[1], b->logits, d[2], b->w, TL_OUT_IN, (int)d[0], (int)d[2], (int)d[1], false);
 }
 static void run_logits_dw(bench *b, const int64_t *d) {
-    tl__linear_dw(&b->ctx, b->dw, NULL, b->logits, d[0], b->x, d[1], TL_OUT_IN, (int)d[2], (int)d[0], (int)d[1]);
+    tl__linear_dw(&b->ctx, b->dw, NULL, b->logits, d[0], b->x, d[1], TL_OUT_IN, (int)d[2], (int)d[0], (int)d[1], true);
 }
 static void run_attention(bench *b, const int64_t *d) {
     tl__attention(&b->ctx, b->y, b->C, b->max_sum, b->x, b->C, b->kv, &b->rows, b->H, b->Hkv, b->D,
