@@ -101,33 +101,22 @@ void tl__cpu_features(char *out, size_t size) {
     }
 }
 
-/* A group is filled where its file is part of the build. */
 void tl__ops_ref(tl_ops *ops) {
     memset(ops, 0, sizeof *ops);
     ops->isa = isa_names[ISA_REF];
-#if TL_REF_gemm
     tl__ops_gemm_ref(ops);
-#endif
-#if TL_REF_attention
     tl__ops_attention_ref(ops);
-#endif
-#if TL_REF_norm
     tl__ops_rows_ref(ops);
-#endif
 }
 
 static void tables_fill(void) {
     for (int isa = 0; isa < ISAS; isa++) tl__ops_ref(&tables[isa]), tables[isa].isa = isa_names[isa];
-#if TL_HAVE_X86_KERNELS && TL_CPU_gemm
+#if TL_HAVE_X86_KERNELS
     tl__ops_gemm_avx2(&tables[ISA_AVX2]);
-    tl__ops_gemm_avx512(&tables[ISA_AVX512]);
-#endif
-#if TL_HAVE_X86_KERNELS && TL_CPU_attention
     tl__ops_attention_avx2(&tables[ISA_AVX2]);
-    tl__ops_attention_avx512(&tables[ISA_AVX512]);
-#endif
-#if TL_HAVE_X86_KERNELS && TL_CPU_norm
     tl__ops_rows_avx2(&tables[ISA_AVX2]);
+    tl__ops_gemm_avx512(&tables[ISA_AVX512]);
+    tl__ops_attention_avx512(&tables[ISA_AVX512]);
     tl__ops_rows_avx512(&tables[ISA_AVX512]);
 #endif
 }
