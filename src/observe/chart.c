@@ -40,7 +40,7 @@ static void tick_text(char out[32], tl_form form, double x, double distance) {
         snprintf(out, 32, "%.*f", (int)fmax(0, ceil(-log10(distance) - 1e-9)), x);
     } else if (form == TL_FORM_PLAIN) {
         snprintf(out, 32, "%.3g", x);
-    } else if (form == TL_FORM_COUNT && fmax(fabs(x), distance) < 99999.5 && distance >= 1) {
+    } else if (form == TL_FORM_COUNT && fmax(fabs(x), distance) < 999999.5 && distance >= 1) {
         tl__form(out, TL_FORM_COUNT, x);
     } else {
         double scale = 1;

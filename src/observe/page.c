@@ -115,7 +115,7 @@ static void form_scaled(char out[32], double x, const char *unit) {
 }
 
 static void form_count(char out[32], double x) {
-    if (fabs(x) >= 99999.5) form_scaled(out, x, "");
+    if (fabs(x) >= 999999.5) form_scaled(out, x, "");
     else if (fabs(x) >= 999.5)
         snprintf(out, 32, "%d,%03d", (int)(x < 0 ? x - 0.5 : x + 0.5) / 1000,
                  abs((int)(x < 0 ? x - 0.5 : x + 0.5)) % 1000);

@@ -190,13 +190,14 @@ static void put_top(tl_page *p, const tl_run *run, const char *name) {
     }
     put_key_figures(p, run);
     double skipped = 0;
+    char text[32];
     for (int i = 0; i < run->n; i++) skipped += run->column[TL_COLUMN_SKIPPED][i];
     if (skipped > 0)
         tl__page_put(p,
-                     "<p class=warning>%.0f of %d steps %s skipped: the loss or gradient was not finite, and the "
+                     "<p class=warning>%.0f of %s steps %s skipped: the loss or gradient was not finite, and the "
                      "weights stayed as "
                      "they were.</p>\n",
-                     skipped, run->n, skipped == 1 ? "was" : "were");
+                     skipped, tl__form(text, TL_FORM_COUNT, run->n), skipped == 1 ? "was" : "were");
     if (run->n == 0) tl__page_put(p, "<p class=empty>No step has been recorded yet.</p>\n");
 }
 
@@ -209,7 +210,7 @@ static void put_loss(tl_page *p, const tl_run *run) {
         p->failed = true;
         return;
     }
-    int reach = run->n / 60 < 1000 ? run->n / 60 : 1000;
+    int reach = run->n / 60 < 400 ? run->n / 60 : 400;
     tl__smooth(smooth, run->column[TL_COLUMN_LOSS], run->n, reach);
     tl_chart chart = {.title = "Loss",
                       .note = "nats a token",
@@ -241,7 +242,7 @@ static void put_line(tl_page *p, const tl_run *run, const char *title, const cha
     bool exact = column == TL_COLUMN_LEARNING_RATE || column == TL_COLUMN_RSS; /* nothing to smooth */
     /* Throughput is noise about a level; a gradient norm's spikes are the news. */
     int part_of_run = column == TL_COLUMN_GRAD_NORM ? 500 : 80;
-    int reach = run->n / part_of_run < 1000 ? run->n / part_of_run : 1000;
+    int reach = run->n / part_of_run < 400 ? run->n / part_of_run : 400;
     tl__smooth(smooth, run->column[column], run->n, exact ? 0 : reach);
     tl_chart chart = {
         .title = title,

@@ -14,7 +14,7 @@
 #define LONGEST_LINE_BYTES ((size_t)1 << 20)
 #define LARGEST_FILE_BYTES ((size_t)4 << 20)
 #define MOST_SAMPLES 64
-#define MOST_STEPS (1 << 24)
+#define MOST_STEPS (1 << 22)
 
 typedef struct reader {
     tl_run *run;

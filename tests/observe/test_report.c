@@ -207,6 +207,7 @@ static void numbers_read_well(void **state) {
         {TL_FORM_COUNT, 8731.4, "8,731"},
         {TL_FORM_COUNT, 12045, "12,045"},
         {TL_FORM_COUNT, 999.6, "1,000"},
+        {TL_FORM_COUNT, 983040, "983,040"},
         {TL_FORM_COUNT, 10791936, "10.8\u00a0M"},
         {TL_FORM_BYTES, 1262485504, "1.26\u00a0GB"},
         {TL_FORM_BYTES, 12, "12\u00a0B"},
