@@ -337,7 +337,7 @@ int tl__cli_fail(const tl_cli *cli, const tl_error *err) {
 }
 
 int tl__cli_print_json(const tl_cli *cli, json_t *value) {
-    int rc = value ? json_dumpf(value, stdout, JSON_COMPACT | JSON_REAL_PRECISION(17) | JSON_ENCODE_ANY) : -1;
+    int rc = value ? json_dumpf(value, stdout, JSON_COMPACT | JSON_REAL_PRECISION(9) | JSON_ENCODE_ANY) : -1;
     json_decref(value);
     if (rc < 0) {
         say(cli->name, "the result could not be written as JSON on standard output");

@@ -98,7 +98,8 @@ int tl__cli_bad(const tl_cli *cli, const char *format, ...) __attribute__((forma
 /* The same from a tl_error; returns the exit code of its status: 0 after TL_ESTOPPED, 1 where the machine or the run
  * failed (no memory, no space, not finite), 2 where what came in is at fault. */
 int tl__cli_fail(const tl_cli *cli, const tl_error *err);
-/* Print one line of JSON on standard output, floats in full, and drop the reference. Returns an exit code. */
+/* Print one line of JSON on standard output and drop the reference. Reals have 9 significant digits: an f32 reads back
+ * with the same bits. Returns an exit code. */
 int tl__cli_print_json(const tl_cli *cli, json_t *value);
 
 /* Parse and run; commands[n]. The whole of main. */

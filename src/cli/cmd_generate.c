@@ -34,7 +34,7 @@ static const tl_option options[] = {
      .help = "Most tokens to generate."},
     {"temperature", TL_REAL(settings, temperature), .initial = "0.8", .least = 0, .most = 1000,
      .help = "0 takes the likeliest token each time; 1 samples from the model as it is; above 1 flattens."},
-    {"top-k", TL_INT(settings, top_k), .initial = "0", .least = 0, .most = 2147483647,
+    {"top-k", TL_INT(settings, top_k), .value = "K", .initial = "0", .least = 0, .most = 2147483647,
      .help = "Sample among the K likeliest tokens; 0 is off."},
     {"top-p", TL_REAL(settings, top_p), .initial = "1", .least = 1e-9, .most = 1,
      .help = "Sample among the fewest tokens that hold this share of the probability; 1 is off."},
@@ -234,11 +234,11 @@ static int generate(const settings *o, tl_engine *e, generation *g, tl_session *
     putchar('\n');
     fflush(stdout);
     if (isatty(STDERR_FILENO))
-        fprintf(stderr, "\n%d tokens%s, %.1f tokens/s; prompt of %d tokens in %.2f s\n", g->n,
+        fprintf(stderr, "\n%d tokens%s, %.*f tokens/s; prompt of %d tokens in %.2f s\n", g->n,
                 !strcmp(g->stop, "eos")         ? " to the end of the text"
                 : !strcmp(g->stop, "positions") ? ", all the positions this model has"
                                                 : "",
-                tokens_per_second(g), g->prompt_n, g->prompt_seconds);
+                tokens_per_second(g) < 100, tokens_per_second(g), g->prompt_n, g->prompt_seconds);
     return 0;
 }
 
