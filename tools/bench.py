@@ -39,7 +39,6 @@ COLUMNS = {  # section → preset, batch, sequence, measured steps a turn
 }
 TITLES = {"gpt2-t64": "GPT-2 124M, B4 T64", "gpt2-t256": "GPT-2 124M, B4 T256", "nano": "nano 10.8M, B64 T256"}
 WARM = 2  # steps left out at the beginning of a turn
-GEMM_SHAPES = [(1024, 2304, 768), (1024, 768, 768), (1024, 3072, 768), (1024, 768, 3072), (256, 50257, 768), (16384, 1536, 384)]
 
 
 # ---- statistics
@@ -94,9 +93,9 @@ class Bench:
             self.commands[section].append(line)
 
     def trilith_command(self, preset, batch, seq, steps, out):
-        # No checkpoint but the last, which comes after the last step and so is in no figure; no validation.
+        # No validation and no samples; the checkpoint comes after the last step and so is in no figure.
         return [self.trilith, "train", "--data", self.data, "--out", out, "--model", preset, "--tokenizer", "bytes", "--batch", batch, "--seq", seq,
-                "--steps", steps, "--threads", self.args.threads, "--val-fraction", 0, "--checkpoint-every", 0]
+                "--steps", steps, "--threads", self.args.threads, "--val-fraction", 0, "--sample-tokens", 0, "--quiet"]
 
     def out_folder(self):
         self.runs += 1
@@ -328,32 +327,47 @@ def start(bench):
 
 
 def gemm(bench):
-    """GFLOP/s of y[R,N] = x[R,K]·Wᵀ, W as Hugging Face stores it, through `trilith bench` and torch.nn.functional.linear."""
+    """GFLOP/s of the products of a GPT-2 124M step, B4 T256, forward and backward, through `trilith bench` and torch.mm."""
     import torch
 
     torch.set_num_threads(bench.args.threads)
-    rows = []
-    for R, N, K in GEMM_SHAPES:
-        command = [bench.trilith, "bench", "--gemm", f"{R},{N},{K}", "--threads", bench.args.threads, "--json"]
-        bench.note("gemm", command)
-        x, W = torch.randn(R, K), torch.randn(N, K)
+    command = [bench.trilith, "bench", "--only", "qkv", "attention out", "mlp", "logits", "--batch", 4, "--seq", 256, "--seconds", 0.1 if bench.args.quick else 0.5,
+               "--threads", bench.args.threads, "--json"]
+    bench.note("gemm", command)
+    shapes = {}
 
-        def ours():
-            said = json.loads(subprocess.run([str(c) for c in command], capture_output=True, check=True, text=True).stdout)
-            return said["gemm"][0]["gflops_per_second"]
+    def ours():
+        said = json.loads(subprocess.run([str(c) for c in command], capture_output=True, check=True, text=True).stdout)
+        products = [o for o in said["operators"] if len(o["shape"]) == 3]
+        shapes.update((o["name"], o["shape"]) for o in products)
+        return {o["name"]: 2e-9 * math.prod(o["shape"]) / o["median_seconds"] for o in products}
 
-        def theirs():
-            seconds = []
-            with torch.no_grad():
-                for _ in range(WARM + 9):
-                    begin = time.perf_counter()
-                    torch.nn.functional.linear(x, W)
-                    seconds.append(time.perf_counter() - begin)
-            return 2e-9 * R * N * K / statistics.median(seconds[WARM:])
+    def theirs():
+        out = {}
+        for name, (M, N, K) in shapes.items():
+            # The layouts of the three products of a layer: y = x·Wᵀ, dx = dy·W, dW = dyᵀ·x.
+            if name.endswith(" dx"):
+                a, b = torch.randn(M, K), torch.randn(K, N)
+            elif name.endswith(" dW"):
+                a, b = torch.randn(K, M).T, torch.randn(K, N)
+            else:
+                a, b = torch.randn(M, K), torch.randn(N, K).T
+            y, seconds, began = torch.empty(M, N), [], time.perf_counter()
+            while len(seconds) < WARM + 3 or time.perf_counter() - began < (0.1 if bench.args.quick else 0.5):
+                begin = time.perf_counter()
+                torch.mm(a, b, out=y)
+                seconds.append(time.perf_counter() - begin)
+            out[name] = 2e-9 * M * N * K / statistics.median(seconds[WARM:])
+        return out
 
-        pairs = take_pairs(ours, theirs, bench.args.pairs, bench.args.most_pairs)
-        rows.append(dict(shape=[R, N, K], ours=statistics.median(a for a, _ in pairs), theirs=statistics.median(b for _, b in pairs), pairs=pairs))
-        print(f"gemm {R}x{N}x{K}: Trilith {rows[-1]['ours']:.0f}, PyTorch {rows[-1]['theirs']:.0f} GFLOP/s", flush=True)
+    turns = []
+    for _ in range(bench.args.pairs):
+        a = ours()
+        turns.append((a, theirs()))
+    rows = [dict(name=name, shape=shape, pairs=[(a[name], b[name]) for a, b in turns]) for name, shape in shapes.items()]
+    for row in rows:
+        row.update(ours=statistics.median(a for a, _ in row["pairs"]), theirs=statistics.median(b for _, b in row["pairs"]))
+        print(f"gemm {row['name']}: Trilith {row['ours']:.0f}, PyTorch {row['theirs']:.0f} GFLOP/s", flush=True)
     return dict(rows=rows)
 
 
@@ -508,8 +522,9 @@ def page(results):
         out += [f"| {p['name']} | {p['seconds']:.2f} | {ratio_text(p['pairs'], inverse=True)} |" for p in r["peers"]] + [""] + how(r)
     if "gemm" in results:
         r = results["gemm"]
-        out += ["## One product", "", "y[R,N] = x[R,K]·Wᵀ, GFLOP/s, packing included.", "", "| R × N × K | Trilith | PyTorch (MKL) | ratio |", "|---|---|---|---|"]
-        out += [f"| {' × '.join(f'{d:,}' for d in row['shape'])} | {row['ours']:.0f} | {row['theirs']:.0f} | {ratio_text(row['pairs'])} |" for row in r["rows"]] + [""] + how(r)
+        out += ["## Products", "", "Those of a GPT-2 124M step, B4 T256: C[M,N] from a sum over K, GFLOP/s, packing included.", "",
+                "| | M × N × K | Trilith | PyTorch (MKL) | ratio |", "|---|---|---|---|---|"]
+        out += [f"| {row['name']} | {' × '.join(f'{d:,}' for d in row['shape'])} | {row['ours']:.0f} | {row['theirs']:.0f} | {ratio_text(row['pairs'])} |" for row in r["rows"]] + [""] + how(r)
     if "tokenizer" in results:
         r = results["tokenizer"]
         out += ["## Training a tokenizer", "", f"Byte-level BPE, 8,192 tokens, on {r['text']}; start of the process and reading included.", "",

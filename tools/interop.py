@@ -169,7 +169,7 @@ def greedy(trilith, folder, model, tokenizer, prompt):
             break
         sure += 1
     said = trilith.json("generate", "--model", folder, "--prompt", prompt, "--max-tokens", 32, "--temperature", 0)
-    got = said["ids"] if "ids" in said else said["tokens"]
+    got = said["ids"]
     eos = model.generation_config.eos_token_id
     want = [i for i in want[:sure] if i != eos]
     assert got[: len(want)] == want, f"{got[:len(want)]} for {want}"
@@ -270,19 +270,17 @@ def trained_losses(trilith, folder, model, work, name, batch=4, seq=64, steps=50
     data = write(os.path.join(work, f"{name}.txt"), text)
     run = os.path.join(work, f"run-{name}")
     trilith.run("train", "--data", data, "--out", run, "--model", folder, "--tokenizer", "bytes", "--batch", batch, "--seq", seq,
-                "--steps", steps, "--lr", 1e-3, "--val-fraction", 0, "--seed", 3)
+                "--steps", steps, "--lr", 1e-3, "--val-fraction", 0, "--seed", 3, "--sample-tokens", 0, "--quiet")
     rows = metrics_of(run)
     assert len(rows) == steps, f"{len(rows)} lines in metrics.jsonl for {steps} steps"
     # Ids as AutoTokenizer reads them from the checkpoint.
     tokenizer = AutoTokenizer.from_pretrained(os.path.join(run, "checkpoints", "latest"))
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     windows = torch.tensor([ids[i * seq : i * seq + seq + 1] for i in range(batch)])
-    with open(os.path.join(run, "config.yaml")) as f:
-        settings = dict(line.split(":", 1) for line in f.read().splitlines() if ":" in line and not line.startswith((" ", "#")))
-    number = lambda *keys: next(float(settings[k]) for k in keys if k in settings)
-    hyper = dict(lr=1e-3, beta1=number("beta1"), beta2=number("beta2"), eps=number("eps"), weight_decay=number("weight-decay", "weight_decay"),
-                 clip=number("clip", "grad-clip", "grad_clip"))
-    want = make_vectors.train(model, [windows], steps, hyper, lr_of_step=lambda i: rows[i]["lr"])
+    with open(os.path.join(run, "run.json")) as f:
+        settings = json.load(f)
+    hyper = {k: settings[k] for k in ("lr", "beta1", "beta2", "eps", "weight_decay", "clip")}
+    want = make_vectors.train(model, [windows], steps, hyper, lr_of_step=lambda i: rows[i]["learning_rate"])
     said = near("losses", [row["loss"] for row in rows], want, 1e-4)
     return f"loss {want[0]:.3f} → {want[-1]:.3f}, {said}", run
 
