@@ -54,7 +54,8 @@ static void test_linear(void **state) {
         near("linear.dx", dx, chain(N));
         memset(dW, 0, sizeof(float) * N * K);
         memset(db, 0, sizeof(float) * N);
-        tl__linear_dw(&ctx, dW, db, dy, N, x, K, layout, R, N, K);
+        tl__linear_dw(&ctx, dW, db, dy, N, x, K, layout, R, N, K,
+                      layout == TL_OUT_IN); /* dW is clear: added or written, the same */
         float *back = layout == TL_OUT_IN ? NULL : transposed(dW, K, N);
         near("linear.dW", back ? back : dW, chain(R));
         near("linear.db", db, chain(R));
@@ -66,7 +67,7 @@ static void test_linear(void **state) {
 static void test_linear_tall(void **state) { /* the sum over rows crosses a block */
     enum { R = 270, K = 5, N = 9 };
     float *x = in("tall.x"), *dy = in("tall.dy"), *dW = zeros(N * K), *db = zeros(N);
-    tl__linear_dw(&ctx, dW, db, dy, N, x, K, TL_OUT_IN, R, N, K);
+    tl__linear_dw(&ctx, dW, db, dy, N, x, K, TL_OUT_IN, R, N, K, true);
     near("tall.dW", dW, chain(R));
     near("tall.db", db, chain(R));
     free(x), free(dy), free(dW), free(db);
