@@ -67,6 +67,12 @@ int64_t tl__engine_encode(const tl_engine *e, int32_t **ids, const char *text, s
     *ids = malloc((n + 1) * sizeof **ids);
     if (!*ids) return tl__fail(err, TL_ENOMEM, "not enough memory for the tokens of %zu bytes", n);
     int64_t replaced = 0, count = tl__tokenizer_encode(e->tokenizer, text, n, special, *ids, n + 1, &replaced);
+    if (count > (int64_t)n + 1) { /* each invalid byte can become the three of U+FFFD */
+        free(*ids);
+        *ids = malloc((size_t)count * sizeof **ids);
+        if (!*ids) return tl__fail(err, TL_ENOMEM, "not enough memory for the tokens of %zu bytes", n);
+        count = tl__tokenizer_encode(e->tokenizer, text, n, special, *ids, (size_t)count, &replaced);
+    }
     if (count < 0) return tl__fail(err, (int)count, "%s could not be encoded by the model's tokenizer", what);
     if (replaced > 0)
         tl__warn("%s: %lld invalid UTF-8 sequence%s read as U+FFFD", what, (long long)replaced,
