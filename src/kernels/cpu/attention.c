@@ -121,8 +121,18 @@ static void attend(const job *j, scratch *w, const group *g) {
             for (int b = 0; b < blocks; b++) vb[b] = w->v[0] + b * BLOCK * ldv;
         }
         while (w->limit[first] <= key0) first++;
-        for (int t = first, rows; t < n; t += rows) {
+        /* The next chunk's blocks are asked for while this one is worked on: some of them before each tile. */
+        const int next = w->limit[n - 1] - key0 - CHUNK,
+                  next_blocks = next <= 0 ? 0 : min_int((next + BLOCK - 1) / BLOCK, BLOCKS);
+        const int tiles = (n - first + TILE - 1) / TILE, asks = (2 * next_blocks + tiles - 1) / tiles;
+        for (int t = first, rows, asked = 0; t < n; t += rows) {
             rows = tile_rows(n - t);
+            for (int a = 0; a < asks && asked < 2 * next_blocks; a++, asked++) {
+                const float *base = asked < next_blocks ? j->kv.k : j->kv.v;
+                const int b = (key0 + CHUNK) / BLOCK + (asked < next_blocks ? asked : asked - next_blocks);
+                const float *block = block_of(base, table[b], g->kh, j->Hkv, D);
+                for (int d = 0; d < D; d++) tl_prefetch_l2(block + d * 16);
+            }
             int edge[TILE];
             for (int r = 0; r < rows; r++) edge[r] = min_int(w->limit[t + r] - key0, CHUNK);
             if (key0 == 0)
@@ -155,9 +165,11 @@ static void attend(const job *j, scratch *w, const group *g) {
 static void forward_task(void *user, int64_t i, int worker) {
     const job *j = user;
     const tl_rows *rows = j->rows;
-    const int G = j->H / j->Hkv, kh = (int)(i % j->Hkv);
-    /* Late rows see the most keys: they go first, and the short tasks fill up the end. */
-    int64_t from = (j->tasks - 1 - i) / j->Hkv * j->step, to = from + j->step < rows->R ? from + j->step : rows->R;
+    const int64_t runs = j->tasks / j->Hkv;
+    const int G = j->H / j->Hkv, kh = (int)(i / runs);
+    /* A head's tasks follow each other, while its keys and values are near. Late rows see the most keys: they go first,
+     * and the short tasks fill up the end. */
+    const int64_t from = (runs - 1 - i % runs) * j->step, to = from + j->step < rows->R ? from + j->step : rows->R;
     for (int s = sequence_of(rows, (int)from); s < rows->S && rows->seq_row[s] < to; s++) {
         int64_t row0 = max_int((int)from, rows->seq_row[s]), row1 = min_int((int)to, rows->seq_row[s + 1]);
         int64_t items = (row1 - row0) * G;
