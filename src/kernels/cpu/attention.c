@@ -121,18 +121,23 @@ static void attend(const job *j, scratch *w, const group *g) {
             for (int b = 0; b < blocks; b++) vb[b] = w->v[0] + b * BLOCK * ldv;
         }
         while (w->limit[first] <= key0) first++;
-        /* The next chunk's blocks are asked for while this one is worked on: some of them before each tile. */
-        const int next = w->limit[n - 1] - key0 - CHUNK,
-                  next_blocks = next <= 0 ? 0 : min_int((next + BLOCK - 1) / BLOCK, BLOCKS);
-        const int tiles = (n - first + TILE - 1) / TILE, asks = (2 * next_blocks + tiles - 1) / tiles;
+        /* The next chunk's blocks are asked for while this one is worked on: by the only tile, as it reads; or some
+         * before each of many tiles. */
+        const float *next[2][BLOCKS]; /* K, V */
+        const int more = max_int(w->limit[n - 1] - key0 - CHUNK, 0),
+                  next_blocks = min_int((more + BLOCK - 1) / BLOCK, BLOCKS);
+        for (int b = 0; b < BLOCKS; b++) {
+            next[0][b] =
+                b < next_blocks ? block_of(j->kv.k, table[key0 / BLOCK + BLOCKS + b], g->kh, j->Hkv, D) : kb[0];
+            next[1][b] =
+                b < next_blocks ? block_of(j->kv.v, table[key0 / BLOCK + BLOCKS + b], g->kh, j->Hkv, D) : vb[0];
+        }
+        const int tiles = (n - first + TILE - 1) / TILE,
+                  asks = tiles == 1 && n - first <= FEW ? 0 : (2 * next_blocks + tiles - 1) / tiles;
         for (int t = first, rows, asked = 0; t < n; t += rows) {
             rows = tile_rows(n - t);
-            for (int a = 0; a < asks && asked < 2 * next_blocks; a++, asked++) {
-                const float *base = asked < next_blocks ? j->kv.k : j->kv.v;
-                const int b = (key0 + CHUNK) / BLOCK + (asked < next_blocks ? asked : asked - next_blocks);
-                const float *block = block_of(base, table[b], g->kh, j->Hkv, D);
-                for (int d = 0; d < D; d++) tl_prefetch_l2(block + d * 16);
-            }
+            for (int a = 0; a < asks && asked < 2 * next_blocks; a++, asked++)
+                for (int d = 0; d < D; d++) tl_prefetch_l2(next[asked / next_blocks][asked % next_blocks] + d * 16);
             int edge[TILE];
             for (int r = 0; r < rows; r++) edge[r] = min_int(w->limit[t + r] - key0, CHUNK);
             if (key0 == 0)
@@ -140,15 +145,15 @@ static void attend(const job *j, scratch *w, const group *g) {
                     foresee(j, w, t + r + 2 * TILE, n);
                     copy_row(w->q[t + r], j->q + w->row[t + r] * j->ldq + w->head[t + r] * D, D);
                 }
-            dots(rows, w->p[0], w->q[t], kb, (edge[rows - 1] + BLOCK - 1) / BLOCK, D);
+            dots(rows, w->p[0], w->q[t], kb, next[0], (edge[rows - 1] + BLOCK - 1) / BLOCK, D);
             float m[16] = {0}, l[16] = {0};
             for (int r = 0; r < rows; r++) l[r] = softmax_row(w->p[r], edge[r], j->scale, &m[r]);
             mix_merge factors;
             if (key0 == 0)
                 for (int r = 0; r < rows; r++) w->M[t + r] = m[r], w->L[t + r] = l[r];
             else merge_sums(w->M + t, w->L + t, &factors, m, l, rows);
-            mix_values(rows, w->o[t], ROW, w->p[0], vb, ldv, Dv, edge, CHUNK, key0 == 0 ? MIX_WRITE : MIX_MERGE,
-                       &factors);
+            mix_values(rows, w->o[t], ROW, w->p[0], vb, next[1], ldv, Dv, edge, CHUNK,
+                       key0 == 0 ? MIX_WRITE : MIX_MERGE, &factors);
         }
     }
     for (int t = 0; t < n; t++) {

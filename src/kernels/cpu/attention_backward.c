@@ -126,15 +126,15 @@ static void pair(const job *j, scratch *w, int h, int64_t r0, int i0, int ni, in
             if (i + r + AHEAD < ni) foresee(j, r0 + i + r + AHEAD, h);
         }
         const int blocks = (edge[rows - 1] + BLOCK - 1) / BLOCK;
-        dots(rows, w->p[i], w->q[i], w->kb, blocks, D);
-        dots(rows, w->ds[i], w->g[i], vb, blocks, D);
+        dots(rows, w->p[i], w->q[i], w->kb, w->kb, blocks, D);
+        dots(rows, w->ds[i], w->g[i], vb, vb, blocks, D);
         for (int r = 0; r < rows; r++) weigh_row(w, i + r, edge[r], j->scale);
         if (!want_q) continue;
         float *dq = j->dq + (r0 + i) * j->ld + (int64_t)h * D;
         if (D % 16 == 0)
-            mix_keys(rows, dq, j->ld, w->ds[i], kr, ROW, Dv, edge, CHUNK, j0 == 0 ? MIX_WRITE : MIX_ADD, NULL);
+            mix_keys(rows, dq, j->ld, w->ds[i], kr, NULL, ROW, Dv, edge, CHUNK, j0 == 0 ? MIX_WRITE : MIX_ADD, NULL);
         else {
-            mix_keys(rows, w->dq[0], ROW, w->ds[i], kr, ROW, Dv, edge, CHUNK, MIX_WRITE, NULL);
+            mix_keys(rows, w->dq[0], ROW, w->ds[i], kr, NULL, ROW, Dv, edge, CHUNK, MIX_WRITE, NULL);
             join_rows(dq, j->ld, w, rows, D, j0 == 0);
         }
     }
@@ -144,8 +144,8 @@ static void pair(const job *j, scratch *w, int h, int64_t r0, int i0, int ni, in
         rows = tile_rows(nj - k);
         int edge[TILE];
         for (int r = 0; r < rows; r++) edge[r] = max_int(j0 + k + r - i0, 0);
-        mix_queries(rows, w->dv[k], ROW, w->p[0] + k, gr, ROW, Dv, edge, ni, end, NULL);
-        mix_queries(rows, w->dk[k], ROW, w->ds[0] + k, qr, ROW, Dv, edge, ni, end, NULL);
+        mix_queries(rows, w->dv[k], ROW, w->p[0] + k, gr, NULL, ROW, Dv, edge, ni, end, NULL);
+        mix_queries(rows, w->dk[k], ROW, w->ds[0] + k, qr, NULL, ROW, Dv, edge, ni, end, NULL);
     }
 }
 

@@ -18,6 +18,7 @@ enum {
     BLOCKS = CHUNK / BLOCK,     /* KV blocks a chunk */
     ROW = TL_MAX_HEAD_DIM + 16, /* 16 more: rows do not fall on the same cache sets */
     TILE = 6,                   /* rows: 6×4 sums fill 24 of 32 registers, 6×1 of two halves 12 of 16 */
+    FEW = 4,                    /* rows of a tile that waits for memory more than for sums */
     TASK_ROWS = 64,             /* rows a parallel task, at most */
 };
 
@@ -30,8 +31,10 @@ enum {
 
 #define UNROLL _Pragma("GCC unroll 8")
 
-/* s[r·CHUNK + 16v + lane] = Σ_d a[r·ROW + d]·b[v][16d + lane] */
-TL_INLINE void dots_tile(int rows, int vecs, float *s, const float *a, const float *const *b, int D) {
+/* s[r·CHUNK + 16v + lane] = Σ_d a[r·ROW + d]·b[v][16d + lane]. Few rows wait for memory, so they ask for ahead[v][16d]
+ * too. */
+TL_INLINE void dots_tile(int rows, int vecs, float *s, const float *a, const float *const *b, const float *const *ahead,
+                         int D) {
     v16 sum[TILE][4];
     const float *b0 = b[0], *b1 = vecs > 1 ? b[1] : b0, *b2 = vecs > 2 ? b[2] : b0, *b3 = vecs > 3 ? b[3] : b0;
     UNROLL for (int r = 0; r < rows; r++) UNROLL for (int v = 0; v < vecs; v++) sum[r][v] = v16_zero();
@@ -41,6 +44,7 @@ TL_INLINE void dots_tile(int rows, int vecs, float *s, const float *a, const flo
         if (vecs > 1) y[1] = v16_load(b1 + d * BLOCK);
         if (vecs > 2) y[2] = v16_load(b2 + d * BLOCK);
         if (vecs > 3) y[3] = v16_load(b3 + d * BLOCK);
+        if (rows <= FEW) UNROLL for (int v = 0; v < vecs; v++) tl_prefetch_l2(ahead[v] + d * BLOCK);
         UNROLL for (int r = 0; r < rows; r++) {
             v16 x = v16_set1(a[r * ROW + d]);
             UNROLL for (int v = 0; v < vecs; v++) sum[r][v] = v16_fma(x, y[v], sum[r][v]);
@@ -50,42 +54,45 @@ TL_INLINE void dots_tile(int rows, int vecs, float *s, const float *a, const flo
         v16_store(s + r * CHUNK + v * BLOCK, sum[r][v]);
 }
 
-TL_INLINE void dots_rows(int rows, float *s, const float *a, const float *const *b, int blocks, int D) {
+TL_INLINE void dots_rows(int rows, float *s, const float *a, const float *const *b, const float *const *ahead,
+                         int blocks, int D) {
     int v = 0;
-    for (; v + VECS(rows) <= blocks; v += VECS(rows)) dots_tile(rows, VECS(rows), s + v * BLOCK, a, b + v, D);
+    for (; v + VECS(rows) <= blocks; v += VECS(rows))
+        dots_tile(rows, VECS(rows), s + v * BLOCK, a, b + v, ahead + v, D);
     switch (blocks - v) {
     case 3:
-        if (VECS(rows) > 3) dots_tile(rows, 3, s + v * BLOCK, a, b + v, D);
+        if (VECS(rows) > 3) dots_tile(rows, 3, s + v * BLOCK, a, b + v, ahead + v, D);
         break;
     case 2:
-        if (VECS(rows) > 2) dots_tile(rows, 2, s + v * BLOCK, a, b + v, D);
+        if (VECS(rows) > 2) dots_tile(rows, 2, s + v * BLOCK, a, b + v, ahead + v, D);
         break;
     case 1:
-        if (VECS(rows) > 1) dots_tile(rows, 1, s + v * BLOCK, a, b + v, D);
+        if (VECS(rows) > 1) dots_tile(rows, 1, s + v * BLOCK, a, b + v, ahead + v, D);
         break;
     }
 }
 
 /* Scores of 1 … TILE rows against the first `blocks` blocks of a chunk. */
-static void dots(int rows, float *s, const float *a, const float *const *b, int blocks, int D) {
+static void dots(int rows, float *s, const float *a, const float *const *b, const float *const *ahead, int blocks,
+                 int D) {
     switch (rows) {
     case 1:
-        dots_rows(1, s, a, b, blocks, D);
+        dots_rows(1, s, a, b, ahead, blocks, D);
         break;
     case 2:
-        dots_rows(2, s, a, b, blocks, D);
+        dots_rows(2, s, a, b, ahead, blocks, D);
         break;
     case 3:
-        dots_rows(3, s, a, b, blocks, D);
+        dots_rows(3, s, a, b, ahead, blocks, D);
         break;
     case 4:
-        dots_rows(4, s, a, b, blocks, D);
+        dots_rows(4, s, a, b, ahead, blocks, D);
         break;
     case 5:
-        dots_rows(5, s, a, b, blocks, D);
+        dots_rows(5, s, a, b, ahead, blocks, D);
         break;
     case 6:
-        dots_rows(6, s, a, b, blocks, D);
+        dots_rows(6, s, a, b, ahead, blocks, D);
         break;
     default:
         assert(!"1 … TILE rows");
@@ -120,11 +127,11 @@ TL_INLINE void mix_edge_step(int rows, int vecs, v16 sum[TILE][4], const float *
     }
 }
 
-/* c[r·ldc + …] ← Σ_k x[r·x_row + k·x_k] · b_k, where b_k = b[k/16] + (k%16)·ldb. Edges do not fall from row to row.
- * Rows sum k = 0 … edge[r]−1 (edge_is_end), or k = edge[r] … n−1. */
+/* c[r·ldc + …] ← Σ_k x[r·x_row + k·x_k] · b_k, where b_k = b[k/16] + (k%16)·ldb; ahead, if not NULL, is asked for as b
+ * is read. Edges do not fall from row to row. Rows sum k = 0 … edge[r]−1 (edge_is_end), or k = edge[r] … n−1. */
 TL_INLINE void mix_tile(int rows, int vecs, float *c, int64_t ldc, const float *x, int x_row, int x_k,
-                        const float *const *b, int64_t ldb, int64_t b_col, const int *edge, bool edge_is_end, int n,
-                        mix_end end, const mix_merge *merge) {
+                        const float *const *b, const float *const *ahead, int64_t ldb, int64_t b_col, const int *edge,
+                        bool edge_is_end, int n, mix_end end, const mix_merge *merge) {
     v16 sum[TILE][4];
     UNROLL for (int r = 0; r < rows; r++) UNROLL for (int v = 0; v < vecs; v++) sum[r][v] = v16_zero();
     /* Terms of every row: [from, to); the ragged ones lie after or before. */
@@ -136,7 +143,13 @@ TL_INLINE void mix_tile(int rows, int vecs, float *c, int64_t ldc, const float *
     for (int k = from; k < to;) {
         const float *y = b[k / BLOCK] + (k % BLOCK) * ldb + b_col, *w = x + k * x_k;
         int stop = (k / BLOCK + 1) * BLOCK < to ? (k / BLOCK + 1) * BLOCK : to;
-        for (; k < stop; k++, y += ldb, w += x_k) mix_step(rows, vecs, sum, w, x_row, y);
+        const float *z = ahead ? ahead[k / BLOCK] + (k % BLOCK) * ldb + b_col : NULL;
+        for (; k < stop; k++, y += ldb, w += x_k) {
+            mix_step(rows, vecs, sum, w, x_row, y);
+            if (!ahead || rows > FEW) continue;
+            UNROLL for (int v = 0; v < vecs; v++) tl_prefetch_l2(z + v * 16);
+            z += ldb;
+        }
     }
     if (edge_is_end)
         for (int k = to; k < edge[rows - 1]; k++)
@@ -155,23 +168,26 @@ TL_INLINE void mix_tile(int rows, int vecs, float *c, int64_t ldc, const float *
 
 /* All columns of a tile: Dv vectors, in groups as even as they can be. */
 TL_INLINE void mix_rows(int rows, float *c, int64_t ldc, const float *x, int x_row, int x_k, const float *const *b,
-                        int64_t ldb, int Dv, const int *edge, bool edge_is_end, int n, mix_end end,
-                        const mix_merge *merge) {
+                        const float *const *ahead, int64_t ldb, int Dv, const int *edge, bool edge_is_end, int n,
+                        mix_end end, const mix_merge *merge) {
     for (int groups = (Dv + VECS(rows) - 1) / VECS(rows), col = 0; groups > 0; groups--) {
         int vecs = (Dv - col + groups - 1) / groups;
         int64_t at = (int64_t)col * 16;
         switch (vecs) {
         case 4:
-            if (VECS(rows) >= 4) mix_tile(rows, 4, c, ldc, x, x_row, x_k, b, ldb, at, edge, edge_is_end, n, end, merge);
+            if (VECS(rows) >= 4)
+                mix_tile(rows, 4, c, ldc, x, x_row, x_k, b, ahead, ldb, at, edge, edge_is_end, n, end, merge);
             break;
         case 3:
-            if (VECS(rows) >= 3) mix_tile(rows, 3, c, ldc, x, x_row, x_k, b, ldb, at, edge, edge_is_end, n, end, merge);
+            if (VECS(rows) >= 3)
+                mix_tile(rows, 3, c, ldc, x, x_row, x_k, b, ahead, ldb, at, edge, edge_is_end, n, end, merge);
             break;
         case 2:
-            if (VECS(rows) >= 2) mix_tile(rows, 2, c, ldc, x, x_row, x_k, b, ldb, at, edge, edge_is_end, n, end, merge);
+            if (VECS(rows) >= 2)
+                mix_tile(rows, 2, c, ldc, x, x_row, x_k, b, ahead, ldb, at, edge, edge_is_end, n, end, merge);
             break;
         default:
-            mix_tile(rows, 1, c, ldc, x, x_row, x_k, b, ldb, at, edge, edge_is_end, n, end, merge);
+            mix_tile(rows, 1, c, ldc, x, x_row, x_k, b, ahead, ldb, at, edge, edge_is_end, n, end, merge);
         }
         col += vecs;
     }
@@ -179,26 +195,27 @@ TL_INLINE void mix_rows(int rows, float *c, int64_t ldc, const float *x, int x_r
 
 /* A mix of 1 … TILE rows for one use: name, coefficient strides and kind of edge are fixed, the end may vary. */
 #define DEFINE_MIX(name, x_row, x_k, edge_is_end)                                                                      \
-    static void name(int rows, float *c, int64_t ldc, const float *x, const float *const *b, int64_t ldb, int Dv,      \
-                     const int *edge, int n, mix_end end, const mix_merge *merge) {                                    \
+    static void name(int rows, float *c, int64_t ldc, const float *x, const float *const *b,                           \
+                     const float *const *ahead, int64_t ldb, int Dv, const int *edge, int n, mix_end end,              \
+                     const mix_merge *merge) {                                                                         \
         switch (rows) {                                                                                                \
         case 1:                                                                                                        \
-            mix_rows(1, c, ldc, x, x_row, x_k, b, ldb, Dv, edge, edge_is_end, n, end, merge);                          \
+            mix_rows(1, c, ldc, x, x_row, x_k, b, ahead, ldb, Dv, edge, edge_is_end, n, end, merge);                   \
             break;                                                                                                     \
         case 2:                                                                                                        \
-            mix_rows(2, c, ldc, x, x_row, x_k, b, ldb, Dv, edge, edge_is_end, n, end, merge);                          \
+            mix_rows(2, c, ldc, x, x_row, x_k, b, ahead, ldb, Dv, edge, edge_is_end, n, end, merge);                   \
             break;                                                                                                     \
         case 3:                                                                                                        \
-            mix_rows(3, c, ldc, x, x_row, x_k, b, ldb, Dv, edge, edge_is_end, n, end, merge);                          \
+            mix_rows(3, c, ldc, x, x_row, x_k, b, ahead, ldb, Dv, edge, edge_is_end, n, end, merge);                   \
             break;                                                                                                     \
         case 4:                                                                                                        \
-            mix_rows(4, c, ldc, x, x_row, x_k, b, ldb, Dv, edge, edge_is_end, n, end, merge);                          \
+            mix_rows(4, c, ldc, x, x_row, x_k, b, ahead, ldb, Dv, edge, edge_is_end, n, end, merge);                   \
             break;                                                                                                     \
         case 5:                                                                                                        \
-            mix_rows(5, c, ldc, x, x_row, x_k, b, ldb, Dv, edge, edge_is_end, n, end, merge);                          \
+            mix_rows(5, c, ldc, x, x_row, x_k, b, ahead, ldb, Dv, edge, edge_is_end, n, end, merge);                   \
             break;                                                                                                     \
         case 6:                                                                                                        \
-            mix_rows(6, c, ldc, x, x_row, x_k, b, ldb, Dv, edge, edge_is_end, n, end, merge);                          \
+            mix_rows(6, c, ldc, x, x_row, x_k, b, ahead, ldb, Dv, edge, edge_is_end, n, end, merge);                   \
             break;                                                                                                     \
         default:                                                                                                       \
             assert(!"1 … TILE rows");                                                                                  \
