@@ -11,59 +11,41 @@
 #include "base/arena.h"
 #include "base/clock.h"
 #include "kernels/ops.h"
+#include "kernels/peak.h"
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-/* Twenty-four chains of FMAs in registers, so that latency is hidden: nothing but the FMA units limits it. */
-#define CHAINS(type, count, set1, fma)                                                                                 \
-    type s[count], x = set1(1.0000001f), y = set1(1e-9f);                                                              \
-    _Pragma("GCC unroll 24") for (int i = 0; i < count; i++) s[i] = set1((float)i);                                    \
-    for (int64_t n = 0; n < rounds; n++) {                                                                             \
-        _Pragma("GCC unroll 24") for (int i = 0; i < count; i++) s[i] = fma(s[i], x, y);                               \
-        _Pragma("GCC unroll 24") for (int i = 0; i < count; i++) __asm__ volatile("" : "+v"(s[i]));                    \
-    }                                                                                                                  \
-    _Pragma("GCC unroll 24") for (int i = 1; i < count; i++) s[0] += s[i];                                             \
-    return s[0][0];
-__attribute__((target("avx512f"))) static float peak_avx512(int64_t rounds) {
-    CHAINS(__m512, 24, _mm512_set1_ps, _mm512_fmadd_ps)
-}
-__attribute__((target("avx2,fma"))) static float peak_avx2(int64_t rounds) {
-    CHAINS(__m256, 12, _mm256_set1_ps, _mm256_fmadd_ps)
-}
-#endif
-
-static volatile float sink;
 typedef struct peak_job {
-    bool wide;
+    const tl_peak *peak;
     int64_t rounds;
+    const float *memory; /* NULL: FMAs, else a read of it */
+    size_t piece_bytes;
+    double flops[64];
 } peak_job;
 static void peak_task(void *user, int64_t i, int worker) {
-    const peak_job *p = user;
-#if defined(__x86_64__)
-    sink = p->wide ? peak_avx512(p->rounds) : peak_avx2(p->rounds);
-#endif
+    peak_job *p = user;
+    float sink;
+    uint64_t bits;
+    (void)worker;
+    if (p->memory) p->peak->read((const char *)p->memory + (size_t)i * p->piece_bytes, p->piece_bytes, &bits);
+    else p->flops[i] = p->peak->fma(p->rounds, &sink);
 }
-static double peak_once(tl_pool *pool, bool wide) {
-    peak_job p = {wide, 400000};
-    const int threads = tl__pool_threads(pool);
+/* GFLOP/s of FMAs in registers on all threads, for about half a millisecond. */
+static double peak_once(tl_pool *pool, const tl_peak *peak) {
+    peak_job p = {.peak = peak, .rounds = 3000};
+    const int threads = tl__pool_threads(pool) < 64 ? tl__pool_threads(pool) : 64;
     const int64_t t = tl__now_ns();
     tl__parallel_for(pool, threads, peak_task, &p);
-    const double flops = wide ? 24 * 16 * 2.0 : 12 * 8 * 2.0;
-    return flops * (double)p.rounds * threads / (double)(tl__now_ns() - t);
+    const double ns = (double)(tl__now_ns() - t);
+    double flops = 0;
+    for (int i = 0; i < threads; i++) flops += p.flops[i];
+    return flops / ns;
 }
-
-typedef struct read_job {
-    const float *p;
-    int64_t n;
-    int64_t tasks;
-} read_job;
-static void read_task(void *user, int64_t i, int worker) {
-    const read_job *r = user;
-    const int64_t *p = (const int64_t *)r->p, n = r->n / 2, first = n * i / r->tasks, end = n * (i + 1) / r->tasks;
-    int64_t s[8] = {0};
-    for (int64_t k = first; k + 8 <= end; k += 8)
-        for (int l = 0; l < 8; l++) s[l] ^= p[k + l];
-    sink = (float)(s[0] ^ s[1] ^ s[2] ^ s[3] ^ s[4] ^ s[5] ^ s[6] ^ s[7]);
+/* GB/s of reading W once, in pieces. */
+static double read_once(tl_pool *pool, const tl_peak *peak, const float *W, size_t bytes) {
+    enum { PIECES = 32 };
+    peak_job p = {.peak = peak, .memory = W, .piece_bytes = bytes / PIECES / 1024 * 1024};
+    const int64_t t = tl__now_ns();
+    tl__parallel_for(pool, PIECES, peak_task, &p);
+    return (double)p.piece_bytes * PIECES / (double)(tl__now_ns() - t);
 }
 
 typedef enum kind { FORWARD, FORWARD_IN_OUT, DX, DW } kind;
@@ -135,7 +117,7 @@ int main(int argc, char **argv) {
     ctx.workspace = tl__arena_take(&arena, ctx.workspace_bytes, 1);
     float *memory = TL_TAKE(&arena, float, floats);
     for (size_t i = 0; i < floats; i++) memory[i] = (float)(int)((i * 2654435761u >> 20) % 2048 - 1024) / 1024.f;
-    const bool wide = !strcmp(ctx.ops->isa, "avx512");
+    const tl_peak *loops = tl__peak_select(ctx.ops->isa);
     printf("%s, %d threads; best of trials in turn with the peak\n", ctx.ops->isa, threads);
     printf("%-8s %6s %6s %6s %10s %8s %8s %7s\n", "product", "rows", "out", "in", "ms", "GFLOP/s", "peak", "ratio");
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
@@ -149,13 +131,10 @@ int main(int argc, char **argv) {
         double best = 1e30, peak = 0, read = 0;
         const int64_t start = tl__now_ns();
         for (int trial = 0; trial < 3 || (double)(tl__now_ns() - start) < seconds * 1e9; trial++) {
-            const double p = peak_once(ctx.pool, wide);
+            const double p = peak_once(ctx.pool, loops);
             if (p > peak) peak = p;
             if (R <= 16) {
-                read_job r = {W, (int64_t)N * K, 64};
-                const int64_t t0 = tl__now_ns();
-                tl__parallel_for(ctx.pool, r.tasks, read_task, &r);
-                const double rate = 4.0 * N * K / (double)(tl__now_ns() - t0);
+                const double rate = read_once(ctx.pool, loops, W, sizeof(float) * N * K);
                 if (rate > read) read = rate;
             }
             const int64_t t = tl__now_ns();
