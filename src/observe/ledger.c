@@ -126,7 +126,8 @@ static const char *const waiting_remedy[TL_BUCKETS] = {
 };
 
 static int percent(double part, double whole) {
-    return (int)(100 * part / whole + 0.5);
+    double x = 100 * part / whole + 0.5;
+    return x > 0 ? (int)fmin(x, 1e6) : 0; /* a report may be made of anybody's numbers */
 }
 
 /* "412 GFLOP/s", "38.1 GB/s": three digits. */

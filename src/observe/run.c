@@ -59,9 +59,11 @@ static int each_line(const char *folder, const char *name, int (*line)(void *, c
     return rc;
 }
 
+/* What no step can have reached (f32 ends at 3e38) counts as absent, so that sums of what is read stay finite. */
 static double number(const json_t *o, const char *key) {
     const json_t *v = json_object_get(o, key);
-    return json_is_number(v) ? json_number_value(v) : NAN;
+    double x = json_is_number(v) ? json_number_value(v) : NAN;
+    return fabs(x) < 1e39 ? x : NAN;
 }
 
 static int metrics_line(void *user, const char *bytes, size_t n, tl_error *err) {

@@ -1,0 +1,64 @@
+/* fuzz_run.c — a run folder whose files are any bytes: the report of it is always whole, is UTF-8, and holds no markup
+ * but its own. The input is the four files one after the other, parted by the byte 0xff, which none of them may hold.
+ */
+#include <assert.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <utf8proc.h>
+#include "io/file.h"
+#include "observe/report.h"
+
+static char folder[64];
+
+static void put_file(const char *name, const uint8_t *bytes, size_t n) {
+    char path[128];
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    FILE *f = fopen(path, "wb");
+    assert(f);
+    assert(fwrite(bytes, 1, n, f) == n);
+    assert(fclose(f) == 0);
+}
+
+static void clean_up(void) {
+    (void)tl__folder_remove(folder, NULL);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    static const char *const names[] = {"metrics.jsonl", "plan.json", "samples.jsonl", "config.yaml"};
+    if (!folder[0]) {
+        struct stat memory;
+        snprintf(folder, sizeof folder, "%s/trilith-fuzz-XXXXXX", stat("/dev/shm", &memory) == 0 ? "/dev/shm" : "/tmp");
+        assert(mkdtemp(folder));
+        atexit(clean_up);
+    }
+    for (int i = 0; i < 4; i++) {
+        const uint8_t *end = size ? memchr(data, 0xff, size) : NULL;
+        size_t n = end && i < 3 ? (size_t)(end - data) : size;
+        put_file(names[i], data, n);
+        size_t past = n + (end && i < 3);
+        data += past;
+        size -= past;
+    }
+    tl_error err = {0};
+    if (tl__report_write(folder, &err) != 0) abort(); /* a folder that can be read always gives a report */
+    char path[128], *page;
+    size_t n;
+    snprintf(path, sizeof path, "%s/report.html", folder);
+    if (tl__file_slurp(&page, &n, path, (size_t)1 << 30, NULL) != 0) abort();
+    assert(strlen(page) == n);
+    assert(n > 16 && strcmp(page + n - 8, "</html>\n") == 0);
+    assert(!strstr(page, "<script") && !strstr(page, "<img") && !strstr(page, "onerror=\""));
+    for (size_t at = 0; at < n;) {
+        utf8proc_int32_t c;
+        utf8proc_ssize_t used = utf8proc_iterate((const utf8proc_uint8_t *)page + at, (utf8proc_ssize_t)(n - at), &c);
+        assert(used > 0);
+        at += (size_t)used;
+    }
+    free(page);
+    return 0;
+}
