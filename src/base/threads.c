@@ -148,6 +148,9 @@ static void run_tasks(tl_pool *pool, int number) {
 static void *worker_main(void *arg) {
     worker *me = arg;
     tl_pool *pool = me->pool;
+    char name[16];
+    snprintf(name, sizeof name, "trilith-%d", me->number); /* what top -H and perf show */
+    pthread_setname_np(pthread_self(), name);
     mode_enter();
     uint32_t seen = 0;
     for (;;) {

@@ -78,6 +78,26 @@ static void slow_then_quiet(void *user, int64_t i, int worker) {
     atomic_fetch_add((_Atomic int *)user, 1);
 }
 
+static void meet(void *user, int64_t i, int worker) {
+    _Atomic int *there = user; /* nobody leaves before both have come: that takes two threads */
+    atomic_fetch_add(there, 1);
+    while (atomic_load(there) < 2) sched_yield();
+}
+
+static void a_sleeping_worker_comes(void **state) {
+    (void)state;
+    tl_pool *pool;
+    assert_int_equal(tl__pool_open(&pool, 2, NULL), 0);
+    alarm(60);
+    for (int loop = 0; loop < 50; loop++) {
+        _Atomic int there = 0;
+        tl__parallel_for(pool, 2, meet, &there);
+        usleep(loop % 2 ? 1000 : 0);
+    }
+    alarm(0);
+    tl__pool_close(pool);
+}
+
 /* Both sides sleep: workers between loops, and the caller while a worker holds the last task. */
 static void sleepers_are_woken(void **state) {
     (void)state;
@@ -190,6 +210,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(each_task_runs_once),
         cmocka_unit_test(tiny_loops),
+        cmocka_unit_test(a_sleeping_worker_comes),
         cmocka_unit_test(sleepers_are_woken),
         cmocka_unit_test(pools_open_and_close),
         cmocka_unit_test(nested_calls_assert),
