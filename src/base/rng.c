@@ -45,8 +45,8 @@ float tl__uniform_f32(uint64_t seed, tl_rng_purpose purpose, uint32_t stream, ui
 enum { LANES = 16, GROUP = 4 * LANES };
 
 /* Box and Muller 1958: √(−2 ln u)·(cos, sin)(2πv). u = (a + ½)·2⁻³¹ from the 31 high bits of one word, never 0 and
- * rounded to at most 1; |z| ≤ √(2·32·ln 2) = 6.66. v is a whole word, its eighths of a turn cut off exactly. Largest
- * error of z, measured against double in tests/base/test_rng.c: under 4·10⁻⁷·(1 + |z|). */
+ * rounded to at most 1; |z| ≤ √(2·32·ln 2) = 6.66. v is a whole word, its eighths of a turn cut off exactly. The
+ * error of z is at most 4·2⁻²⁴·r + 2⁻²⁴/r (tests/base/test_rng.c, with the reasons). */
 ALWAYS void box_muller(float *restrict cosine, float *restrict sine, const uint32_t *restrict word_u,
                        const uint32_t *restrict word_v) {
     for (int j = 0; j < LANES; j++) {
