@@ -64,7 +64,7 @@ typedef struct tl_command {
     const char *summary;  /* a line in the list of commands, no full stop */
     const char *usage;    /* after "trilith NAME": "--model DIR --prompt TEXT [options]" */
     const char *about;    /* what it does, paragraphs parted by blank lines */
-    const char *examples; /* pairs of lines: a command, then what it is for, indented by two spaces; NULL: none */
+    const char *examples; /* a line "trilith …", then lines that say what it is for; NULL: none */
     const tl_option *options;
     size_t values_bytes; /* sizeof the command's struct; it is zeroed, then filled */
     const char *operand; /* what usage errors call an operand: "FILE or DIR"; NULL: takes none */

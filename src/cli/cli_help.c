@@ -118,6 +118,23 @@ static void print_option(const char *left, const char *right, int columns_) {
     print_wrapped(right, LEFT_COLUMNS, LEFT_COLUMNS, columns_);
 }
 
+/* Examples line by line: a command two columns in, what it is for under it, six in, however the table indents them. */
+static void print_examples(const char *text, void (*line)(const char *)) {
+    while (*text) {
+        text += strspn(text, " ");
+        size_t n = strcspn(text, "\n");
+        char out[256];
+        snprintf(out, sizeof out, "%s%.*s", strncmp(text, "trilith ", 8) ? "      " : "  ", (int)(n < 200 ? n : 200),
+                 text);
+        if (n > 0) line(out);
+        text += n + (text[n] == '\n');
+    }
+}
+
+static void put_line(const char *text) {
+    puts(text);
+}
+
 void tl__help_overview(const tl_command *const *commands, int n) {
     printf("%sTrilith %s%s — train, understand and use foundation models\n\n", bold(), tl_version(), plain());
     printf("%susage%s  trilith COMMAND [options]\n\n", bold(), plain());
@@ -159,7 +176,10 @@ void tl__help_command(const char *full_name, const tl_command *command) {
         if (!headed) printf("\n%sOptions%s\n", bold(), plain());
         print_option("--help", "This text.", right);
     }
-    if (command->examples) printf("\n%sExamples%s\n%s\n", bold(), plain(), command->examples);
+    if (command->examples) {
+        printf("\n%sExamples%s\n", bold(), plain());
+        print_examples(command->examples, put_line);
+    }
 }
 
 /* ---- the man page, in man(7) macros ---- */
@@ -174,6 +194,11 @@ static void roff(const char *text) {
         else if (*text == '-') fputs("\\-", stdout);
         else putchar(*text);
     }
+}
+
+static void roff_line(const char *text) {
+    roff(text);
+    putchar('\n');
 }
 
 static void roff_paragraphs(const char *text) {
@@ -218,8 +243,8 @@ static void man_command(const char *prefix, const tl_command *command) {
     }
     if (command->examples) {
         puts(".PP\nExamples:\n.PP\n.nf");
-        roff(command->examples);
-        puts("\n.fi");
+        print_examples(command->examples, roff_line);
+        puts(".fi");
     }
     for (int i = 0; command->subcommands && command->subcommands[i]; i++) man_command(name, command->subcommands[i]);
 }

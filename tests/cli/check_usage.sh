@@ -90,6 +90,30 @@ refuses 'one of --text FILE and --tokens FILE' score --model "$m" --text a --tok
 refuses 'FILE or DIR is missing' inspect
 refuses "unexpected word 'b'" inspect a b
 
+refuses "no command 'encod'; did you mean 'encode'" tokenizer encod
+refuses 'model is missing' tokenizer encode
+refuses "unexpected word 'x'" doctor x
+refuses 'missing' report
+refuses 'not a folder\|no folder\|cannot' report "$work/absent"
+
+# ---- train ----
+out=$work/out-folder
+refuses 'out is missing\|--out' train --data "$m/config.json"
+refuses 'data' train --out "$out"
+refuses 'absent' train --data "$work/absent" --out "$out"
+refuses 'lr needs a number' train --data "$m/config.json" --out "$out" --lr 7
+refuses 'schedule is one of' train --data "$m/config.json" --out "$out" --schedule sideways
+refuses 'leaves' train --data "$m/config.json" --out "$out" --leaves 3
+refuses 'model' train --data "$m/config.json" --out "$out" --model unheard-of
+printf 'lerning-rate: 1\n' >"$work/run.yaml"
+refuses "run.yaml line 1: unknown key 'lerning-rate'" train --data "$m/config.json" --out "$out" --config "$work/run.yaml"
+printf 'steps: 2\nbacth: 4\n' >"$work/run.yaml"
+refuses "run.yaml line 2: unknown key 'bacth'; did you mean 'batch'" train --data "$m/config.json" --out "$out" --config "$work/run.yaml"
+printf 'steps: [1, 2\n' >"$work/run.yaml"
+refuses 'run.yaml' train --data "$m/config.json" --out "$out" --config "$work/run.yaml"
+refuses 'shorter\|at least\|tokens' train --data "$work/run.yaml" --out "$out" --model tiny --tokenizer bytes --seq 512
+[ -e "$out/checkpoints/latest" ] && say train 'a refused run left a checkpoint'
+
 # ---- models ----
 refuses "no model folder" generate --model "$work/absent" --prompt a
 refuses "is a file" generate --model "$m/config.json" --prompt a
