@@ -296,6 +296,7 @@ static int open_parts(tl_run *run, int64_t begun_ns, tl_error *err) {
     json_t *earlier;
     TRY(tl__ctx_open(&run->ctx, (int)c->threads, NULL, err));
     TRY(tl__comm_open_self(&run->comm, err));
+    TRY(tl__arch_open(&arch, c->model, err)); /* a wrong name shows before gigabytes are tokenised for it */
     TRY(open_tokenizer(run, err));
     TRY(open_data(run, err));
     TRY(open_arch(run, &arch, &weights, err));

@@ -101,7 +101,7 @@ out=$work/out-folder
 refuses 'out is missing\|--out' train --data "$m/config.json"
 refuses 'data' train --out "$out"
 refuses 'absent' train --data "$work/absent" --out "$out"
-refuses 'lr needs a number' train --data "$m/config.json" --out "$out" --lr 7
+refuses 'lr needs a number' train --data "$m/config.json" --out "$out" --lr fast
 refuses 'schedule is one of' train --data "$m/config.json" --out "$out" --schedule sideways
 refuses 'leaves' train --data "$m/config.json" --out "$out" --leaves 3
 refuses 'model' train --data "$m/config.json" --out "$out" --model unheard-of
