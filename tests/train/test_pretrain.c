@@ -1,0 +1,356 @@
+/* test_pretrain.c — a whole run in this process: law L4 (memory predicted, no heap call between steps, buckets add up
+ * to the wall), stopping and resuming, refusals, non-finite steps, a disk that fills. */
+#include <dirent.h>
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include <cmocka.h>
+
+#include "io/file.h"
+#include "train/pretrain.h"
+
+/* ---- a heap that counts ---- */
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+enum { COUNTS_HEAP = 0 }; /* the sanitizers own malloc */
+static atomic_long heap_calls;
+#else
+enum { COUNTS_HEAP = 1 };
+static atomic_long heap_calls;
+extern void *__libc_malloc(size_t n);
+extern void *__libc_calloc(size_t n, size_t size);
+extern void *__libc_realloc(void *p, size_t n);
+void *malloc(size_t n) {
+    atomic_fetch_add(&heap_calls, 1);
+    return __libc_malloc(n);
+}
+void *calloc(size_t n, size_t size) {
+    atomic_fetch_add(&heap_calls, 1);
+    return __libc_calloc(n, size);
+}
+void *realloc(void *p, size_t n) {
+    atomic_fetch_add(&heap_calls, 1);
+    return __libc_realloc(p, n);
+}
+#endif
+
+/* ---- a run ---- */
+
+static char folder[256];
+
+static const char *in_folder(const char *name) {
+    static char paths[8][512];
+    static int next;
+    char *path = paths[next++ % 8];
+    snprintf(path, sizeof paths[0], "%s/%s", folder, name);
+    return path;
+}
+
+static void write_text(const char *path, int lines) {
+    FILE *f = fopen(path, "w");
+    assert_non_null(f);
+    for (int i = 0; i < lines; i++)
+        fprintf(f, "line %d of a text in which every number, even %d, is written down once.\n", i, i * i % 1009);
+    fclose(f);
+}
+
+static tl_train_config config(const char *out) {
+    static const char *data[1];
+    static char path[512];
+    snprintf(path, sizeof path, "%s", in_folder("text.txt"));
+    data[0] = path;
+    return (tl_train_config){.data = data,
+                             .n_data = 1,
+                             .out = out,
+                             .model = "tiny",
+                             .tokenizer = "bytes",
+                             .steps = 12,
+                             .batch = 8,
+                             .seq = 64,
+                             .leaves = 1,
+                             .threads = 2,
+                             .lr = 1e-3,
+                             .min_lr_ratio = 0.1,
+                             .warmup = 2,
+                             .decay_fraction = 0.2,
+                             .adamw = {.beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1, .clip = 1},
+                             .seed = 1,
+                             .document_mask = true,
+                             .val_fraction = 0.05,
+                             .val_every = 5,
+                             .val_samples = 4,
+                             .keep = 2,
+                             .max_skipped = 3};
+}
+
+typedef struct watch {
+    long heap_before, heap_between; /* calls seen between the ends of consecutive steps */
+    int64_t predicted_bytes, steps;
+    double worst_sum, other[4096];
+} watch;
+
+static void on_start(void *user, const tl_train_start *start) {
+    watch *w = user;
+    w->predicted_bytes = start->memory->total;
+}
+
+static void on_step(void *user, const tl_step_metrics *m, int64_t steps, double seconds_left) {
+    watch *w = user;
+    (void)steps, (void)seconds_left;
+    if (w->steps > 0) w->heap_between += atomic_load(&heap_calls) - w->heap_before;
+    double sum = 0;
+    for (int b = 0; b < TL_BUCKETS; b++) sum += m->totals.seconds[b];
+    w->worst_sum = fmax(w->worst_sum, fabs(sum - m->totals.wall_seconds));
+    w->other[w->steps++ % 4096] = m->totals.seconds[TL_BUCKET_OTHER] / m->totals.wall_seconds;
+    w->heap_before = atomic_load(&heap_calls);
+}
+
+static int train(const tl_train_config *c, watch *w, tl_train_outcome *outcome, tl_error *err) {
+    watch unused = {0};
+    tl_train_observer observer = {.user = w ? w : &unused, .started = on_start, .step = on_step};
+    *err = (tl_error){0};
+    return tl__pretrain(c, &observer, outcome, err);
+}
+
+static void weights(const char *run, char **bytes, size_t *n) {
+    char path[1024];
+    snprintf(path, sizeof path, "%s/checkpoints/latest/model.safetensors", run);
+    assert_int_equal(tl__file_slurp(bytes, n, path, 1 << 30, NULL), 0);
+}
+
+static void assert_same_weights(const char *a, const char *b) {
+    char *x, *y;
+    size_t nx, ny;
+    weights(a, &x, &nx), weights(b, &y, &ny);
+    assert_int_equal(nx, ny);
+    assert_memory_equal(x, y, nx);
+    free(x), free(y);
+}
+
+/* ---- law L4 ---- */
+
+static int by_value(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static void test_L4_no_heap_call_between_steps(void **state) {
+    tl_train_config c = config(in_folder("heap"));
+    tl_train_outcome outcome;
+    tl_error err;
+    watch w = {0};
+    (void)state;
+    assert_int_equal(train(&c, &w, &outcome, &err), 0);
+    assert_int_equal(w.steps, 12);
+    if (COUNTS_HEAP) {
+        assert_true(atomic_load(&heap_calls) > 100); /* the counter counts */
+        assert_int_equal(w.heap_between, 0);
+    }
+}
+
+static void test_L4_buckets_and_rest_are_the_wall(void **state) {
+    tl_train_config c = config(in_folder("ledger"));
+    tl_train_outcome outcome;
+    tl_error err;
+    watch w = {0};
+    (void)state;
+    c.steps = 30;
+    assert_int_equal(train(&c, &w, &outcome, &err), 0);
+    assert_true(w.worst_sum < 1e-6);
+    qsort(w.other, (size_t)w.steps, sizeof *w.other, by_value);
+    assert_true(w.other[w.steps / 2] <= 0.03); /* the median step: one may have been preempted between two spans */
+}
+
+static void test_L4_memory_is_known_before(void **state) {
+    (void)state;
+    if (!COUNTS_HEAP) skip(); /* sanitizers keep shadow memory that is no part of the run */
+    static const struct {
+        const char *model;
+        int batch, seq, leaves;
+    } runs[] = {{"demo", 8, 256, 1}, {"demo", 8, 128, 4}, {"nano", 16, 256, 1}};
+    for (size_t i = 0; i < sizeof runs / sizeof *runs; i++) {
+        int pipes[2];
+        char name[32];
+        int64_t got[2] = {0};
+        assert_int_equal(pipe(pipes), 0);
+        pid_t child = fork(); /* a process of its own: RssAnon is the process's */
+        if (child == 0) {
+            snprintf(name, sizeof name, "memory-%zu", i);
+            tl_train_config c = config(in_folder(name));
+            tl_train_outcome outcome;
+            tl_error err;
+            watch w = {0};
+            c.model = runs[i].model, c.batch = runs[i].batch, c.seq = runs[i].seq, c.leaves = runs[i].leaves,
+            c.steps = 2, c.sample_tokens = 16;
+            int status = train(&c, &w, &outcome, &err);
+            int64_t found[2] = {w.predicted_bytes, status ? -1 : outcome.peak_bytes};
+            _exit(write(pipes[1], found, sizeof found) == (ssize_t)sizeof found ? 0 : 1);
+        }
+        assert_int_equal(read(pipes[0], got, sizeof got), sizeof got);
+        waitpid(child, NULL, 0);
+        close(pipes[0]), close(pipes[1]);
+        double slack = fmax(0.02 * (double)got[0], 16 << 20);
+        print_message("%s: predicted %.1f MB, seen %.1f MB\n", runs[i].model, (double)got[0] * 1e-6,
+                      (double)got[1] * 1e-6);
+        assert_true(fabs((double)got[0] - (double)got[1]) <= slack);
+    }
+}
+
+/* ---- stopping, resuming, refusing ---- */
+
+static void test_stop_and_resume_give_the_same_bits(void **state) {
+    (void)state;
+    const char *whole = in_folder("whole"), *halves = in_folder("halves");
+    tl_train_config c = config(whole);
+    tl_train_outcome outcome;
+    tl_error err;
+    assert_int_equal(train(&c, NULL, &outcome, &err), 0);
+    c = config(halves);
+    c.stop_after = 7, c.micro_batch = 4;
+    assert_int_equal(train(&c, NULL, &outcome, &err), 0);
+    assert_true(outcome.stopped);
+    assert_int_equal(outcome.steps, 7);
+    c.stop_after = 0, c.resume = true, c.threads = 1;
+    assert_int_equal(train(&c, NULL, &outcome, &err), 0);
+    assert_int_equal(outcome.steps, 12);
+    assert_same_weights(whole, halves);
+
+    c.lr = 2e-3; /* another setting that determines bits: refused, by name */
+    assert_int_equal(train(&c, NULL, &outcome, &err), TL_EINVALID);
+    assert_non_null(strstr(err.text, "'lr' was 0.001"));
+}
+
+static void test_a_run_folder_is_not_written_over(void **state) {
+    (void)state;
+    tl_train_config c = config(in_folder("once"));
+    tl_train_outcome outcome;
+    tl_error err;
+    c.steps = 2;
+    assert_int_equal(train(&c, NULL, &outcome, &err), 0);
+    assert_int_equal(train(&c, NULL, &outcome, &err), TL_EEXISTS);
+    assert_non_null(strstr(err.text, "--resume"));
+}
+
+static void flip_byte(const char *path) {
+    FILE *f = fopen(path, "r+b");
+    assert_non_null(f);
+    fseek(f, -5, SEEK_END);
+    int byte = fgetc(f);
+    fseek(f, -5, SEEK_END);
+    fputc(byte ^ 1, f);
+    fclose(f);
+}
+
+static void test_a_damaged_checkpoint_is_passed_over(void **state) {
+    (void)state;
+    const char *out = in_folder("damaged"), *whole = in_folder("undamaged");
+    char path[1024];
+    tl_train_config c = config(whole);
+    tl_train_outcome outcome;
+    tl_error err;
+    c.steps = 9;
+    assert_int_equal(train(&c, NULL, &outcome, &err), 0);
+    c.out = out, c.checkpoint_every = 3, c.stop_after = 6;
+    assert_int_equal(train(&c, NULL, &outcome, &err), 0);
+    snprintf(path, sizeof path, "%s/checkpoints/step-6/model.safetensors", out);
+    flip_byte(path); /* one bit of one weight */
+    c.stop_after = 0, c.resume = true;
+    assert_int_equal(train(&c, NULL, &outcome, &err), 0); /* from step 3 */
+    assert_same_weights(whole, out);
+}
+
+static void test_refusals_are_sentences(void **state) {
+    (void)state;
+    tl_train_outcome outcome;
+    tl_error err;
+    static const char *missing[] = {"/nonexistent/text.txt"};
+    struct {
+        tl_train_config c;
+        const char *says;
+    } cases[8];
+    int n = 0;
+    tl_train_config base = config(in_folder("refused"));
+    cases[n].c = base, cases[n].c.data = missing, cases[n++].says = "/nonexistent/text.txt";
+    cases[n].c = base, cases[n].c.seq = 100000, cases[n++].says = "100000";
+    cases[n].c = base, cases[n].c.leaves = 3, cases[n++].says = "power of two";
+    cases[n].c = base, cases[n].c.leaves = 16, cases[n++].says = "16 leaves";
+    cases[n].c = base, cases[n].c.micro_batch = 3, cases[n++].says = "use 4";
+    cases[n].c = base, cases[n].c.model = "tinny", cases[n++].says = "did you mean 'tiny'";
+    cases[n].c = base, cases[n].c.tokenizer = "bpe:12", cases[n++].says = "bpe:N";
+    cases[n].c = base, cases[n].c.tokens = 5, cases[n++].says = "one of --steps, --tokens and --minutes";
+    for (int i = 0; i < n; i++) {
+        assert_true(train(&cases[i].c, NULL, &outcome, &err) < 0);
+        if (!strstr(err.text, cases[i].says)) fail_msg("'%s' does not mention '%s'", err.text, cases[i].says);
+        tl__folder_remove(in_folder("refused"), NULL);
+    }
+}
+
+static void test_steps_that_are_not_finite(void **state) {
+    (void)state;
+    tl_train_config c = config(in_folder("infinite"));
+    tl_train_outcome outcome;
+    tl_error err;
+    c.lr = 90, c.adamw.clip = 0, c.warmup = 0, c.steps = 400, c.schedule = TL_SCHEDULE_CONSTANT;
+    c.adamw.eps = 0, c.adamw.weight_decay = 90; /* w ← w·(1 − 8100): overflows within a dozen steps */
+    assert_int_equal(train(&c, NULL, &outcome, &err), TL_ENONFINITE);
+    assert_true(outcome.skipped >= 3);
+    assert_non_null(strstr(err.text, "3 steps in a row"));
+}
+
+/* A file system of 1 MiB: the text is elsewhere, the checkpoint does not fit. */
+static void test_a_full_disk_costs_no_checkpoint(void **state) {
+    (void)state;
+    const char *disk = in_folder("disk");
+    tl_error err;
+    assert_int_equal(tl__folder_make(disk, &err), 0);
+    if (mount("tmpfs", disk, "tmpfs", 0, "size=3500k")) skip(); /* not root */
+    char out[512], path[1024];
+    snprintf(out, sizeof out, "%s/run", disk);
+    tl_train_config c = config(out);
+    tl_train_outcome outcome;
+    c.checkpoint_every = 4, c.keep = 0,
+    c.cache = in_folder("cache"); /* step-4 fits (1.3 MB), step-8 too, step-12 does not */
+    int status = train(&c, NULL, &outcome, &err);
+    assert_int_equal(status, TL_ENOSPACE);
+    assert_non_null(strstr(err.text, "earlier ones are intact"));
+    snprintf(path, sizeof path, "%s/checkpoints/step-4/manifest.json", out);
+    assert_true(tl__path_exists(path));
+    snprintf(path, sizeof path, "%s/checkpoints/.step-12.partial", out);
+    assert_false(tl__path_exists(path));
+    umount(disk);
+}
+
+static int make_folder(void **state) {
+    (void)state;
+    snprintf(folder, sizeof folder, "/tmp/trilith-pretrain-XXXXXX");
+    if (!mkdtemp(folder)) return -1;
+    write_text(in_folder("text.txt"), 3000);
+    return 0;
+}
+
+static int remove_folder(void **state) {
+    (void)state;
+    return tl__folder_remove(folder, NULL);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_L4_memory_is_known_before),
+        cmocka_unit_test(test_L4_no_heap_call_between_steps),
+        cmocka_unit_test(test_L4_buckets_and_rest_are_the_wall),
+        cmocka_unit_test(test_stop_and_resume_give_the_same_bits),
+        cmocka_unit_test(test_a_run_folder_is_not_written_over),
+        cmocka_unit_test(test_a_damaged_checkpoint_is_passed_over),
+        cmocka_unit_test(test_refusals_are_sentences),
+        cmocka_unit_test(test_steps_that_are_not_finite),
+        cmocka_unit_test(test_a_full_disk_costs_no_checkpoint),
+    };
+    return cmocka_run_group_tests(tests, make_folder, remove_folder);
+}
