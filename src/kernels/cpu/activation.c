@@ -35,8 +35,11 @@ TL_INLINE v16 gelu16(v16 x) {
     return v16_mul(x, v16_sigmoid(v16_mul(x, v16_fma(v16_mul(x, x), GELU_3, GELU_1))));
 }
 TL_INLINE v16 gelu_backward16(v16 dy, v16 x) {
-    const v16 z = v16_mul(x, x), s = v16_sigmoid(v16_mul(x, v16_fma(z, GELU_3, GELU_1)));
-    return v16_mul(dy, v16_fma(v16_mul(x, v16_fma(z, GELU_3X3, GELU_1)), v16_fnma(s, s, s), s));
+    const v16 one = v16_set1(1.0f), sign = v16_neg(v16_zero());
+    const v16 z = v16_mul(x, x), v = v16_mul(x, v16_fma(z, GELU_3, GELU_1));
+    const v16 e = v16_exp_below(v16_or(v, sign)), q = v16_div(one, v16_add(e, one)), eq = v16_mul(e, q); /* e^−|v| */
+    const v16 s = v16_select(v16_lt(v, v16_zero()), eq, q);
+    return v16_mul(dy, v16_fma(v16_mul(x, v16_fma(z, GELU_3X3, GELU_1)), v16_mul(eq, q), s));
 }
 
 ELEMENTS(gelu_piece, false, gelu16(x))

@@ -12,12 +12,13 @@ static void ref_gelu(tl_ctx *ctx, real *y, const real *x, int64_t n) {
     for (int64_t i = 0; i < n; i++) y[i] = x[i] * SIGMOID(x[i] * FMA(x[i] * x[i], GELU_3, GELU_1));
 }
 
-/* dx = dy·(s + x·(2u)'·s·(1 − s)), s = sigmoid(2u). */
+/* dx = dy·(s + x·(2u)'·s·(1 − s)), s = sigmoid(2u). With e = e^−|2u| and q = 1/(1 + e), s is q or e·q, and s·(1 − s) is
+ * e·q·q either way: 1 − s itself would keep no digit of the difference where s nears 1, and x·(2u)' is 35 by then. */
 static void ref_gelu_backward(tl_ctx *ctx, real *dx, const real *dy, const real *x, int64_t n) {
     for (int64_t i = 0; i < n; i++) {
-        const real z = x[i] * x[i];
-        const real s = SIGMOID(x[i] * FMA(z, GELU_3, GELU_1));
-        dx[i] = dy[i] * FMA(x[i] * FMA(z, GELU_3X3, GELU_1), FMA(-s, s, s), s);
+        const real z = x[i] * x[i], v = x[i] * FMA(z, GELU_3, GELU_1);
+        const real e = EXP(-ABS(v)), q = REAL(1) / (e + REAL(1)), eq = e * q;
+        dx[i] = dy[i] * FMA(x[i] * FMA(z, GELU_3X3, GELU_1), eq * q, v < 0 ? eq : q);
     }
 }
 
