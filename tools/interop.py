@@ -278,7 +278,7 @@ def trained_losses(trilith, folder, model, work, name, batch=4, seq=64, steps=50
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     windows = torch.tensor([ids[i * seq : i * seq + seq + 1] for i in range(batch)])
     with open(os.path.join(run, "run.json")) as f:
-        settings = json.load(f)
+        settings = json.load(f)["settings"]
     hyper = {k: settings[k] for k in ("lr", "beta1", "beta2", "eps", "weight_decay", "clip")}
     want = make_vectors.train(model, [windows], steps, hyper, lr_of_step=lambda i: rows[i]["learning_rate"])
     said = near("losses", [row["loss"] for row in rows], want, 1e-4)
