@@ -55,13 +55,13 @@ static inline uint64_t mix(uint64_t a, uint64_t b) {
     return h ^ h >> 32;
 }
 
-static short_word *small_slot(short_word *table, size_t room, uint64_t a, uint64_t b) {
-    size_t at = mix(a, b) & (room - 1);
+static inline short_word *small_slot(short_word *table, size_t room, uint64_t hash, uint64_t a, uint64_t b) {
+    size_t at = hash & (room - 1);
     while (table[at].b != 0 && (table[at].a != a || table[at].b != b)) at = (at + 1) & (room - 1);
     return &table[at];
 }
 
-static void add_small(words *w, uint64_t a, uint64_t b, int64_t count) {
+static void add_small(words *w, uint64_t hash, uint64_t a, uint64_t b, int64_t count) {
     if (2 * w->small_n >= w->small_room) {
         size_t room = w->small_room ? 2 * w->small_room : 1 << 14;
         short_word *table = calloc(room, sizeof *table);
@@ -70,12 +70,13 @@ static void add_small(words *w, uint64_t a, uint64_t b, int64_t count) {
             return;
         }
         for (size_t i = 0; i < w->small_room; i++)
-            if (w->small[i].b) *small_slot(table, room, w->small[i].a, w->small[i].b) = w->small[i];
+            if (w->small[i].b)
+                *small_slot(table, room, mix(w->small[i].a, w->small[i].b), w->small[i].a, w->small[i].b) = w->small[i];
         free(w->small);
         w->small = table;
         w->small_room = room;
     }
-    short_word *slot = small_slot(w->small, w->small_room, a, b);
+    short_word *slot = small_slot(w->small, w->small_room, hash, a, b);
     if (slot->b == 0) slot->a = a, slot->b = b, w->small_n++;
     slot->count += count;
 }
@@ -135,24 +136,33 @@ static void add_large(words *w, const uint8_t *s, size_t n, int64_t count) {
 static void count_words(words *w, tl_split split, const uint8_t *s, size_t n) {
     static const uint64_t low[9] = {
         0, 0xFF, 0xFFFF, 0xFFFFFF, 0xFFFFFFFF, 0xFFFFFFFFFF, 0xFFFFFFFFFFFF, 0xFFFFFFFFFFFFFF, 0xFFFFFFFFFFFFFFFF};
+    /* A table of all words of a large text lies beyond the caches: ask for its lines a batch before they are needed. */
+    enum { BATCH = 32 };
+    struct {
+        uint64_t hash, a, b;
+    } batch[BATCH];
+    int waiting = 0;
     for (size_t at = 0; at < n && !w->failed;) {
         size_t end = tl__split_next(split, s, n, at), length = end - at;
-        if (length == 1) { /* has no pair */
-            at = end;
-            continue;
-        }
-        if (length <= 15) {
+        if (length > 15) {
+            add_large(w, s + at, length, 1);
+        } else if (length > 1) { /* one byte has no pair */
             uint64_t a, b;
             memcpy(&a, s + at, 8);
             memcpy(&b, s + at + 8, 8);
             a &= low[length < 8 ? length : 8];
             b = (b & low[length > 8 ? length - 8 : 0]) | (uint64_t)length << 56;
-            add_small(w, a, b, 1);
-        } else {
-            add_large(w, s + at, length, 1);
+            uint64_t hash = mix(a, b);
+            if (w->small_room) __builtin_prefetch(&w->small[hash & (w->small_room - 1)]);
+            batch[waiting].hash = hash, batch[waiting].a = a, batch[waiting].b = b;
+            if (++waiting == BATCH) {
+                for (int i = 0; i < BATCH; i++) add_small(w, batch[i].hash, batch[i].a, batch[i].b, 1);
+                waiting = 0;
+            }
         }
         at = end;
     }
+    for (int i = 0; i < waiting; i++) add_small(w, batch[i].hash, batch[i].a, batch[i].b, 1);
 }
 
 typedef struct counting {
@@ -261,7 +271,8 @@ static int count_files(words *all, const char *const *paths, int n_paths, const 
         for (int t = 1; t < threads; t++) {
             const words *w = &c.words[t];
             for (size_t i = 0; i < w->small_room; i++)
-                if (w->small[i].b) add_small(all, w->small[i].a, w->small[i].b, w->small[i].count);
+                if (w->small[i].b)
+                    add_small(all, mix(w->small[i].a, w->small[i].b), w->small[i].a, w->small[i].b, w->small[i].count);
             for (size_t i = 0; i < w->large_room; i++)
                 if (w->large[i].n) add_large(all, w->arena + w->large[i].at, w->large[i].n, w->large[i].count);
             words_free(&c.words[t]);
