@@ -44,9 +44,10 @@ typedef struct findings {
 
 #define ENTRIES(X)                                                                                                     \
     X(gemm)                                                                                                            \
-    X(bias_backward) X(embed) X(embed_backward) X(rmsnorm) X(rmsnorm_backward) X(layernorm) X(layernorm_backward)      \
-        X(rope) X(kv_store) X(attention) X(attention_backward) X(gelu) X(gelu_backward) X(swiglu) X(swiglu_backward)   \
-            X(add) X(softmax_loss) X(sum_squares) X(adamw)
+    X(bias_backward)                                                                                                   \
+    X(embed) X(embed_backward) X(rmsnorm) X(rmsnorm_backward) X(layernorm) X(layernorm_backward) X(rope) X(kv_store)   \
+        X(attention) X(attention_backward) X(gelu) X(gelu_backward) X(swiglu) X(swiglu_backward) X(add)                \
+            X(softmax_loss) X(sum_squares) X(adamw)
 
 typedef struct entry {
     const char *name, *isa;
@@ -116,9 +117,9 @@ static void look_for_trouble(findings *f, const tl_ops *ops) {
         advise(f, "TRILITH_ISA=%s is set; without it %s would be used.", ops->isa, best->isa);
     if (f->load > 0.5)
         advise(f,
-               "Other work is running (load average %.1f on %d CPU%s): the peaks measured now may be below what this "
-               "machine "
-               "can do.",
+               "Other work is running (load average %.1f on %d CPU%s): the bandwidth measured now may be below what "
+               "this machine "
+               "can do, and steps will take longer than they could.",
                f->load, f->cpus, f->cpus == 1 ? "" : "s");
     if (strcmp(f->huge_pages, "never") == 0)
         advise(f, "Transparent huge pages are off, so large matrices cost more address translation; 'echo madvise > "
