@@ -7,6 +7,7 @@
 #include <math.h>
 #include <stdarg.h>
 #include <stdint.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -436,6 +437,7 @@ static int dispatch(int argc, char **argv, const tl_command *const *commands, in
 }
 
 int tl__cli_main(int argc, char **argv, const tl_command *const *commands, int n) {
+    signal(SIGXFSZ, SIG_IGN); /* a file-size limit is an error of the write (TL_ENOSPACE), not the end of the process */
     int code = dispatch(argc, argv, commands, n);
     if (fflush(stdout) || ferror(stdout)) {
         if (errno != EPIPE) fprintf(stderr, "trilith: writing to standard output failed: %s\n", strerror(errno));

@@ -100,7 +100,8 @@ static const tl_option options[] = {
             "Steps between checkpoints; 0: at the end only."),
      .least = 0, .most = 1e15},
     {OPTION("keep", TL_INT(values, keep), NULL, "3", "Checkpoints kept, the newest; 0: all."), .least = 0, .most = 1e9},
-    {OPTION("val-every", TL_INT(values, val_every), NULL, "0", "Steps between validations; 0: twenty in the run."),
+    {OPTION("val-every", TL_INT(values, val_every), NULL, "0",
+            "Steps between validations; 0: up to twenty in the run, in at most a twentieth of its time."),
      .least = 0, .most = 1e15},
     {OPTION("val-samples", TL_INT(values, val_samples), NULL, "64", "Sequences of a validation."), .least = 0,
      .most = 1e9},
@@ -128,6 +129,7 @@ static void on_signal(int signal) {
 
 static void catch_signals(void) {
     struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
+    signal(SIGPIPE, SIG_IGN); /* a reader of the progress that goes away must not end the run */
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGUSR1, &action, NULL);
     action.sa_flags |= SA_RESETHAND; /* a second Ctrl-C ends it at once */

@@ -147,9 +147,16 @@ static bool due(int64_t step, int64_t every, int64_t last) {
     return step == last || (every > 0 && step % every == 0);
 }
 
+/* Twenty validations in the run, unless they would cost more than a twentieth of its time: a forward is a third of a
+ * step. */
+static int64_t validation_interval(const tl_train_config *c, int64_t steps) {
+    int64_t twentieth = (steps + 19) / 20, affordable = (20 * c->val_samples + 3 * c->batch - 1) / (3 * c->batch);
+    return twentieth > affordable ? twentieth : affordable;
+}
+
 static int loop(tl_run *run, tl_train_outcome *outcome, tl_error *err) {
     const tl_train_config *c = run->config;
-    int64_t steps = run->schedule.steps, val_every = c->val_every ? c->val_every : (steps + 19) / 20;
+    int64_t steps = run->schedule.steps, val_every = c->val_every ? c->val_every : validation_interval(c, steps);
     double model_flops = tl__arch_model_flops_per_token(&run->model.arch, run->shape.T), smooth_seconds = 0;
     bool validate = tl__dataset_facts(run->data)->val_samples > 0 && c->val_samples > 0, saved = run->state.step > 0;
     tl_totals all = {0};

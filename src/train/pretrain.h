@@ -30,7 +30,7 @@ typedef struct tl_train_config {
     uint64_t seed;
     bool document_mask;
     double val_fraction;
-    int64_t val_every, val_samples;      /* val_every 0: twenty times in the run */
+    int64_t val_every, val_samples;      /* val_every 0: up to twenty times in the run */
     int64_t checkpoint_every, keep;      /* checkpoint_every 0: at the end only */
     int64_t max_skipped;                 /* steps in a row that are not finite before the run gives up */
     int64_t sample_every, sample_tokens; /* 0: at the end only; 0: none */
