@@ -109,8 +109,8 @@ void tl__step_update(tl_ctx *ctx, tl_model *model, tl_train_memory *memory, cons
            correction2 = 1.0 - tl__pow_f64(s->beta2, (double)update);
     double clip = s->clip > 0 ? s->clip / (grad_norm + 1e-6) : 1.0; /* as torch.nn.utils.clip_grad_norm_ */
     tl_adamw hyper = {.lr = (float)rate,
-                      .beta1 = (float)s->beta1,
-                      .beta2 = (float)s->beta2,
+                      .beta1 = s->beta1,
+                      .beta2 = s->beta2,
                       .eps = (float)s->eps,
                       .grad_scale = clip < 1.0 ? (float)clip : 1.0f,
                       .step_size = (float)(rate / correction1),
