@@ -305,7 +305,7 @@ static void print_result(const result *r, const tl_machine *m) {
            roof > 1.05 && memory_bound(r, m) ? " (from cache)" : "");
 }
 
-static json_t *as_json(const tl_machine *m, const result *r, int n) {
+static json_t *as_json(const tl_machine *m, double load, const result *r, int n) {
     json_t *list = json_array();
     for (int i = 0; i < n; i++) {
         json_t *shape = json_array();
@@ -318,7 +318,8 @@ static json_t *as_json(const tl_machine *m, const result *r, int n) {
                             r[i].cost.bytes / r[i].best_seconds, "bound", memory_bound(&r[i], m) ? "memory" : "compute",
                             "roofline", part_of_roof(&r[i], m)));
     }
-    return json_pack("{s:s,s:o,s:o}", "version", tl_version(), "machine", tl__machine_json(m), "operators", list);
+    return json_pack("{s:s,s:o,s:o,s:o}", "version", tl_version(), "machine", tl__machine_json(m), "load_average",
+                     load >= 0 ? json_real(load) : json_null(), "operators", list);
 }
 
 static bool wanted(const settings *o, const char *name) {
@@ -368,6 +369,8 @@ static int run(tl_cli *cli) {
     }
     place(&b, &arena);
 
+    double load;
+    if (getloadavg(&load, 1) != 1) load = -1;
     tl_machine machine, after;
     tl__machine_describe(&machine, &b.ctx);
     after = machine;
@@ -383,10 +386,15 @@ static int run(tl_cli *cli) {
 
     int code = TL_EXIT_DONE;
     if (n == 0) code = tl__cli_bad(cli, "no operator's name contains what --only asks for");
-    else if (o.json) code = tl__cli_print_json(cli, as_json(&machine, results, n));
+    else if (o.json) code = tl__cli_print_json(cli, as_json(&machine, load, results, n));
     else {
         print_heading(&machine);
         for (int i = 0; i < n; i++) print_result(&results[i], &machine);
+        if (load > 0.5)
+            printf("\nOther work was running when this began (load average %.1f on %d CPU%s): operators of many "
+                   "milliseconds never "
+                   "had\nevery thread at once, and are faster than shown.\n",
+                   load, tl__cpus_available(), tl__cpus_available() == 1 ? "" : "s");
     }
     tl__ctx_close(&b.ctx);
     tl__arena_close(&arena);
