@@ -93,8 +93,8 @@ static int gather_folder(subject *s, tl_error *err) {
     s->has_model = true;
     tl__path_join(path, sizeof path, s->folder, "manifest.json");
     s->manifest = read_object(path);
-    s->kind = strcmp(s->folder, s->given) ? "run" : s->manifest ? "checkpoint" : "model";
     tl__path_join(path, sizeof path, s->given, "metrics.jsonl");
+    s->kind = tl__path_exists(path) ? "run" : s->manifest ? "checkpoint" : "model";
     s->metrics = last_line(path);
     tl__path_join(path, sizeof path, s->folder, "tokenizer.json");
     s->has_tokenizer = tl__path_exists(path);

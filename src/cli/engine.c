@@ -4,7 +4,20 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include "base/log.h"
+
+/* "…/latest" → "…/step-N": while a run goes on the link moves, and every file must come from one checkpoint. */
+static void follow_link(char *path, size_t size) {
+    char target[256];
+    ssize_t n = readlink(path, target, sizeof target - 1);
+    char *slash = strrchr(path, '/');
+    if (n <= 0 || !slash) return;
+    target[n] = 0;
+    if (strchr(target, '/') || (size_t)(slash + 1 - path) + (size_t)n + 1 > size)
+        return; /* not one of ours: opened as given */
+    memcpy(slash + 1, target, (size_t)n + 1);
+}
 
 int tl__model_folder(char *out, size_t size, const char *given, tl_error *err) {
     if (strlen(given) + 64 > size)
@@ -22,7 +35,9 @@ int tl__model_folder(char *out, size_t size, const char *given, tl_error *err) {
         if (i == 0) snprintf(out, size, "%s", given);
         else tl__path_join(out, size, given, places[i]);
         tl__path_join(config, sizeof config, out, "config.json");
-        if (tl__path_exists(config)) return 0;
+        if (!tl__path_exists(config)) continue;
+        follow_link(out, size);
+        return 0;
     }
     char checkpoints[4096];
     tl__path_join(checkpoints, sizeof checkpoints, given, "checkpoints");
