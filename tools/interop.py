@@ -156,6 +156,15 @@ def score_tokens(trilith, folder, model, ids, work):
     return near("logprobs", said["logprobs"], logprobs_of(model, ids), 1e-5)
 
 
+def noticed(check):
+    """A comparison that ought to fail."""
+    try:
+        check()
+    except AssertionError as error:
+        return str(error)
+    raise AssertionError("a comparison with the wrong reference passed")
+
+
 def greedy(trilith, folder, model, tokenizer, prompt):
     """32 tokens at temperature 0 against transformers' greedy decoding, up to the first place where its two best are within 1e-4."""
     ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
@@ -298,7 +307,9 @@ def opened_as_is(trilith, run, work):
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         back = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
         assert back == text, f"{text[:40]!r} comes back as {back[:40]!r}"
-    assert trilith.run("tokenizer", "decode", "--model", folder, "--tokens", write(os.path.join(work, "d.json"), json.dumps(ids))).decode().rstrip("\n") == text.rstrip("\n"), "decode differs"
+        tokens = write(os.path.join(work, "decode.json"), json.dumps(ids))
+        said = trilith.run("tokenizer", "decode", "--model", folder, "--tokens", tokens).decode()
+        assert said == text, f"{text[:40]!r} is decoded to {said[:40]!r}"
     text = english(100_000)[50_000:50_400]
     ids = tokenizer(text, add_special_tokens=False)["input_ids"][:64]
     said = score_tokens(trilith, folder, model.float().eval(), ids, work)
@@ -346,6 +357,8 @@ def main():
             ids = torch.randint(0, make_vectors.V, (90,)).tolist()
             checks.run(f"score {name}", lambda: score_tokens(trilith, folder, model, ids, work))
             checks.run(f"inspect {name}", lambda: inspected_weights(trilith, folder, model, at("model", name + "-other")))
+
+        checks.run("another model is noticed", lambda: noticed(lambda: score_tokens(trilith, at("model", "llama-tied"), model, ids, work)))
 
         run = None
         for name, model in make_vectors.models(args.seed + 50, vocab=300):
