@@ -35,10 +35,10 @@ _Static_assert((size_t)(A_FLOATS + NB_MAX * B_PANEL) * sizeof(float) <= TL_WORKS
 
 #define UNROLL _Pragma("GCC unroll 16")
 
-/* One tile: C[mr, n ≤ NR] (+)= panel·panel (+ bias). A's element (m, k) is at a[m·a_m + k·a_k]; mr, a_m and a_k are
- * constants where this is expanded. */
-TL_INLINE void tile(const int mr, const int a_m, const int a_k, int kc, const float *a, const float *b, float *c,
-                    int64_t ldc, int n, bool add, const float *bias) {
+/* One tile: C[mr, n ≤ NR] (+)= panel·panel (+ bias). B's rows are b_row apart (NR when packed). A's element (m, k) is
+ * at a[m·a_m + k·a_k]; mr, a_m and a_k are constants where this is expanded. */
+TL_INLINE void tile(const int mr, const int a_m, const int a_k, int kc, const float *a, const float *b, int64_t b_row,
+                    float *c, int64_t ldc, int n, bool add, const float *bias) {
     v16 s[MR][NV];
     UNROLL for (int i = 0; i < mr; i++) {
         UNROLL for (int v = 0; v < NV; v++) s[i][v] = v16_zero();
@@ -47,12 +47,12 @@ TL_INLINE void tile(const int mr, const int a_m, const int a_k, int kc, const fl
     }
     for (int k = 0; k < kc; k++) {
         v16 bk[NV];
-        UNROLL for (int v = 0; v < NV; v++) bk[v] = v16_load_aligned(b + v * TL_LANES);
+        UNROLL for (int v = 0; v < NV; v++) bk[v] = v16_load(b + v * TL_LANES);
         UNROLL for (int i = 0; i < mr; i++) {
             const v16 x = v16_set1(a[i * a_m]);
             UNROLL for (int v = 0; v < NV; v++) s[i][v] = v16_fma(x, bk[v], s[i][v]);
         }
-        a += a_k, b += NR;
+        a += a_k, b += b_row;
     }
     /* The addresses of C are made anew: kept from the prefetches, they would take vector registers from the sums. */
     __asm__("" : "+r"(c), "+r"(ldc));
@@ -81,15 +81,16 @@ TL_INLINE void tile(const int mr, const int a_m, const int a_k, int kc, const fl
     }
 }
 
-typedef void tile_fn(int kc, const float *a, const float *b, float *c, int64_t ldc, int n, bool add, const float *bias);
+typedef void tile_fn(int kc, const float *a, const float *b, int64_t b_row, float *c, int64_t ldc, int n, bool add,
+                     const float *bias);
 #define TILE(mr)                                                                                                       \
-    static void tile_by_row_##mr(int kc, const float *a, const float *b, float *c, int64_t ldc, int n, bool add,       \
-                                 const float *bias) {                                                                  \
-        tile(mr, AS, 1, kc, a, b, c, ldc, n, add, bias);                                                               \
+    static void tile_by_row_##mr(int kc, const float *a, const float *b, int64_t b_row, float *c, int64_t ldc, int n,  \
+                                 bool add, const float *bias) {                                                        \
+        tile(mr, AS, 1, kc, a, b, b_row, c, ldc, n, add, bias);                                                        \
     }                                                                                                                  \
-    static void tile_by_k_##mr(int kc, const float *a, const float *b, float *c, int64_t ldc, int n, bool add,         \
-                               const float *bias) {                                                                    \
-        tile(mr, 1, MR, kc, a, b, c, ldc, n, add, bias);                                                               \
+    static void tile_by_k_##mr(int kc, const float *a, const float *b, int64_t b_row, float *c, int64_t ldc, int n,    \
+                               bool add, const float *bias) {                                                          \
+        tile(mr, 1, MR, kc, a, b, b_row, c, ldc, n, add, bias);                                                        \
     }
 TILE(1)
 TILE(2)
@@ -99,7 +100,8 @@ TILE(5)
 TILE(6)
 #if defined(TL_ISA_avx512)
 TILE(7)
-TILE(8) TILE(9) TILE(10) TILE(11) TILE(12)
+TILE(8)
+TILE(9) TILE(10) TILE(11) TILE(12)
 #endif
 
     static tile_fn *const tiles[2][MR + 1] = {
@@ -225,13 +227,19 @@ static inline int least(int x, int y) {
     return x < y ? x : y;
 }
 
+/* Full panels of B need no packing where its unit stride is n, unless its rows share the same sets of L1. The narrow
+ * AVX2 tile reads B twice as often and does better from packed panels. */
+static bool reads_b_in_place(const job *j) {
+    return NV > 1 && j->b_col == 1 && j->b_row % 1024 != 0;
+}
+
 static void task(void *user, int64_t index, int worker) {
     const job *j = user;
     const int m_first = (int)(index / j->n_blocks) * j->mb * MR, m_end = least(j->M, m_first + j->mb * MR);
     const int n_first = (int)(index % j->n_blocks) * j->nb * NR, n_end = least(j->N, n_first + j->nb * NR);
     const int panels_n = (n_end - n_first + NR - 1) / NR, panels_m = (m_end - m_first + MR - 1) / MR;
     float *a_pack = tl__workspace(j->ctx, worker), *b_pack = a_pack + A_FLOATS;
-    const bool by_row = j->a_col == 1, turn = j->b_col != 1;
+    const bool by_row = j->a_col == 1, turn = j->b_col != 1, in_place = reads_b_in_place(j);
     const int group = (by_row ? 1 : A_GROUP) * MR;
 
     for (int k0 = 0; k0 < j->K; k0 += TL_KB) {
@@ -242,7 +250,7 @@ static void task(void *user, int64_t index, int worker) {
             const int n = n_first + p * NR, width = least(n_end - n, NR);
             const float *src = j->b + k0 * j->b_row + n * j->b_col;
             if (turn) pack_b_turn(b_pack + p * B_PANEL, src, j->b_col, kc, width, TL_LANES * j->b_col);
-            else pack_b_copy(b_pack + p * B_PANEL, src, j->b_row, kc, width);
+            else if (!in_place || width < NR) pack_b_copy(b_pack + p * B_PANEL, src, j->b_row, kc, width);
         }
         fetch next_b = {0};
         if (!last) {
@@ -270,8 +278,11 @@ static void task(void *user, int64_t index, int worker) {
                     const int n = n_first + p * NR;
                     fetch_go(&next_a);
                     fetch_go(&next_b);
-                    fn(kc, a_pack + q * A_BY_K, b_pack + p * B_PANEL, j->c + (m0 + m) * j->ldc + n, j->ldc,
-                       least(n_end - n, NR), add, last && j->bias ? j->bias + n : NULL);
+                    const int width = least(n_end - n, NR);
+                    const bool placed = in_place && width == NR;
+                    fn(kc, a_pack + q * A_BY_K, placed ? j->b + k0 * j->b_row + n : b_pack + p * B_PANEL,
+                       placed ? j->b_row : NR, j->c + (m0 + m) * j->ldc + n, j->ldc, width, add,
+                       last && j->bias ? j->bias + n : NULL);
                 }
             }
         }
@@ -324,7 +335,8 @@ CHAIN(1)
 CHAIN(2)
 CHAIN(3)
 CHAIN(4)
-CHAIN(5) CHAIN(6)
+CHAIN(5)
+CHAIN(6)
 #if defined(TL_ISA_avx512)
     CHAIN(7) CHAIN(8) CHAIN(9) CHAIN(10) CHAIN(11) CHAIN(12)
 #endif
@@ -394,7 +406,10 @@ static void few_task(void *user, int64_t index, int worker) {
  * Zen 4. */
 static void cut(job *j) {
 #if defined(TL_ISA_avx512)
-    const double pack_b = j->b_col == 1 ? 0.31 : 0.43, pack_a = j->a_col == 1 ? 0.09 : 0.17;
+    const double pack_b = reads_b_in_place(j) ? 0.05
+                          : j->b_col == 1     ? 0.31
+                                              : 0.43,
+                 pack_a = j->a_col == 1 ? 0.09 : 0.17;
 #else
     const double pack_b = j->b_col == 1 ? 0.5 : 0.8, pack_a = j->a_col == 1 ? 0.15 : 0.3;
 #endif
