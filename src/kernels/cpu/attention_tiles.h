@@ -22,6 +22,14 @@ enum {
     TASK_ROWS = 64,             /* rows a parallel task, at most */
 };
 
+static inline int min_int(int a, int b) {
+    return a < b ? a : b;
+}
+
+static inline int max_int(int a, int b) {
+    return a > b ? a : b;
+}
+
 /* Vectors wide that a tile of so many rows may be. */
 #if defined(TL_ISA_avx512)
 #define VECS(rows) 4
@@ -29,7 +37,43 @@ enum {
 #define VECS(rows) ((rows) == 1 ? 4 : (rows) == 2 ? 2 : 1)
 #endif
 
+/* A tile's rows and vectors are constants wherever its loops are compiled, so that the loops vanish and the sums are
+ * registers: FOR_ROWS and FOR_VECS call f(…) with the constant that the variable is. Under a sanitizer they stay loops
+ * over variables: each access carries its checks there, and so many copies of them take minutes to compile. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define UNROLL
+#define FOR_ROWS(rows, f, ...) f(rows, __VA_ARGS__);
+#define FOR_VECS(rows, vecs, f, ...) f(rows, vecs, __VA_ARGS__);
+#else
 #define UNROLL _Pragma("GCC unroll 8")
+#define ROWS_CASE(r, f, ...)                                                                                           \
+    case r:                                                                                                            \
+        f(r, __VA_ARGS__);                                                                                             \
+        break;
+#define FOR_ROWS(rows, f, ...)                                                                                         \
+    switch (rows) {                                                                                                    \
+        ROWS_CASE(1, f, __VA_ARGS__)                                                                                   \
+        ROWS_CASE(2, f, __VA_ARGS__)                                                                                   \
+        ROWS_CASE(3, f, __VA_ARGS__)                                                                                   \
+        ROWS_CASE(4, f, __VA_ARGS__)                                                                                   \
+        ROWS_CASE(5, f, __VA_ARGS__)                                                                                   \
+        ROWS_CASE(6, f, __VA_ARGS__)                                                                                   \
+    default:                                                                                                           \
+        assert(!"1 to TILE rows");                                                                                     \
+    }
+#define VECS_CASE(rows, v, f, ...)                                                                                     \
+    case v:                                                                                                            \
+        if (v <= VECS(rows)) f(rows, v, __VA_ARGS__);                                                                  \
+        break;
+#define FOR_VECS(rows, vecs, f, ...)                                                                                   \
+    switch (vecs) {                                                                                                    \
+        VECS_CASE(rows, 1, f, __VA_ARGS__)                                                                             \
+        VECS_CASE(rows, 2, f, __VA_ARGS__)                                                                             \
+        VECS_CASE(rows, 3, f, __VA_ARGS__)                                                                             \
+        VECS_CASE(rows, 4, f, __VA_ARGS__)                                                                             \
+    }
+#endif
+_Static_assert(TILE == 6, "FOR_ROWS lists every height");
 
 /* s[r·CHUNK + 16v + lane] = Σ_d a[r·ROW + d]·b[v][16d + lane]. Few rows wait for memory, so they ask for ahead[v][16d]
  * too. */
@@ -56,47 +100,16 @@ TL_INLINE void dots_tile(int rows, int vecs, float *s, const float *a, const flo
 
 TL_INLINE void dots_rows(int rows, float *s, const float *a, const float *const *b, const float *const *ahead,
                          int blocks, int D) {
-    int v = 0;
-    for (; v + VECS(rows) <= blocks; v += VECS(rows))
-        dots_tile(rows, VECS(rows), s + v * BLOCK, a, b + v, ahead + v, D);
-    switch (blocks - v) {
-    case 3:
-        if (VECS(rows) > 3) dots_tile(rows, 3, s + v * BLOCK, a, b + v, ahead + v, D);
-        break;
-    case 2:
-        if (VECS(rows) > 2) dots_tile(rows, 2, s + v * BLOCK, a, b + v, ahead + v, D);
-        break;
-    case 1:
-        if (VECS(rows) > 1) dots_tile(rows, 1, s + v * BLOCK, a, b + v, ahead + v, D);
-        break;
+    for (int v = 0, vecs; v < blocks; v += vecs) {
+        vecs = min_int(blocks - v, VECS(rows));
+        FOR_VECS(rows, vecs, dots_tile, s + v * BLOCK, a, b + v, ahead + v, D)
     }
 }
 
 /* Scores of 1 … TILE rows against the first `blocks` blocks of a chunk. */
 static void dots(int rows, float *s, const float *a, const float *const *b, const float *const *ahead, int blocks,
                  int D) {
-    switch (rows) {
-    case 1:
-        dots_rows(1, s, a, b, ahead, blocks, D);
-        break;
-    case 2:
-        dots_rows(2, s, a, b, ahead, blocks, D);
-        break;
-    case 3:
-        dots_rows(3, s, a, b, ahead, blocks, D);
-        break;
-    case 4:
-        dots_rows(4, s, a, b, ahead, blocks, D);
-        break;
-    case 5:
-        dots_rows(5, s, a, b, ahead, blocks, D);
-        break;
-    case 6:
-        dots_rows(6, s, a, b, ahead, blocks, D);
-        break;
-    default:
-        assert(!"1 … TILE rows");
-    }
+    FOR_ROWS(rows, dots_rows, s, a, b, ahead, blocks, D)
 }
 
 /* What becomes of a mixed row: written, added to what is there, or merged with it as c·old[r] + sum·new[r]. */
@@ -173,22 +186,7 @@ TL_INLINE void mix_rows(int rows, float *c, int64_t ldc, const float *x, int x_r
     for (int groups = (Dv + VECS(rows) - 1) / VECS(rows), col = 0; groups > 0; groups--) {
         int vecs = (Dv - col + groups - 1) / groups;
         int64_t at = (int64_t)col * 16;
-        switch (vecs) {
-        case 4:
-            if (VECS(rows) >= 4)
-                mix_tile(rows, 4, c, ldc, x, x_row, x_k, b, ahead, ldb, at, edge, edge_is_end, n, end, merge);
-            break;
-        case 3:
-            if (VECS(rows) >= 3)
-                mix_tile(rows, 3, c, ldc, x, x_row, x_k, b, ahead, ldb, at, edge, edge_is_end, n, end, merge);
-            break;
-        case 2:
-            if (VECS(rows) >= 2)
-                mix_tile(rows, 2, c, ldc, x, x_row, x_k, b, ahead, ldb, at, edge, edge_is_end, n, end, merge);
-            break;
-        default:
-            mix_tile(rows, 1, c, ldc, x, x_row, x_k, b, ahead, ldb, at, edge, edge_is_end, n, end, merge);
-        }
+        FOR_VECS(rows, vecs, mix_tile, c, ldc, x, x_row, x_k, b, ahead, ldb, at, edge, edge_is_end, n, end, merge)
         col += vecs;
     }
 }
@@ -198,28 +196,7 @@ TL_INLINE void mix_rows(int rows, float *c, int64_t ldc, const float *x, int x_r
     static void name(int rows, float *c, int64_t ldc, const float *x, const float *const *b,                           \
                      const float *const *ahead, int64_t ldb, int Dv, const int *edge, int n, mix_end end,              \
                      const mix_merge *merge) {                                                                         \
-        switch (rows) {                                                                                                \
-        case 1:                                                                                                        \
-            mix_rows(1, c, ldc, x, x_row, x_k, b, ahead, ldb, Dv, edge, edge_is_end, n, end, merge);                   \
-            break;                                                                                                     \
-        case 2:                                                                                                        \
-            mix_rows(2, c, ldc, x, x_row, x_k, b, ahead, ldb, Dv, edge, edge_is_end, n, end, merge);                   \
-            break;                                                                                                     \
-        case 3:                                                                                                        \
-            mix_rows(3, c, ldc, x, x_row, x_k, b, ahead, ldb, Dv, edge, edge_is_end, n, end, merge);                   \
-            break;                                                                                                     \
-        case 4:                                                                                                        \
-            mix_rows(4, c, ldc, x, x_row, x_k, b, ahead, ldb, Dv, edge, edge_is_end, n, end, merge);                   \
-            break;                                                                                                     \
-        case 5:                                                                                                        \
-            mix_rows(5, c, ldc, x, x_row, x_k, b, ahead, ldb, Dv, edge, edge_is_end, n, end, merge);                   \
-            break;                                                                                                     \
-        case 6:                                                                                                        \
-            mix_rows(6, c, ldc, x, x_row, x_k, b, ahead, ldb, Dv, edge, edge_is_end, n, end, merge);                   \
-            break;                                                                                                     \
-        default:                                                                                                       \
-            assert(!"1 … TILE rows");                                                                                  \
-        }                                                                                                              \
+        FOR_ROWS(rows, mix_rows, c, ldc, x, x_row, x_k, b, ahead, ldb, Dv, edge, edge_is_end, n, end, merge)           \
     }
 
 /* The first of `left` rows' tiles, cut as evenly as can be. */
@@ -242,14 +219,6 @@ static inline int sequence_of(const tl_rows *rows, int r) {
         else high = mid;
     }
     return low;
-}
-
-static inline int min_int(int a, int b) {
-    return a < b ? a : b;
-}
-
-static inline int max_int(int a, int b) {
-    return a > b ? a : b;
 }
 
 void TL_NAME(attention_backward)(tl_ctx *ctx, float *dq, float *dk, float *dv, int64_t ld, const float *dout,
