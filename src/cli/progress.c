@@ -197,17 +197,16 @@ tl_train_observer tl__progress_observer(tl_progress *p) {
 }
 
 void tl__progress_end(tl_progress *p, const tl_train_config *config, const tl_train_outcome *o) {
-    if (p->quiet) return;
     if (p->terminal && p->drawn) fputs("\n", stderr);
     p->drawn = false;
-    if (o->stopped) {
-        fprintf(stderr, "stopped after step %lld as asked; continue with --resume\n", (long long)o->steps);
-    } else {
-        fprintf(stderr, "done     %lld steps, loss %.4f", (long long)o->steps, o->loss);
-        if (!isnan(o->validation_loss))
-            fprintf(stderr, ", validation %.4f (%.3f bits a byte)", o->validation_loss, o->bits_per_byte);
-        fputs("\n", stderr);
-    }
+    if (o->stopped)
+        fprintf(stderr, "stopped after step %lld as asked, with a checkpoint in %s; continue with --resume\n",
+                (long long)o->steps, o->checkpoint);
+    if (p->quiet || o->stopped) return;
+    fprintf(stderr, "done     %lld steps, loss %.4f", (long long)o->steps, o->loss);
+    if (!isnan(o->validation_loss))
+        fprintf(stderr, ", validation %.4f (%.3f bits a byte)", o->validation_loss, o->bits_per_byte);
+    fputs("\n", stderr);
     if (o->bottleneck[0]) fprintf(stderr, "where    %s\n", o->bottleneck);
     if (o->checkpoint[0]) fprintf(stderr, "model    %s\n", o->checkpoint);
     fprintf(stderr, "report   %s/report.html\n", config->out);

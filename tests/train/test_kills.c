@@ -140,6 +140,24 @@ static void test_L3_kill_9(void **state) {
     assert_false(writing(checkpoints)); /* what killed runs left is swept */
 }
 
+/* A scheduler's warning: a checkpoint, one sentence, status 0 — and the rest of the run as if nothing had been. */
+static void test_SIGTERM_and_SIGUSR1_checkpoint_and_end(void **state) {
+    static const int signals[] = {SIGTERM, SIGUSR1};
+    char whole[512], asked[512];
+    (void)state;
+    in_folder(whole, "whole"), in_folder(asked, "asked");
+    for (int i = 0; i < 2; i++) {
+        int64_t before = last_step(asked);
+        pid_t child = start(asked, "8", "2", "--resume");
+        while (last_step(asked) == before) pause_us(100);
+        assert_int_equal(kill(child, signals[i]), 0);
+        assert_int_equal(wait_for(child), 0);
+        assert_true(last_step(asked) > before && last_step(asked) < atoll(STEPS));
+    }
+    assert_int_equal(wait_for(start(asked, "8", "2", "--resume")), 0);
+    assert_same_weights(whole, asked);
+}
+
 static int make_folder(void **state) {
     (void)state;
     snprintf(folder, sizeof folder, "/tmp/trilith-kills-XXXXXX");
@@ -152,6 +170,7 @@ static int remove_folder(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_L3_kill_9)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_L3_kill_9),
+                                       cmocka_unit_test(test_SIGTERM_and_SIGUSR1_checkpoint_and_end)};
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }
