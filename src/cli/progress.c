@@ -51,7 +51,7 @@ static const char *count(char out[32], double n) {
 
 static const char *size(char out[32], double bytes) {
     if (bytes >= 1e9) snprintf(out, 32, "%.2f GB", bytes * 1e-9);
-    else snprintf(out, 32, "%.0f MB", bytes * 1e-6);
+    else snprintf(out, 32, bytes < 1e7 ? "%.1f MB" : "%.0f MB", bytes * 1e-6);
     return out;
 }
 
