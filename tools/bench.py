@@ -566,7 +566,7 @@ def main():
         facts = machine(args)
         for section in args.only or [*COLUMNS, "start", "gemm", "tokenizer"]:
             result = throughput(bench, section) if section in COLUMNS else globals()[section](bench)
-            result.update(date=datetime.date.today().isoformat(), machine=facts, commands=bench.commands.get(section, []), revision=revision(ROOT),
+            result.update(date=datetime.datetime.now().strftime("%Y-%m-%d %H:%M"), machine=facts, commands=bench.commands.get(section, []), revision=revision(ROOT),
                           versions=[f"Trilith {revision(ROOT)}", *versions(), *([f"llm.c {revision(args.llmc)}"] if args.llmc else [])])
             results[section] = result
             with open(args.results, "w") as f:
