@@ -285,13 +285,29 @@ static double measure_read(trial *t, tl_pool *pool, size_t bytes, int64_t budget
     return best;
 }
 
-/* Three times the last-level cache this process can see (cycling through that much hits it rarely), whole slices, and
- * no more than the machine can spare. */
-static size_t read_buffer_bytes(const tl_machine *m) {
-    long cache = -1;
+/* Bytes of the level-3 cache that CPU 0 sees, or −1. The kernel's word first: sysconf adds up every cache of the
+ * package (320 MB where the CPUs at hand share 32), and a buffer sized by that takes longer to touch than a small
+ * model's first step. */
+static int64_t last_level_cache_bytes(void) {
+    int64_t kilobytes = -1;
+    FILE *f = fopen("/sys/devices/system/cpu/cpu0/cache/index3/size", "r");
+    if (f) {
+        long long n;
+        if (fscanf(f, "%lldK", &n) == 1 && n > 0 && n < (1 << 22)) kilobytes = n;
+        fclose(f);
+    }
+    if (kilobytes > 0) return kilobytes << 10;
 #ifdef _SC_LEVEL3_CACHE_SIZE
-    cache = sysconf(_SC_LEVEL3_CACHE_SIZE);
+    return sysconf(_SC_LEVEL3_CACHE_SIZE);
+#else
+    return -1;
 #endif
+}
+
+/* Three times that cache (cycling through so much hits it rarely), whole slices, and no more than the machine can
+ * spare. */
+static size_t read_buffer_bytes(const tl_machine *m) {
+    int64_t cache = last_level_cache_bytes();
     size_t bytes = cache > 0 ? (size_t)cache * 3 : (size_t)128 << 20;
     if (bytes < (size_t)64 << 20) bytes = (size_t)64 << 20;
     if (bytes > (size_t)1 << 30) bytes = (size_t)1 << 30;
