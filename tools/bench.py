@@ -4,7 +4,7 @@
 
 A pair is one turn of Trilith and one of the peer, on the same model, batch, tokens and threads. Each turn's figure is the median over its steps; a
 pair's figure is the ratio of the two; the table gives the geometric mean of the ratios with a 95 % interval (Student's t on their logarithms).
-Pairs go on from --pairs to twenty where the two are within 30 % of each other. Nothing else should run on the machine meanwhile.
+Pairs go on from --pairs to twenty where the two are within 30 % of each other; three do where one is twice the other. Nothing else should run on the machine meanwhile.
 
 Sections (for --only): gpt2-t64, gpt2-t256, nano, start, gemm, tokenizer. A section measured alone replaces its part of the page and leaves the
 others as they were, each with its own date: results are kept in build/bench.json.
@@ -61,9 +61,16 @@ def ratio_of(pairs):
 
 
 def take_pairs(ours, theirs, least, most):
-    """[(a, b)]: alternately, the first turn changing sides; goes on to `most` while within 30 % of each other."""
+    """[(a, b)]: alternately, the first turn changing sides; goes on to `most` while within 30 % of each other, and ends after three where all
+    are beyond a factor of two."""
     pairs = []
-    while len(pairs) < least or (len(pairs) < most and 0.77 < ratio_of(pairs)[0] < 1.3):
+
+    def wanted():
+        if len(pairs) >= 3 and all(not 0.5 < a / b < 2 for a, b in pairs):
+            return False
+        return len(pairs) < least or (len(pairs) < most and 0.77 < ratio_of(pairs)[0] < 1.3)
+
+    while wanted():
         if len(pairs) % 2:
             b = theirs()
             a = ours()
