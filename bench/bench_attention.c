@@ -4,8 +4,8 @@
  *   build/bench_attention [--threads N] [--isa NAME] [--seconds S a shape] [filter]
  *
  * Best of trials, and ratios of bests. FLOPs are those of the products over the causal pairs alone (4·D a pair and head
- * forward, 10·D backward): exponentials and masked work count as loss. Decoding also prints the bytes of K and V read a
- * second. */
+ * forward, 10·D backward): exponentials and masked work count as loss. A window counts the pairs within it. Decoding
+ * also prints the bytes of K and V read a second. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,14 +16,18 @@
 #include "kernels/peak.h"
 
 typedef struct shape {
-    int S, past, fresh, H, Hkv, D;
+    int S, past, fresh, H, Hkv, D, window;
+    float softcap;
 } shape;
 
 static const shape shapes[] = {
-    {16, 0, 64, 6, 6, 64},     {4, 0, 256, 6, 6, 64},    {4, 0, 256, 12, 12, 64}, {2, 0, 1024, 6, 6, 64},
-    {1, 0, 1024, 12, 12, 64},  {1, 0, 1024, 1, 1, 64},   {2, 0, 1024, 9, 3, 64},  {2, 0, 512, 8, 2, 128},
-    {2, 0, 512, 8, 8, 80},     {2, 0, 512, 8, 8, 96},    {64, 0, 20, 6, 6, 64},   {300, 0, 7, 6, 6, 64},
-    {1, 2048, 64, 12, 12, 64}, {1, 8191, 1, 12, 12, 64}, {1, 8191, 1, 8, 2, 128}, {16, 1023, 1, 12, 12, 64},
+    {16, 0, 64, 6, 6, 64, 0, 0},       {4, 0, 256, 6, 6, 64, 0, 0},    {4, 0, 256, 12, 12, 64, 0, 0},
+    {2, 0, 1024, 6, 6, 64, 0, 0},      {1, 0, 1024, 12, 12, 64, 0, 0}, {1, 0, 1024, 1, 1, 64, 0, 0},
+    {2, 0, 1024, 9, 3, 64, 0, 0},      {2, 0, 512, 8, 2, 128, 0, 0},   {2, 0, 512, 8, 8, 80, 0, 0},
+    {2, 0, 512, 8, 8, 96, 0, 0},       {64, 0, 20, 6, 6, 64, 0, 0},    {300, 0, 7, 6, 6, 64, 0, 0},
+    {1, 2048, 64, 12, 12, 64, 0, 0},   {1, 8191, 1, 12, 12, 64, 0, 0}, {1, 8191, 1, 8, 2, 128, 0, 0},
+    {16, 1023, 1, 12, 12, 64, 0, 0},   {2, 0, 1024, 6, 6, 64, 256, 0}, {2, 0, 1024, 6, 6, 64, 64, 0},
+    {1, 8191, 1, 12, 12, 64, 1024, 0}, {2, 0, 1024, 6, 6, 64, 0, 50},
 };
 
 typedef struct probe {
@@ -68,13 +72,14 @@ int main(int argc, char **argv) {
     memset(memory, 1, (size_t)64 << 20); /* untouched pages are all one page of zeros */
     p.memory = memory;
     printf("%s, %d threads; best of trials in turn with the peak\n", ctx.ops->isa, threads);
-    printf("%-10s %4s %6s %6s %3s %4s %4s %10s %8s %8s %7s\n", "operator", "seqs", "past", "rows", "H", "Hkv", "D",
-           "ms", "GFLOP/s", "peak", "ratio");
+    printf("%-10s %4s %6s %6s %3s %4s %4s %6s %4s %10s %8s %8s %7s\n", "operator", "seqs", "past", "rows", "H", "Hkv",
+           "D", "window", "cap", "ms", "GFLOP/s", "peak", "ratio");
     const size_t mark = arena.used_bytes;
     for (size_t c = 0; c < sizeof shapes / sizeof *shapes; c++) {
         const shape *s = &shapes[c];
         char name[96];
-        snprintf(name, sizeof name, "%d-%d-%d-%d-%d-%d", s->S, s->past, s->fresh, s->H, s->Hkv, s->D);
+        snprintf(name, sizeof name, "%d-%d-%d-%d-%d-%d-%d-%g", s->S, s->past, s->fresh, s->H, s->Hkv, s->D, s->window,
+                 (double)s->softcap);
         if (filter && !strstr(name, filter)) continue;
         arena.used_bytes = mark;
         const int R = s->S * s->fresh, D = s->D, per = (s->past + s->fresh + TL_KV_BLOCK - 1) / TL_KV_BLOCK;
@@ -85,6 +90,7 @@ int main(int argc, char **argv) {
         for (int i = 0; i < s->S; i++) seq_block[i] = i * per;
         for (int i = 0; i < R; i++) pos[i] = s->past + i % s->fresh;
         for (int i = 0; i < s->S * per; i++) block[i] = s->S * per - 1 - i;
+        const tl_attention_form form = {s->H, s->Hkv, D, 1 / sqrtf((float)D), s->softcap, s->window};
         const tl_rows rows = {R, s->S, NULL, pos, seq_row, seq_block, block};
         const size_t kv_floats = (size_t)s->S * (size_t)per * (size_t)Ckv * TL_KV_BLOCK;
         tl_kv kv = {TL_TAKE(&arena, float, kv_floats), TL_TAKE(&arena, float, kv_floats)};
@@ -98,7 +104,7 @@ int main(int argc, char **argv) {
         FILL(kv.v, kv_floats);
         FILL(qkv, R * ld);
         FILL(dout, R * C);
-        const double pairs = (double)tl__attention_pairs(&rows) * s->H;
+        const double pairs = (double)tl__attention_pairs(&rows, s->window) * s->H;
         static const char *const names[] = {"kv_store", "forward", "backward"};
         for (int op = 0; op < 3; op++) {
             if (op == 2 && s->past) continue;
@@ -120,21 +126,21 @@ int main(int argc, char **argv) {
                 }
                 t = tl__now_ns();
                 if (op == 0) ctx.ops->kv_store(&ctx, kv, qkv + C, ld, qkv + C + Ckv, ld, &rows, s->Hkv, D);
-                if (op == 1)
-                    ctx.ops->attention(&ctx, out, C, max_sum, qkv, ld, kv, &rows, s->H, s->Hkv, D, 1 / sqrtf((float)D));
+                if (op == 1) ctx.ops->attention(&ctx, out, C, max_sum, qkv, ld, kv, &rows, &form);
                 if (op == 2)
                     ctx.ops->attention_backward(&ctx, grad, grad + C, grad + C + Ckv, ld, dout, out, C, max_sum, qkv,
-                                                ld, kv, &rows, s->H, s->Hkv, D, 1 / sqrtf((float)D));
+                                                ld, kv, &rows, &form);
                 ns = (double)(tl__now_ns() - t);
                 if (ns < best) best = ns;
             }
-            printf("%-10s %4d %6d %6d %3d %4d %4d %10.3f", names[op], s->S, s->past, s->fresh, s->H, s->Hkv, D,
-                   best / 1e6);
+            printf("%-10s %4d %6d %6d %3d %4d %4d %6d %4g %10.3f", names[op], s->S, s->past, s->fresh, s->H, s->Hkv, D,
+                   s->window, (double)s->softcap, best / 1e6);
             if (op == 0) printf("  %.1f GB/s moved, plain read %.1f", 16.0 * R * (double)Ckv / best, read);
             else {
                 const double flops = pairs * D * (op == 1 ? 4 : 10);
                 printf(" %8.1f %8.1f %6.1f%%", flops / best, peak, 100 * flops / best / peak);
-                if (s->fresh == 1) printf("  K and V at %.1f GB/s, plain read %.1f", 4.0 * 2 * kv_floats / best, read);
+                if (s->fresh == 1)
+                    printf("  K and V at %.1f GB/s, plain read %.1f", 8.0 * pairs / s->H * (double)Ckv / best, read);
             }
             printf("\n");
             fflush(stdout);

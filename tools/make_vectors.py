@@ -146,6 +146,65 @@ def operators(seed):
     c.keep("adamw.w_after", w)
     c.keep("adamw.m_after", optimizer.state[w]["exp_avg"])
     c.keep("adamw.v_after", optimizer.state[w]["exp_avg_sq"])
+
+    # Drawn after all the others, so that those stay what they were.
+    # Windows within a chunk of keys and across two, a soft-cap, and both.
+    lengths, H, Hkv, D = [5, 90], 2, 1, 8
+    R = sum(lengths)
+    c.ids("form.lengths", lengths)
+    q, k, v = c.draw("form.q", R, H * D), c.draw("form.k", R, Hkv * D), c.draw("form.v", R, Hkv * D)
+    dout = c.draw("form.dout", R, H * D, grad=False)
+    for name, window, cap in (("window", 20, 0.0), ("wide", 70, 0.0), ("cap", 0, 1.5), ("both", 33, 2.0)):
+        outs, first = [], 0
+        for n in lengths:
+            qs = q[first : first + n].view(n, H, D).transpose(0, 1)
+            ks, vs = (z[first : first + n].view(1, n, D) for z in (k, v))
+            s = qs @ ks.transpose(1, 2) / D**0.5
+            s = cap * torch.tanh(s / cap) if cap else s
+            back = torch.arange(n)[:, None] - torch.arange(n)[None, :]
+            s = s.masked_fill((back < 0) | (back >= (window or n)), float("-inf"))
+            outs.append((s.softmax(-1) @ vs).transpose(0, 1).reshape(n, H * D))
+            first += n
+        out = torch.cat(outs)
+        c.keep(f"form.{name}.out", out)
+        c.grads(f"form.{name}", out, dout, q=q, k=k, v=v)
+
+    ids = c.tensors["embed.token"].long()
+    E, dx = c.draw("scaled.E", 11, 24), c.tensors["embed.dx"].double()
+    x = F.embedding(ids, E) * torch.tensor(24.0).sqrt().double()  # √C rounded to f32, as Gemma scales
+    c.keep("scaled.x", x)
+    c.grads("scaled", x, dx, E=E)
+
+    # Gains as their distance from 1; then heads of a row, 270 slices, across a block of 256.
+    R, C = 9, 43
+    x, gain, dout = c.draw("plus.x", R, C), c.draw("plus.gain", C, std=0.2), c.draw("plus.dout", R, C, grad=False)
+    out = F.rms_norm(x, (C,), 1 + gain, 1e-5)
+    c.keep("plus.out", out)
+    c.grads("plus", out, dout, x=x, gain=gain)
+    R, heads, D = 90, 3, 12
+    x, gain = c.draw("head.x", R, heads * D, mean=0.2), c.draw("head.gain", D, std=0.2)
+    dout = c.draw("head.dout", R, heads * D, grad=False)
+    out = F.rms_norm(x.view(R, heads, D), (D,), 1 + gain, 1e-6).reshape(R, heads * D)
+    c.keep("head.out", out)
+    c.grads("head", out, dout, x=x, gain=gain)
+
+    gu, dy = c.draw("geglu.gu", 5, 2 * 37, std=2.0), c.draw("geglu.dy", 5, 37, grad=False)
+    y = F.gelu(gu[:, :37], approximate="tanh") * gu[:, 37:]
+    c.keep("geglu.y", y)
+    c.grads("geglu", y, dy, gu=gu)
+
+    x = c.draw("softcap.x", 211, std=4.0)
+    c.keep("softcap.y", 3.0 * torch.tanh(x / 3.0))
+
+    logits, target = c.draw("zloss.logits", 6, 101, std=4.0), c.tensors["loss.target"].long()
+    for name, z_coef, cap in (("plain", 0.01, 0.0), ("cap", 0.0, 5.0), ("both", 0.02, 5.0)):
+        z = cap * torch.tanh(logits / cap) if cap else logits
+        seen = target >= 0
+        logz = torch.where(seen, torch.logsumexp(z, -1), torch.zeros(6, dtype=torch.float64))
+        logp = torch.where(seen, z.gather(1, target.clamp(min=0)[:, None])[:, 0] - logz, torch.zeros(6, dtype=torch.float64))
+        c.keep(f"zloss.{name}.logp", logp)
+        c.keep(f"zloss.{name}.logz", logz)
+        c.grads(f"zloss.{name}", 0.25 * (z_coef * logz * logz - logp).sum(), None, logits=logits)
     return c.tensors
 
 

@@ -94,15 +94,18 @@ static void run_logits_dx(bench *b, const int64_t *d) {
 static void run_logits_dw(bench *b, const int64_t *d) {
     tl__linear_dw(&b->ctx, b->dw, NULL, b->logits, d[0], b->x, d[1], TL_OUT_IN, (int)d[2], (int)d[0], (int)d[1], true);
 }
+static tl_attention_form form_of(const bench *b) {
+    return (tl_attention_form){.H = b->H, .Hkv = b->Hkv, .D = b->D, .scale = 1 / sqrtf((float)b->D)};
+}
 static void run_attention(bench *b, const int64_t *d) {
-    tl__attention(&b->ctx, b->y, b->C, b->max_sum, b->x, b->C, b->kv, &b->rows, b->H, b->Hkv, b->D,
-                  1 / sqrtf((float)b->D));
+    const tl_attention_form form = form_of(b);
+    tl__attention(&b->ctx, b->y, b->C, b->max_sum, b->x, b->C, b->kv, &b->rows, &form);
 }
 static void run_attention_backward(bench *b, const int64_t *d) {
     int64_t ld = (b->H + 2 * b->Hkv) * (int64_t)b->D;
     float *dq = b->z, *dk = dq + (int64_t)b->H * b->D, *dv = dk + (int64_t)b->Hkv * b->D;
-    tl__attention_backward(&b->ctx, dq, dk, dv, ld, b->x, b->y, b->C, b->max_sum, b->x, b->C, b->kv, &b->rows, b->H,
-                           b->Hkv, b->D, 1 / sqrtf((float)b->D));
+    const tl_attention_form form = form_of(b);
+    tl__attention_backward(&b->ctx, dq, dk, dv, ld, b->x, b->y, b->C, b->max_sum, b->x, b->C, b->kv, &b->rows, &form);
 }
 static void run_kv_store(bench *b, const int64_t *d) {
     int64_t ld = (int64_t)b->Hkv * b->D;
@@ -112,10 +115,10 @@ static void run_rope(bench *b, const int64_t *d) {
     tl__rope(&b->ctx, b->y, b->C, b->cos_sin, b->pos, 1, b->R, b->H, b->D);
 }
 static void run_rmsnorm(bench *b, const int64_t *d) {
-    tl__rmsnorm(&b->ctx, b->y, b->z, b->stat, b->x, b->x, b->one_c, 1e-5f, b->R, b->C);
+    tl__rmsnorm(&b->ctx, b->y, b->z, b->stat, b->x, b->x, b->one_c, 0, 1e-5f, b->R, b->C);
 }
 static void run_rmsnorm_backward(bench *b, const int64_t *d) {
-    tl__rmsnorm_backward(&b->ctx, b->z, b->row_c, b->x, b->y, b->stat, b->one_c, b->R, b->C);
+    tl__rmsnorm_backward(&b->ctx, b->z, b->row_c, b->x, b->y, b->stat, b->one_c, 0, b->R, b->C);
 }
 static void run_layernorm(bench *b, const int64_t *d) {
     tl__layernorm(&b->ctx, b->y, b->z, b->stat + b->R, b->stat, b->x, b->x, b->one_c, b->row_c, 1e-5f, b->R, b->C);
@@ -133,10 +136,11 @@ static void run_add(bench *b, const int64_t *d) {
     tl__add(&b->ctx, b->y, b->x, b->z, d[0]);
 }
 static void run_embed(bench *b, const int64_t *d) {
-    tl__embed(&b->ctx, b->y, b->w, NULL, b->token, b->pos, b->R, b->C);
+    tl__embed(&b->ctx, b->y, b->w, NULL, b->token, b->pos, 1, b->R, b->C);
 }
 static void run_softmax_loss(bench *b, const int64_t *d) {
-    tl__softmax_loss(&b->ctx, b->stat, b->logits, b->token, 1, b->Rv, b->V);
+    const tl_loss_form form = {.grad_scale = 1};
+    tl__softmax_loss(&b->ctx, b->stat, NULL, b->logits, b->token, &form, b->Rv, b->V);
 }
 static void run_sum_squares(bench *b, const int64_t *d) {
     (void)tl__sum_squares(&b->ctx, b->dw, d[0]);
@@ -156,7 +160,7 @@ static void run_adamw(bench *b, const int64_t *d) {
 /* In an order in which each finds what it needs: logits before the loss, attention before its backward. */
 static int list_cases(const bench *b, trial_case out[40]) {
     int64_t R = b->R, C = b->C, F = b->F, V = b->V, Rv = b->Rv, Q = (int64_t)(b->H + 2 * b->Hkv) * b->D;
-    int64_t pairs = tl__attention_pairs(&b->rows);
+    int64_t pairs = tl__attention_pairs(&b->rows, 0);
     const trial_case all[] = {
         {"qkv", TL_OP_GEMM, run_forward, {R, Q, C}},
         {"attention out", TL_OP_GEMM, run_forward, {R, C, C}},

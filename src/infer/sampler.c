@@ -132,6 +132,7 @@ int32_t tl__sample(tl_ctx *ctx, const tl_sampling *s, const float *logits, int V
                    float *logp) {
     int32_t pick = s->temperature == 0 ? largest(logits, V) : draw(s, logits, V, position, scratch);
     /* With a gradient scale of zero the operator only reads its logits. */
-    if (logp) tl__softmax_loss(ctx, logp, (float *)(uintptr_t)logits, &pick, 0.0f, 1, V);
+    const tl_loss_form form = {0};
+    if (logp) tl__softmax_loss(ctx, logp, NULL, (float *)(uintptr_t)logits, &pick, &form, 1, V);
     return pick;
 }

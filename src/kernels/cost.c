@@ -18,7 +18,7 @@ tl_cost tl__op_cost(tl_op op, int64_t d0, int64_t d1, int64_t d2) {
     /* One addition an element. */
     case TL_OP_BIAS_BACKWARD:
         return (tl_cost){a * b, F32 * (a * b + 2 * b)};
-    /* A row of E, and of P, copied: one addition an element if there is P. */
+    /* A row of E, and of P: one operation an element. */
     case TL_OP_EMBED:
         return (tl_cost){a * b, F32 * 3 * a * b + 2 * ID * a};
     case TL_OP_EMBED_BACKWARD:
@@ -30,6 +30,12 @@ tl_cost tl__op_cost(tl_op op, int64_t d0, int64_t d1, int64_t d2) {
     /* xhat 1–2, gain∘dout 1, its sum with xhat 2, dgain 2, dx 4: 11. dout, s, dx read; dx written. */
     case TL_OP_NORM_BACKWARD:
         return (tl_cost){11 * a * b, F32 * (4 * a * b + 3 * b)};
+    /* Squares 2, scale and gain 2; read and written. */
+    case TL_OP_HEAD_NORM:
+        return (tl_cost){4 * a * b, F32 * 2 * a * b};
+    /* As NORM_BACKWARD, but dx is not read. */
+    case TL_OP_HEAD_NORM_BACKWARD:
+        return (tl_cost){10 * a * b, F32 * 3 * a * b};
     /* A pair: two products, two FMAs: 3 an element. Read and written in place. */
     case TL_OP_ROPE:
         return (tl_cost){3 * a * b, F32 * 2 * a * b};
@@ -52,6 +58,9 @@ tl_cost tl__op_cost(tl_op op, int64_t d0, int64_t d1, int64_t d2) {
         return (tl_cost){(TANH + 14) * a, F32 * 3 * a};
     case TL_OP_ADD:
         return (tl_cost){a, F32 * 3 * a};
+    /* Two products and the tanh, in place. */
+    case TL_OP_SOFTCAP:
+        return (tl_cost){(TANH + 2) * a, F32 * 2 * a};
     /* Maximum 1, exp of a difference and sum EXP + 2, gradient EXP + 3; logits read and overwritten. */
     case TL_OP_SOFTMAX_LOSS:
         return (tl_cost){(2 * EXP + 6) * a * b + LOG * a, F32 * 2 * a * b + (F32 + ID) * a};
@@ -68,10 +77,11 @@ tl_cost tl__op_cost(tl_op op, int64_t d0, int64_t d1, int64_t d2) {
 }
 
 const char *tl__op_name(tl_op op) {
-    static const char *const names[TL_OPS] = {"gemm",      "bias_backward",      "embed",       "embed_backward",
-                                              "norm",      "norm_backward",      "rope",        "kv_store",
-                                              "attention", "attention_backward", "act",         "act_backward",
-                                              "add",       "softmax_loss",       "sum_squares", "adamw"};
+    static const char *const names[TL_OPS] = {"gemm",         "bias_backward", "embed",     "embed_backward",
+                                              "norm",         "norm_backward", "head_norm", "head_norm_backward",
+                                              "rope",         "kv_store",      "attention", "attention_backward",
+                                              "act",          "act_backward",  "add",       "softcap",
+                                              "softmax_loss", "sum_squares",   "adamw"};
     assert((unsigned)op < TL_OPS);
     return names[op];
 }
@@ -86,6 +96,8 @@ tl_bucket tl__op_bucket(tl_op op) {
         return TL_BUCKET_EMBED;
     case TL_OP_NORM:
     case TL_OP_NORM_BACKWARD:
+    case TL_OP_HEAD_NORM:
+    case TL_OP_HEAD_NORM_BACKWARD:
         return TL_BUCKET_NORM;
     case TL_OP_ROPE:
     case TL_OP_KV_STORE:
@@ -96,6 +108,7 @@ tl_bucket tl__op_bucket(tl_op op) {
     case TL_OP_ATTENTION:
     case TL_OP_ATTENTION_BACKWARD:
         return TL_BUCKET_ATTENTION;
+    case TL_OP_SOFTCAP:
     case TL_OP_SOFTMAX_LOSS:
         return TL_BUCKET_LOSS;
     case TL_OP_SUM_SQUARES:
@@ -108,9 +121,12 @@ tl_bucket tl__op_bucket(tl_op op) {
     return TL_BUCKET_MATMUL;
 }
 
-/* A row at position p sees keys 0 … p. */
-int64_t tl__attention_pairs(const tl_rows *rows) {
+/* A row at position p sees keys 0 … p, or the last `window` of them. */
+int64_t tl__attention_pairs(const tl_rows *rows, int window) {
     int64_t pairs = 0;
-    for (int r = 0; r < rows->R; r++) pairs += (int64_t)rows->pos[r] + 1;
+    for (int r = 0; r < rows->R; r++) {
+        const int64_t keys = (int64_t)rows->pos[r] + 1;
+        pairs += window && keys > window ? window : keys;
+    }
     return pairs;
 }

@@ -8,10 +8,15 @@ size_t tl__ops_workspace_bytes(int threads) {
 static void begin(tl_ctx *ctx, const char *name, tl_op op) {
     tl__span_begin(ctx->spans, name, tl__op_bucket(op));
 }
-static void end(tl_ctx *ctx, tl_op op, int64_t d0, int64_t d1, int64_t d2) {
+/* `capped`: of so many elements a soft-cap is taken on the way. */
+static void end_capped(tl_ctx *ctx, tl_op op, int64_t d0, int64_t d1, int64_t d2, int64_t capped) {
     if (!ctx->spans) return;
     const tl_cost cost = tl__op_cost(op, d0, d1, d2);
-    tl__span_end(ctx->spans, cost.flops, cost.bytes, d0, d1, d2);
+    const double more = capped ? tl__op_cost(TL_OP_SOFTCAP, capped, 0, 0).flops : 0;
+    tl__span_end(ctx->spans, cost.flops + more, cost.bytes, d0, d1, d2);
+}
+static void end(tl_ctx *ctx, tl_op op, int64_t d0, int64_t d1, int64_t d2) {
+    end_capped(ctx, op, d0, d1, d2, 0);
 }
 
 /* ---- products with a weight ---- */
@@ -47,28 +52,29 @@ void tl__linear_dw(tl_ctx *ctx, float *dW, float *dbias, const float *dy, int64_
 
 /* ---- the others, as they stand in the table ---- */
 
-void tl__embed(tl_ctx *ctx, float *x, const float *E, const float *P, const int32_t *token, const int32_t *pos, int R,
-               int C) {
+void tl__embed(tl_ctx *ctx, float *x, const float *E, const float *P, const int32_t *token, const int32_t *pos,
+               float scale, int R, int C) {
     begin(ctx, "embed", TL_OP_EMBED);
-    ctx->ops->embed(ctx, x, E, P, token, pos, R, C);
+    ctx->ops->embed(ctx, x, E, P, token, pos, scale, R, C);
     end(ctx, TL_OP_EMBED, R, C, 0);
 }
-void tl__embed_backward(tl_ctx *ctx, float *dE, const int32_t *slot, const int32_t *id, const float *dx, int R, int C) {
+void tl__embed_backward(tl_ctx *ctx, float *dE, const int32_t *slot, const int32_t *id, const float *dx, float scale,
+                        int R, int C) {
     begin(ctx, "embed_backward", TL_OP_EMBED_BACKWARD);
-    ctx->ops->embed_backward(ctx, dE, slot, id, dx, R, C);
+    ctx->ops->embed_backward(ctx, dE, slot, id, dx, scale, R, C);
     end(ctx, TL_OP_EMBED_BACKWARD, R, C, 0);
 }
 
 void tl__rmsnorm(tl_ctx *ctx, float *out, float *sum, float *rstd, const float *x, const float *y, const float *gain,
-                 float eps, int R, int C) {
+                 float gain_add, float eps, int R, int C) {
     begin(ctx, "rmsnorm", TL_OP_NORM);
-    ctx->ops->rmsnorm(ctx, out, sum, rstd, x, y, gain, eps, R, C);
+    ctx->ops->rmsnorm(ctx, out, sum, rstd, x, y, gain, gain_add, eps, R, C);
     end(ctx, TL_OP_NORM, R, C, 0);
 }
 void tl__rmsnorm_backward(tl_ctx *ctx, float *dx, float *dgain, const float *dout, const float *s, const float *rstd,
-                          const float *gain, int R, int C) {
+                          const float *gain, float gain_add, int R, int C) {
     begin(ctx, "rmsnorm_backward", TL_OP_NORM_BACKWARD);
-    ctx->ops->rmsnorm_backward(ctx, dx, dgain, dout, s, rstd, gain, R, C);
+    ctx->ops->rmsnorm_backward(ctx, dx, dgain, dout, s, rstd, gain, gain_add, R, C);
     end(ctx, TL_OP_NORM_BACKWARD, R, C, 0);
 }
 void tl__layernorm(tl_ctx *ctx, float *out, float *sum, float *mean, float *rstd, const float *x, const float *y,
@@ -82,6 +88,19 @@ void tl__layernorm_backward(tl_ctx *ctx, float *dx, float *dgain, float *dbias, 
     begin(ctx, "layernorm_backward", TL_OP_NORM_BACKWARD);
     ctx->ops->layernorm_backward(ctx, dx, dgain, dbias, dout, s, mean, rstd, gain, R, C);
     end(ctx, TL_OP_NORM_BACKWARD, R, C, 0);
+}
+void tl__head_norm(tl_ctx *ctx, float *out, int64_t ldo, float *rstd, const float *x, int64_t ldx, const float *gain,
+                   float gain_add, float eps, int R, int heads, int D) {
+    begin(ctx, "head_norm", TL_OP_HEAD_NORM);
+    ctx->ops->head_norm(ctx, out, ldo, rstd, x, ldx, gain, gain_add, eps, R, heads, D);
+    end(ctx, TL_OP_HEAD_NORM, R, (int64_t)heads * D, 0);
+}
+void tl__head_norm_backward(tl_ctx *ctx, float *dx, int64_t lddx, float *dgain, const float *dout, int64_t lddout,
+                            const float *x, int64_t ldx, const float *rstd, const float *gain, float gain_add, int R,
+                            int heads, int D) {
+    begin(ctx, "head_norm_backward", TL_OP_HEAD_NORM_BACKWARD);
+    ctx->ops->head_norm_backward(ctx, dx, lddx, dgain, dout, lddout, x, ldx, rstd, gain, gain_add, R, heads, D);
+    end(ctx, TL_OP_HEAD_NORM_BACKWARD, R, (int64_t)heads * D, 0);
 }
 
 void tl__rope(tl_ctx *ctx, float *x, int64_t ld, const float *cos_sin, const int32_t *pos, int direction, int R,
@@ -97,18 +116,24 @@ void tl__kv_store(tl_ctx *ctx, tl_kv kv, const float *k, int64_t ldk, const floa
     ctx->ops->kv_store(ctx, kv, k, ldk, v, ldv, rows, Hkv, D);
     end(ctx, TL_OP_KV_STORE, rows->R, (int64_t)Hkv * D, 0);
 }
+
+static void end_attention(tl_ctx *ctx, tl_op op, const tl_rows *rows, const tl_attention_form *form) {
+    if (!ctx->spans) return;
+    const int64_t pairs = tl__attention_pairs(rows, form->window);
+    end_capped(ctx, op, pairs, form->H, form->D, form->softcap != 0 ? pairs * form->H : 0);
+}
 void tl__attention(tl_ctx *ctx, float *out, int64_t ldo, float *max_sum, const float *q, int64_t ldq, tl_kv kv,
-                   const tl_rows *rows, int H, int Hkv, int D, float scale) {
+                   const tl_rows *rows, const tl_attention_form *form) {
     begin(ctx, "attention", TL_OP_ATTENTION);
-    ctx->ops->attention(ctx, out, ldo, max_sum, q, ldq, kv, rows, H, Hkv, D, scale);
-    end(ctx, TL_OP_ATTENTION, ctx->spans ? tl__attention_pairs(rows) : 0, H, D);
+    ctx->ops->attention(ctx, out, ldo, max_sum, q, ldq, kv, rows, form);
+    end_attention(ctx, TL_OP_ATTENTION, rows, form);
 }
 void tl__attention_backward(tl_ctx *ctx, float *dq, float *dk, float *dv, int64_t ld, const float *dout,
                             const float *out, int64_t ldo, const float *max_sum, const float *q, int64_t ldq, tl_kv kv,
-                            const tl_rows *rows, int H, int Hkv, int D, float scale) {
+                            const tl_rows *rows, const tl_attention_form *form) {
     begin(ctx, "attention_backward", TL_OP_ATTENTION_BACKWARD);
-    ctx->ops->attention_backward(ctx, dq, dk, dv, ld, dout, out, ldo, max_sum, q, ldq, kv, rows, H, Hkv, D, scale);
-    end(ctx, TL_OP_ATTENTION_BACKWARD, ctx->spans ? tl__attention_pairs(rows) : 0, H, D);
+    ctx->ops->attention_backward(ctx, dq, dk, dv, ld, dout, out, ldo, max_sum, q, ldq, kv, rows, form);
+    end_attention(ctx, TL_OP_ATTENTION_BACKWARD, rows, form);
 }
 
 void tl__gelu(tl_ctx *ctx, float *y, const float *x, int64_t n) {
@@ -131,16 +156,32 @@ void tl__swiglu_backward(tl_ctx *ctx, float *dgu, const float *dy, const float *
     ctx->ops->swiglu_backward(ctx, dgu, dy, gu, R, F);
     end(ctx, TL_OP_ACT_BACKWARD, (int64_t)R * F * 2, 0, 0);
 }
+void tl__geglu(tl_ctx *ctx, float *y, const float *gu, int R, int F) {
+    begin(ctx, "geglu", TL_OP_ACT);
+    ctx->ops->geglu(ctx, y, gu, R, F);
+    end(ctx, TL_OP_ACT, (int64_t)R * F, 0, 0);
+}
+void tl__geglu_backward(tl_ctx *ctx, float *dgu, const float *dy, const float *gu, int R, int F) {
+    begin(ctx, "geglu_backward", TL_OP_ACT_BACKWARD);
+    ctx->ops->geglu_backward(ctx, dgu, dy, gu, R, F);
+    end(ctx, TL_OP_ACT_BACKWARD, (int64_t)R * F * 2, 0, 0);
+}
 void tl__add(tl_ctx *ctx, float *out, const float *x, const float *y, int64_t n) {
     begin(ctx, "add", TL_OP_ADD);
     ctx->ops->add(ctx, out, x, y, n);
     end(ctx, TL_OP_ADD, n, 0, 0);
 }
+void tl__softcap(tl_ctx *ctx, float *x, float cap, int64_t n) {
+    begin(ctx, "softcap", TL_OP_SOFTCAP);
+    ctx->ops->softcap(ctx, x, cap, n);
+    end(ctx, TL_OP_SOFTCAP, n, 0, 0);
+}
 
-void tl__softmax_loss(tl_ctx *ctx, float *logp, float *logits, const int32_t *target, float grad_scale, int R, int V) {
+void tl__softmax_loss(tl_ctx *ctx, float *logp, float *logz, float *logits, const int32_t *target,
+                      const tl_loss_form *form, int R, int V) {
     begin(ctx, "softmax_loss", TL_OP_SOFTMAX_LOSS);
-    ctx->ops->softmax_loss(ctx, logp, logits, target, grad_scale, R, V);
-    end(ctx, TL_OP_SOFTMAX_LOSS, R, V, 0);
+    ctx->ops->softmax_loss(ctx, logp, logz, logits, target, form, R, V);
+    end_capped(ctx, TL_OP_SOFTMAX_LOSS, R, V, 0, form->softcap != 0 ? (int64_t)R * V : 0);
 }
 
 double tl__sum_squares(tl_ctx *ctx, const float *x, int64_t n) {

@@ -68,6 +68,21 @@ typedef struct tl_kv {
     float *k, *v;
 } tl_kv;
 
+/* How a layer attends: H query heads of width D over Hkv key heads. */
+typedef struct tl_attention_form {
+    int H, Hkv, D;
+    float scale;   /* of q·k */
+    float softcap; /* 0: none; else s = cap·tanh(s/cap) after the scale (Gemma 2, Gemma Team 2024 §2: "logit soft-capping") */
+    int window;    /* 0: none; else a row at position i sees keys i−window+1 … i (Beltagy et al. 2020; Jiang et al. 2023, Mistral 7B §2) */
+} tl_attention_form;
+
+/* What the loss is made of: mean of −logp + z_coef·logZ². */
+typedef struct tl_loss_form {
+    float grad_scale; /* 0: no gradient, logits are only read */
+    float z_coef;     /* of the z-loss, which holds log Z near 0 (Chowdhery et al. 2022, PaLM §5: 1e-4); 0: none */
+    float softcap;    /* of the logits, as in tl_attention_form; 0: none */
+} tl_loss_form;
+
 struct tl_ops {
     const char *isa; /* "ref", "avx2", "avx512" */
 
@@ -79,19 +94,27 @@ struct tl_ops {
     /* db[N] += Σ_r dy[r,n], the rows order. */
     void (*bias_backward)(tl_ctx *ctx, float *db, const float *dy, int64_t ld, int R, int N);
 
-    /* x[r,:] = E[token[r],:] (+ P[pos[r],:] if P). Vaswani et al. 2017 §3.4. */
-    void (*embed)(tl_ctx *ctx, float *x, const float *E, const float *P, const int32_t *token, const int32_t *pos, int R, int C);
-    /* dE[slot[id[r]],:] += dx[r,:] one by one in row order (a plain ordered sum: no blocks). slot NULL: identity. */
-    void (*embed_backward)(tl_ctx *ctx, float *dE, const int32_t *slot, const int32_t *id, const float *dx, int R, int C);
+    /* x[r,:] = E[token[r],:]·scale, or fmaf(E, scale, P[pos[r],:]) if P. Vaswani et al. 2017 §3.4 (scale: Gemma's √C, else 1). */
+    void (*embed)(tl_ctx *ctx, float *x, const float *E, const float *P, const int32_t *token, const int32_t *pos, float scale, int R, int C);
+    /* dE[slot[id[r]],:] = fmaf(dx[r,:], scale, dE) one by one in row order (a plain ordered sum: no blocks). slot NULL: identity. */
+    void (*embed_backward)(tl_ctx *ctx, float *dE, const int32_t *slot, const int32_t *id, const float *dx, float scale, int R, int C);
 
-    /* sum = x + y (y NULL: sum may be NULL too and x is normed), out = RMSNorm(sum)·gain (Zhang & Sennrich 2019, eq. 4):
-     * rstd[r] = 1/sqrt(Σ s²/C + eps), out = (s·rstd)·gain. Σ is the vector order with fmaf(s, s, lane). rstd, sum may be NULL. */
-    void (*rmsnorm)(tl_ctx *ctx, float *out, float *sum, float *rstd, const float *x, const float *y, const float *gain, float eps, int R, int C);
-    /* dx[r,:] += rstd·(gain∘dout − xhat·(Σ gain∘dout∘xhat)/C), xhat = s·rstd; dgain += Σ_r dout∘xhat (rows order). */
-    void (*rmsnorm_backward)(tl_ctx *ctx, float *dx, float *dgain, const float *dout, const float *s, const float *rstd, const float *gain, int R, int C);
+    /* sum = x + y (y NULL: sum may be NULL too and x is normed), out = RMSNorm(sum)·gain' (Zhang & Sennrich 2019, eq. 4):
+     * rstd[r] = 1/sqrt(Σ s²/C + eps), out = (s·rstd)·gain'. Σ is the vector order with fmaf(s, s, lane). rstd, sum may be NULL.
+     * gain' = gain + gain_add: 1 where a checkpoint holds the gain's distance from 1 (Gemma), else 0. */
+    void (*rmsnorm)(tl_ctx *ctx, float *out, float *sum, float *rstd, const float *x, const float *y, const float *gain, float gain_add, float eps, int R, int C);
+    /* dx[r,:] += rstd·(gain'∘dout − xhat·(Σ gain'∘dout∘xhat)/C), xhat = s·rstd; dgain += Σ_r dout∘xhat (rows order). */
+    void (*rmsnorm_backward)(tl_ctx *ctx, float *dx, float *dgain, const float *dout, const float *s, const float *rstd, const float *gain, float gain_add, int R, int C);
     /* LayerNorm (Ba et al. 2016) likewise: mean = Σs/C, var = Σ(s−mean)²/C, out = fmaf((s−mean)·rstd, gain, bias). */
     void (*layernorm)(tl_ctx *ctx, float *out, float *sum, float *mean, float *rstd, const float *x, const float *y, const float *gain, const float *bias, float eps, int R, int C);
     void (*layernorm_backward)(tl_ctx *ctx, float *dx, float *dgain, float *dbias, const float *dout, const float *s, const float *mean, const float *rstd, const float *gain, int R, int C);
+
+    /* RMSNorm of each of `heads` slices of D of a row, one gain[D] for all (q/k norm: Henry et al. 2020, as Qwen 3 and Gemma 3
+     * have it; OLMoE norms the whole width: heads = 1). x[r·ldx + h·D + d], out likewise, may be x; rstd[R, heads] may be NULL. */
+    void (*head_norm)(tl_ctx *ctx, float *out, int64_t ldo, float *rstd, const float *x, int64_t ldx, const float *gain, float gain_add, float eps, int R, int heads, int D);
+    /* dx = rstd·(gain'∘dout − xhat·(Σ gain'∘dout∘xhat)/D), written (may be dout in place); dgain[D] += Σ_k dout∘xhat, the rows
+     * order over slices k = r·heads + h. */
+    void (*head_norm_backward)(tl_ctx *ctx, float *dx, int64_t lddx, float *dgain, const float *dout, int64_t lddout, const float *x, int64_t ldx, const float *rstd, const float *gain, float gain_add, int R, int heads, int D);
 
     /* In place on x[R, heads·D] (leading dimension ld): rotate pairs (i, i+D/2) by the angle of pos[r] (Su et al. 2021, the
      * half-split pairing of Hugging Face Llama). cos_sin[position][D] = D/2 cosines, then D/2 sines. direction −1: backward. */
@@ -100,21 +123,25 @@ struct tl_ops {
     /* Store rows' keys and values into their blocks. k[r, kh·D + d], v likewise. */
     void (*kv_store)(tl_ctx *ctx, tl_kv kv, const float *k, int64_t ldk, const float *v, int64_t ldv, const tl_rows *rows, int Hkv, int D);
 
-    /* Causal attention of each row over keys 0 … pos of its sequence, K and V as stored (Vaswani et al. 2017 eq. 1; Dao et al.
-     * 2022 for the chunked form). Query head h reads key head h/(H/Hkv). Per row and chunk of 64 keys at absolute positions:
-     *   s_j = (fmaf chain over d from +0 of q_d·k_jd)·scale; m = max_j s_j; p_j = exp(s_j − m); l = Σ p_j (vector order);
+    /* Causal attention of each row over the keys that it sees, first … pos of its sequence, K and V as stored (Vaswani et al.
+     * 2017 eq. 1; Dao et al. 2022 for the chunked form); first = 0, or max(0, pos − window + 1). Query head h reads key head
+     * h/(H/Hkv). Per row and chunk of 64 keys at absolute positions that holds a key it sees, over those keys alone:
+     *   s_j = (fmaf chain over d from +0 of q_d·k_jd)·scale, with a soft-cap then cap·tanh(s_j·(1/cap));
+     *   m = max_j s_j; p_j = exp(s_j − m); l = Σ p_j (vector order, lane = key within the chunk, modulo 16);
      *   o_d = fmaf chain over keys j in order from +0 of p_j·v_jd.
      * Merge of (M, L, O) with the next chunk's (m, l, o): M' = max(M, m), α = exp(M − M'), β = exp(m − M'),
      *   L' = fmaf(L, α, l·β), O' = fmaf(O, α, o·β). The first chunk is taken as it is. out = O·(1/L).
-     * max_sum[r, h, 2] = (M, L), may be NULL. */
-    void (*attention)(tl_ctx *ctx, float *out, int64_t ldo, float *max_sum, const float *q, int64_t ldq, tl_kv kv, const tl_rows *rows, int H, int Hkv, int D, float scale);
+     * max_sum[r, h, 2] = (M, L), may be NULL. Blocks that no row of a call sees a key of are not read. */
+    void (*attention)(tl_ctx *ctx, float *out, int64_t ldo, float *max_sum, const float *q, int64_t ldq, tl_kv kv, const tl_rows *rows, const tl_attention_form *form);
     /* Gradients; rows hold whole sequences from position 0 (training). p_ij = exp(s_ij − M_i)·(1/L_i); δ_i = Σ_d dout·out (vector
-     * order); ds = p∘(dp − δ)·scale, dp_ij = fmaf chain over d of dout_id·v_jd. Pairs of (query chunk, key chunk), 64×64:
-     *   dq_i: chain over keys of a chunk from +0, chunk sums added in key order (the first written).
-     *   dk_j, dv_j: chain over the 64 queries of a chunk from +0 (queries before the key contribute +0), chunk sums added in query
-     *   order, query heads of a group one after the other: for h in group { for query chunks in order }.
+     * order); ds = p∘(dp − δ)·scale, with a soft-cap p∘(dp − δ)∘fmaf(−t, t, 1)·scale, t the tanh; dp_ij = fmaf chain over d of
+     * dout_id·v_jd. Pairs of (query chunk, key chunk), 64×64, of which some query sees some key; a row whose partners in a pair
+     * are all hidden has the sum +0 there:
+     *   dq_i: chain over the keys of a chunk that i sees from +0, chunk sums added in key order (the first written).
+     *   dk_j, dv_j: chain over the queries of a chunk that see j from +0, chunk sums added in query order, query heads of a group
+     *   one after the other: for h in group { for query chunks in order }.
      * dq, dk, dv are written (not added to), in rows with leading dimension ld. */
-    void (*attention_backward)(tl_ctx *ctx, float *dq, float *dk, float *dv, int64_t ld, const float *dout, const float *out, int64_t ldo, const float *max_sum, const float *q, int64_t ldq, tl_kv kv, const tl_rows *rows, int H, int Hkv, int D, float scale);
+    void (*attention_backward)(tl_ctx *ctx, float *dq, float *dk, float *dv, int64_t ld, const float *dout, const float *out, int64_t ldo, const float *max_sum, const float *q, int64_t ldq, tl_kv kv, const tl_rows *rows, const tl_attention_form *form);
 
     /* y = gelu_new(x): 0.5·x·(1 + tanh u), u = √(2/π)·(x + 0.044715·x³) (Hendrycks & Gimpel 2016), as x·sigmoid(2u): the same
      * without cancellation. n elements. */
@@ -123,12 +150,19 @@ struct tl_ops {
     /* y = silu(g)·u (Shazeer 2020, SwiGLU). gu[R, 2F]: g then u. */
     void (*swiglu)(tl_ctx *ctx, float *y, const float *gu, int R, int F);
     void (*swiglu_backward)(tl_ctx *ctx, float *dgu, const float *dy, const float *gu, int R, int F);
+    /* y = gelu_new(g)·u (Shazeer 2020, GEGLU, with gelu's tanh form as Gemma has it), laid out as SwiGLU. */
+    void (*geglu)(tl_ctx *ctx, float *y, const float *gu, int R, int F);
+    void (*geglu_backward)(tl_ctx *ctx, float *dgu, const float *dy, const float *gu, int R, int F);
     /* out = x + y. May be in place. */
     void (*add)(tl_ctx *ctx, float *out, const float *x, const float *y, int64_t n);
+    /* x = cap·tanh(x·(1/cap)) in place (Gemma Team 2024, Gemma 2 §2). n elements. */
+    void (*softcap)(tl_ctx *ctx, float *x, float cap, int64_t n);
 
-    /* Rows of logits → log-probability of target (−1: ignored, logp = 0): logp = z_t − (m + log Σ exp(z − m)), Σ in the vector order.
-     * If grad_scale ≠ 0, logits are overwritten by (softmax − onehot(target))·grad_scale (zeros where ignored). */
-    void (*softmax_loss)(tl_ctx *ctx, float *logp, float *logits, const int32_t *target, float grad_scale, int R, int V);
+    /* Rows of logits → log-probability of target (−1: ignored, logp = logz = 0): logp = z_t − log Z, logz = log Z = m + log Σ exp(z − m),
+     * m = max z, Σ in the vector order; z = logits, or capped as softcap does. logz may be NULL.
+     * With form->grad_scale, logits are overwritten by the gradient of grad_scale·(−logp + z_coef·logZ²), zeros where ignored:
+     * ((softmax·(1 + 2·z_coef·log Z) − onehot(target))·grad_scale)·(1 − t²), t the soft-cap's tanh. */
+    void (*softmax_loss)(tl_ctx *ctx, float *logp, float *logz, float *logits, const int32_t *target, const tl_loss_form *form, int R, int V);
 
     /* Σ x², as double: f32 squares are not rounded; chunks of 4096 elements, 16 double lanes and the vector tree within a chunk,
      * chunks added in order. NaN or infinity show in the result. */
@@ -156,17 +190,18 @@ void tl__cpu_features(char *out, size_t size);
 /* Cost of an operator for a shape: FLOPs as executed, bytes if every operand moved once. */
 typedef struct tl_cost { double flops, bytes; } tl_cost;
 typedef enum tl_op {
-    TL_OP_GEMM, TL_OP_BIAS_BACKWARD, TL_OP_EMBED, TL_OP_EMBED_BACKWARD, TL_OP_NORM, TL_OP_NORM_BACKWARD, TL_OP_ROPE,
-    TL_OP_KV_STORE, TL_OP_ATTENTION, TL_OP_ATTENTION_BACKWARD, TL_OP_ACT, TL_OP_ACT_BACKWARD, TL_OP_ADD,
-    TL_OP_SOFTMAX_LOSS, TL_OP_SUM_SQUARES, TL_OP_ADAMW, TL_OPS
+    TL_OP_GEMM, TL_OP_BIAS_BACKWARD, TL_OP_EMBED, TL_OP_EMBED_BACKWARD, TL_OP_NORM, TL_OP_NORM_BACKWARD, TL_OP_HEAD_NORM,
+    TL_OP_HEAD_NORM_BACKWARD, TL_OP_ROPE, TL_OP_KV_STORE, TL_OP_ATTENTION, TL_OP_ATTENTION_BACKWARD, TL_OP_ACT,
+    TL_OP_ACT_BACKWARD, TL_OP_ADD, TL_OP_SOFTCAP, TL_OP_SOFTMAX_LOSS, TL_OP_SUM_SQUARES, TL_OP_ADAMW, TL_OPS
 } tl_op;
-/* Dimensions by operator: GEMM (M,N,K); BIAS_BACKWARD, EMBED*, NORM*, (R,C,–); ROPE, KV_STORE (R, heads·D, –); ATTENTION*
- * (pairs of query and key, H, D); ACT*, ADD (elements of the output,–,–), SOFTMAX_LOSS (R,V,–), SUM_SQUARES, ADAMW (n,–,–). */
+/* Dimensions by operator: GEMM (M,N,K); BIAS_BACKWARD, EMBED*, NORM* (R,C,–); HEAD_NORM*, ROPE, KV_STORE (R, heads·D, –); ATTENTION*
+ * (pairs of query and key, H, D); ACT*, ADD, SOFTCAP (elements of the output,–,–), SOFTMAX_LOSS (R,V,–), SUM_SQUARES, ADAMW
+ * (n,–,–). A soft-cap inside attention or the loss is a SOFTCAP's FLOPs more. */
 tl_cost tl__op_cost(tl_op op, int64_t d0, int64_t d1, int64_t d2);
 const char *tl__op_name(tl_op op);
 tl_bucket tl__op_bucket(tl_op op);
-/* Query–key pairs that causal attention computes for these rows. */
-int64_t tl__attention_pairs(const tl_rows *rows);
+/* Query–key pairs of causal attention for these rows, within the window if it is not 0. */
+int64_t tl__attention_pairs(const tl_rows *rows, int window);
 
 /* What callers use: the table's operator inside a span with its cost. For each table entry but gemm there is a tl__NAME with the
  * same arguments. Products with a weight: y[R,N] = x[R,K]·W + b. */
@@ -177,22 +212,27 @@ void tl__linear_dx(tl_ctx *ctx, float *dx, int64_t lddx, const float *dy, int64_
 /* dW (+)= dyᵀ·x in W's layout (k = rows, blocks of TL_KB), added to where accumulate; dbias += Σ dy if dbias. */
 void tl__linear_dw(tl_ctx *ctx, float *dW, float *dbias, const float *dy, int64_t lddy, const float *x, int64_t ldx, tl_layout layout, int R, int N, int K, bool accumulate);
 
-void tl__embed(tl_ctx *ctx, float *x, const float *E, const float *P, const int32_t *token, const int32_t *pos, int R, int C);
-void tl__embed_backward(tl_ctx *ctx, float *dE, const int32_t *slot, const int32_t *id, const float *dx, int R, int C);
-void tl__rmsnorm(tl_ctx *ctx, float *out, float *sum, float *rstd, const float *x, const float *y, const float *gain, float eps, int R, int C);
-void tl__rmsnorm_backward(tl_ctx *ctx, float *dx, float *dgain, const float *dout, const float *s, const float *rstd, const float *gain, int R, int C);
+void tl__embed(tl_ctx *ctx, float *x, const float *E, const float *P, const int32_t *token, const int32_t *pos, float scale, int R, int C);
+void tl__embed_backward(tl_ctx *ctx, float *dE, const int32_t *slot, const int32_t *id, const float *dx, float scale, int R, int C);
+void tl__rmsnorm(tl_ctx *ctx, float *out, float *sum, float *rstd, const float *x, const float *y, const float *gain, float gain_add, float eps, int R, int C);
+void tl__rmsnorm_backward(tl_ctx *ctx, float *dx, float *dgain, const float *dout, const float *s, const float *rstd, const float *gain, float gain_add, int R, int C);
 void tl__layernorm(tl_ctx *ctx, float *out, float *sum, float *mean, float *rstd, const float *x, const float *y, const float *gain, const float *bias, float eps, int R, int C);
 void tl__layernorm_backward(tl_ctx *ctx, float *dx, float *dgain, float *dbias, const float *dout, const float *s, const float *mean, const float *rstd, const float *gain, int R, int C);
+void tl__head_norm(tl_ctx *ctx, float *out, int64_t ldo, float *rstd, const float *x, int64_t ldx, const float *gain, float gain_add, float eps, int R, int heads, int D);
+void tl__head_norm_backward(tl_ctx *ctx, float *dx, int64_t lddx, float *dgain, const float *dout, int64_t lddout, const float *x, int64_t ldx, const float *rstd, const float *gain, float gain_add, int R, int heads, int D);
 void tl__rope(tl_ctx *ctx, float *x, int64_t ld, const float *cos_sin, const int32_t *pos, int direction, int R, int heads, int D);
 void tl__kv_store(tl_ctx *ctx, tl_kv kv, const float *k, int64_t ldk, const float *v, int64_t ldv, const tl_rows *rows, int Hkv, int D);
-void tl__attention(tl_ctx *ctx, float *out, int64_t ldo, float *max_sum, const float *q, int64_t ldq, tl_kv kv, const tl_rows *rows, int H, int Hkv, int D, float scale);
-void tl__attention_backward(tl_ctx *ctx, float *dq, float *dk, float *dv, int64_t ld, const float *dout, const float *out, int64_t ldo, const float *max_sum, const float *q, int64_t ldq, tl_kv kv, const tl_rows *rows, int H, int Hkv, int D, float scale);
+void tl__attention(tl_ctx *ctx, float *out, int64_t ldo, float *max_sum, const float *q, int64_t ldq, tl_kv kv, const tl_rows *rows, const tl_attention_form *form);
+void tl__attention_backward(tl_ctx *ctx, float *dq, float *dk, float *dv, int64_t ld, const float *dout, const float *out, int64_t ldo, const float *max_sum, const float *q, int64_t ldq, tl_kv kv, const tl_rows *rows, const tl_attention_form *form);
 void tl__gelu(tl_ctx *ctx, float *y, const float *x, int64_t n);
 void tl__gelu_backward(tl_ctx *ctx, float *dx, const float *dy, const float *x, int64_t n);
 void tl__swiglu(tl_ctx *ctx, float *y, const float *gu, int R, int F);
 void tl__swiglu_backward(tl_ctx *ctx, float *dgu, const float *dy, const float *gu, int R, int F);
+void tl__geglu(tl_ctx *ctx, float *y, const float *gu, int R, int F);
+void tl__geglu_backward(tl_ctx *ctx, float *dgu, const float *dy, const float *gu, int R, int F);
 void tl__add(tl_ctx *ctx, float *out, const float *x, const float *y, int64_t n);
-void tl__softmax_loss(tl_ctx *ctx, float *logp, float *logits, const int32_t *target, float grad_scale, int R, int V);
+void tl__softcap(tl_ctx *ctx, float *x, float cap, int64_t n);
+void tl__softmax_loss(tl_ctx *ctx, float *logp, float *logz, float *logits, const int32_t *target, const tl_loss_form *form, int R, int V);
 double tl__sum_squares(tl_ctx *ctx, const float *x, int64_t n);
 void tl__adamw(tl_ctx *ctx, float *w, float *m, float *v, const float *g, int64_t n, const tl_adamw *hyper);
 

@@ -94,7 +94,7 @@ static tl_role head_role(const tl_arch *a) {
 static void norm(tl_ctx *ctx, const tl_model *m, float *out, float *sum, float *mean, float *rstd, const float *x,
                  const float *y, int layer, tl_role gain, tl_role bias, int R) {
     const tl_arch *a = &m->arch;
-    if (a->norm == TL_NORM_RMS) tl__rmsnorm(ctx, out, sum, rstd, x, y, weight(m, layer, gain), a->norm_eps, R, a->C);
+    if (a->norm == TL_NORM_RMS) tl__rmsnorm(ctx, out, sum, rstd, x, y, weight(m, layer, gain), 0, a->norm_eps, R, a->C);
     else
         tl__layernorm(ctx, out, sum, mean, rstd, x, y, weight(m, layer, gain), weight(m, layer, bias), a->norm_eps, R,
                       a->C);
@@ -105,7 +105,8 @@ static void norm_backward(tl_ctx *ctx, const tl_model *m, float *dx, float *grad
                           const float *mean, const float *rstd, int layer, tl_role gain, tl_role bias, int R) {
     const tl_arch *a = &m->arch;
     if (a->norm == TL_NORM_RMS)
-        tl__rmsnorm_backward(ctx, dx, gradient(m, grad, layer, gain), dout, s, rstd, weight(m, layer, gain), R, a->C);
+        tl__rmsnorm_backward(ctx, dx, gradient(m, grad, layer, gain), dout, s, rstd, weight(m, layer, gain), 0, R,
+                             a->C);
     else
         tl__layernorm_backward(ctx, dx, gradient(m, grad, layer, gain), gradient(m, grad, layer, bias), dout, s, mean,
                                rstd, weight(m, layer, gain), R, a->C);
@@ -131,8 +132,8 @@ static void product_backward(tl_ctx *ctx, const tl_model *m, const tl_acts *acts
 /* ---- attention block: normed → branch ---- */
 
 /* q·k is scaled by 1/√D. */
-static float attention_scale(const tl_arch *a) {
-    return 1.0f / sqrtf((float)a->D);
+static tl_attention_form attention_form(const tl_arch *a) {
+    return (tl_attention_form){.H = a->H, .Hkv = a->Hkv, .D = a->D, .scale = 1.0f / sqrtf((float)a->D)};
 }
 
 static void attention_block(tl_ctx *ctx, const tl_model *m, tl_acts *acts, tl_layer_acts *p, const tl_rows *rows,
@@ -151,7 +152,8 @@ static void attention_block(tl_ctx *ctx, const tl_model *m, tl_acts *acts, tl_la
     if (a->positions == TL_POS_ROPE) /* q and k lie side by side: one call rotates both */
         tl__rope(ctx, q, ld, m->cos_sin, rows->pos, 1, R, a->H + a->Hkv, a->D);
     tl__kv_store(ctx, p->kv, k, ld, v, ld, rows, a->Hkv, a->D);
-    tl__attention(ctx, p->att, Q, p->max_sum, q, ld, p->kv, rows, a->H, a->Hkv, a->D, attention_scale(a));
+    const tl_attention_form form = attention_form(a);
+    tl__attention(ctx, p->att, Q, p->max_sum, q, ld, p->kv, rows, &form);
     product(ctx, m, acts->branch, a->C, p->att, l, TL_ROLE_O, TL_ROLE_O_BIAS, R, a->C, Q);
 }
 
@@ -164,8 +166,8 @@ static void attention_block_backward(tl_ctx *ctx, const tl_model *m, tl_acts *ac
     float *dq = acts->d_qkv, *dk = dq + Q, *dv = dk + KV;
     product_backward(ctx, m, acts, acts->d_att, grad, acts->d_x, a->C, p->att, l, TL_ROLE_O, TL_ROLE_O_BIAS, R, a->C, Q,
                      false);
-    tl__attention_backward(ctx, dq, dk, dv, ld, acts->d_att, p->att, Q, p->max_sum, p->qkv, ld, p->kv, rows, a->H,
-                           a->Hkv, a->D, attention_scale(a));
+    const tl_attention_form form = attention_form(a);
+    tl__attention_backward(ctx, dq, dk, dv, ld, acts->d_att, p->att, Q, p->max_sum, p->qkv, ld, p->kv, rows, &form);
     if (a->positions == TL_POS_ROPE) tl__rope(ctx, dq, ld, m->cos_sin, rows->pos, -1, R, a->H + a->Hkv, a->D);
     if (weight(m, l, TL_ROLE_QKV)) {
         product_backward(ctx, m, acts, acts->d_normed, grad, dq, ld, acts->normed, l, TL_ROLE_QKV, TL_ROLE_QKV_BIAS, R,
@@ -228,7 +230,7 @@ void tl__model_forward(tl_ctx *ctx, const tl_model *m, tl_acts *acts, const tl_r
     assert(R > 0 && R <= acts->R);
     tl__spans_set(ctx->spans, -1, -1);
     tl__embed(ctx, acts->layer[0].x, weight(m, -1, TL_ROLE_EMBED), weight(m, -1, TL_ROLE_POSITION), rows->token,
-              rows->pos, R, a->C);
+              rows->pos, 1, R, a->C);
     for (int l = 0; l < a->L; l++) {
         tl_layer_acts *p = &acts->layer[l];
         tl__spans_set(ctx->spans, -1, l);
@@ -272,11 +274,12 @@ void tl__model_loss(tl_ctx *ctx, const tl_model *m, tl_acts *acts, const int32_t
                     float *grad, float grad_scale) {
     const tl_arch *a = &m->arch;
     const float *W = weight(m, -1, head_role(a));
+    const tl_loss_form form = {.grad_scale = grad ? grad_scale : 0};
     for (int r = 0; r < R; r += TL_KB) {
         int n = R - r < TL_KB ? R - r : TL_KB;
         const float *hidden = acts->hidden + (int64_t)r * a->C;
         tl__model_logits(ctx, m, acts->logits, hidden, n);
-        tl__softmax_loss(ctx, logp + r, acts->logits, target + r, grad ? grad_scale : 0.0f, n, a->V);
+        tl__softmax_loss(ctx, logp + r, NULL, acts->logits, target + r, &form, n, a->V);
         if (!grad) continue;
         tl__linear_dw(ctx, gradient(m, grad, -1, head_role(a)), NULL, acts->logits, a->V, hidden, a->C, TL_OUT_IN, n,
                       a->V, a->C, !(acts->first && r == 0));
@@ -307,8 +310,8 @@ void tl__model_backward(tl_ctx *ctx, const tl_model *m, tl_acts *acts, const tl_
                       TL_ROLE_NORM1_GAIN, TL_ROLE_NORM1_BIAS, R);
     }
     tl__spans_set(ctx->spans, -1, -1);
-    if (a->tied) tl__embed_backward(ctx, embed_grad, slot, rows->token, acts->d_x, R, a->C);
-    else tl__embed_backward(ctx, gradient(m, grad, -1, TL_ROLE_EMBED), NULL, rows->token, acts->d_x, R, a->C);
+    if (a->tied) tl__embed_backward(ctx, embed_grad, slot, rows->token, acts->d_x, 1, R, a->C);
+    else tl__embed_backward(ctx, gradient(m, grad, -1, TL_ROLE_EMBED), NULL, rows->token, acts->d_x, 1, R, a->C);
     if (a->positions == TL_POS_LEARNED)
-        tl__embed_backward(ctx, gradient(m, grad, -1, TL_ROLE_POSITION), NULL, rows->pos, acts->d_x, R, a->C);
+        tl__embed_backward(ctx, gradient(m, grad, -1, TL_ROLE_POSITION), NULL, rows->pos, acts->d_x, 1, R, a->C);
 }

@@ -11,33 +11,41 @@ static void no_gemm(tl_ctx *ctx, float *c, int64_t ldc, int M, int N, int K, con
                     int64_t a_col, const float *b, int64_t b_row, int64_t b_col, const float *bias, bool accumulate) {}
 static void no_bias_backward(tl_ctx *ctx, float *db, const float *dy, int64_t ld, int R, int N) {}
 static void no_embed(tl_ctx *ctx, float *x, const float *E, const float *P, const int32_t *token, const int32_t *pos,
-                     int R, int C) {}
-static void no_embed_backward(tl_ctx *ctx, float *dE, const int32_t *slot, const int32_t *id, const float *dx, int R,
-                              int C) {}
+                     float scale, int R, int C) {}
+static void no_embed_backward(tl_ctx *ctx, float *dE, const int32_t *slot, const int32_t *id, const float *dx,
+                              float scale, int R, int C) {}
 static void no_rmsnorm(tl_ctx *ctx, float *out, float *sum, float *rstd, const float *x, const float *y,
-                       const float *gain, float eps, int R, int C) {}
+                       const float *gain, float gain_add, float eps, int R, int C) {}
 static void no_rmsnorm_backward(tl_ctx *ctx, float *dx, float *dgain, const float *dout, const float *s,
-                                const float *rstd, const float *gain, int R, int C) {}
+                                const float *rstd, const float *gain, float gain_add, int R, int C) {}
 static void no_layernorm(tl_ctx *ctx, float *out, float *sum, float *mean, float *rstd, const float *x, const float *y,
                          const float *gain, const float *bias, float eps, int R, int C) {}
 static void no_layernorm_backward(tl_ctx *ctx, float *dx, float *dgain, float *dbias, const float *dout, const float *s,
                                   const float *mean, const float *rstd, const float *gain, int R, int C) {}
+static void no_head_norm(tl_ctx *ctx, float *out, int64_t ldo, float *rstd, const float *x, int64_t ldx,
+                         const float *gain, float gain_add, float eps, int R, int heads, int D) {}
+static void no_head_norm_backward(tl_ctx *ctx, float *dx, int64_t lddx, float *dgain, const float *dout, int64_t lddout,
+                                  const float *x, int64_t ldx, const float *rstd, const float *gain, float gain_add,
+                                  int R, int heads, int D) {}
 static void no_rope(tl_ctx *ctx, float *x, int64_t ld, const float *cos_sin, const int32_t *pos, int direction, int R,
                     int heads, int D) {}
 static void no_kv_store(tl_ctx *ctx, tl_kv kv, const float *k, int64_t ldk, const float *v, int64_t ldv,
                         const tl_rows *rows, int Hkv, int D) {}
 static void no_attention(tl_ctx *ctx, float *out, int64_t ldo, float *max_sum, const float *q, int64_t ldq, tl_kv kv,
-                         const tl_rows *rows, int H, int Hkv, int D, float scale) {}
+                         const tl_rows *rows, const tl_attention_form *form) {}
 static void no_attention_backward(tl_ctx *ctx, float *dq, float *dk, float *dv, int64_t ld, const float *dout,
                                   const float *out, int64_t ldo, const float *max_sum, const float *q, int64_t ldq,
-                                  tl_kv kv, const tl_rows *rows, int H, int Hkv, int D, float scale) {}
+                                  tl_kv kv, const tl_rows *rows, const tl_attention_form *form) {}
 static void no_gelu(tl_ctx *ctx, float *y, const float *x, int64_t n) {}
 static void no_gelu_backward(tl_ctx *ctx, float *dx, const float *dy, const float *x, int64_t n) {}
 static void no_swiglu(tl_ctx *ctx, float *y, const float *gu, int R, int F) {}
 static void no_swiglu_backward(tl_ctx *ctx, float *dgu, const float *dy, const float *gu, int R, int F) {}
+static void no_geglu(tl_ctx *ctx, float *y, const float *gu, int R, int F) {}
+static void no_geglu_backward(tl_ctx *ctx, float *dgu, const float *dy, const float *gu, int R, int F) {}
+static void no_softcap(tl_ctx *ctx, float *x, float cap, int64_t n) {}
 static void no_add(tl_ctx *ctx, float *out, const float *x, const float *y, int64_t n) {}
-static void no_softmax_loss(tl_ctx *ctx, float *logp, float *logits, const int32_t *target, float grad_scale, int R,
-                            int V) {}
+static void no_softmax_loss(tl_ctx *ctx, float *logp, float *logz, float *logits, const int32_t *target,
+                            const tl_loss_form *form, int R, int V) {}
 static double no_sum_squares(tl_ctx *ctx, const float *x, int64_t n) {
     return 0;
 }
@@ -53,6 +61,8 @@ static const tl_ops counting = {
     .rmsnorm_backward = no_rmsnorm_backward,
     .layernorm = no_layernorm,
     .layernorm_backward = no_layernorm_backward,
+    .head_norm = no_head_norm,
+    .head_norm_backward = no_head_norm_backward,
     .rope = no_rope,
     .kv_store = no_kv_store,
     .attention = no_attention,
@@ -61,7 +71,10 @@ static const tl_ops counting = {
     .gelu_backward = no_gelu_backward,
     .swiglu = no_swiglu,
     .swiglu_backward = no_swiglu_backward,
+    .geglu = no_geglu,
+    .geglu_backward = no_geglu_backward,
     .add = no_add,
+    .softcap = no_softcap,
     .softmax_loss = no_softmax_loss,
     .sum_squares = no_sum_squares,
     .adamw = no_adamw,

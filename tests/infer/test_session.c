@@ -98,7 +98,7 @@ static void score_one_by_one(const tl_model *m, tl_ctx *c, const int32_t *tokens
     for (int i = 0; i + 1 < n; i++) {
         append(s, tokens + i, 1, logits);
         int32_t target = tokens[i + 1];
-        tl__softmax_loss(c, logp + i, logits, &target, 0, 1, m->arch.V);
+        tl__softmax_loss(c, logp + i, NULL, logits, &target, &(tl_loss_form){0}, 1, m->arch.V);
     }
     tl__session_close(s);
 }

@@ -45,7 +45,7 @@ typedef struct world {
     float *q, *k, *v, *dout; /* of the fresh rows */
     float *past_k, *past_v;  /* [all positions of all sequences][Hkv·D] */
     int32_t *past_at;        /* [S] first row of a sequence in past_k */
-    float scale;
+    tl_attention_form form;
 } world;
 
 static uint64_t world_seed = 1;
@@ -65,7 +65,7 @@ static float *nan_floats(size_t n) {
 }
 
 static void world_open(world *w, int H, int Hkv, int D, int S, const int *past, const int *fresh) {
-    *w = (world){.H = H, .Hkv = Hkv, .D = D, .S = S, .scale = 1 / sqrtf((float)D)};
+    *w = (world){.H = H, .Hkv = Hkv, .D = D, .S = S, .form = {H, Hkv, D, 1 / sqrtf((float)D), 0, 0}};
     int R = 0, all = 0;
     w->seq_row = malloc((size_t)(S + 1) * sizeof(int32_t));
     w->seq_block = malloc((size_t)S * sizeof(int32_t));
@@ -128,10 +128,10 @@ static result compute(tl_ctx *ctx, const world *w, bool backward) {
     r.out = nan_floats(r.out_floats), r.max_sum = nan_floats(r.sum_floats);
     r.dq = nan_floats(r.grad_floats), r.dk = nan_floats(r.grad_floats), r.dv = nan_floats(r.grad_floats);
     ctx->ops->kv_store(ctx, r.kv, w->k, w->ldkv, w->v, w->ldkv, &w->rows, w->Hkv, w->D);
-    ctx->ops->attention(ctx, r.out, w->ldo, r.max_sum, w->q, w->ldq, r.kv, &w->rows, w->H, w->Hkv, w->D, w->scale);
+    ctx->ops->attention(ctx, r.out, w->ldo, r.max_sum, w->q, w->ldq, r.kv, &w->rows, &w->form);
     if (backward)
         ctx->ops->attention_backward(ctx, r.dq, r.dk, r.dv, r.ld, w->dout, r.out, w->ldo, r.max_sum, w->q, w->ldq, r.kv,
-                                     &w->rows, w->H, w->Hkv, w->D, w->scale);
+                                     &w->rows, &w->form);
     return r;
 }
 
@@ -143,8 +143,10 @@ static void assert_same(const char *what, const world *w, const float *a, const 
     if (memcmp(a, b, n * sizeof(float)) == 0) return;
     size_t i = 0;
     while (memcmp(a + i, b + i, sizeof(float)) == 0) i++;
-    print_error("%s[%zu]: %a, by the definition %a (H %d, Hkv %d, D %d, S %d, first past %d, fresh %d)\n", what, i,
-                (double)a[i], (double)b[i], w->H, w->Hkv, w->D, w->S, w->past[0], w->fresh[0]);
+    print_error("%s[%zu]: %a, by the definition %a (H %d, Hkv %d, D %d, S %d, first past %d, fresh %d, window "
+                "%d, cap %g)\n",
+                what, i, (double)a[i], (double)b[i], w->H, w->Hkv, w->D, w->S, w->past[0], w->fresh[0], w->form.window,
+                (double)w->form.softcap);
     fail();
 }
 
@@ -176,6 +178,18 @@ static void assert_all_isas(const world *w, bool backward, int most_threads) {
     result_close(&ref);
 }
 
+/* Windows that end within a block, a chunk and a tile of rows, at a chunk, across chunks, and beyond every key;
+ * soft-caps that bend the scores. The first is plain. */
+static const struct {
+    int window;
+    float softcap;
+} forms[] = {{0, 0}, {1, 0}, {7, 0}, {64, 0}, {65, 0}, {100, 0}, {INT32_MAX, 0}, {0, 2}, {30, 0.7f}, {130, 5}};
+enum { FORMS = sizeof forms / sizeof *forms };
+
+static void set_form(world *w, int i) {
+    w->form.window = forms[i].window, w->form.softcap = forms[i].softcap;
+}
+
 static void fast_equals_ref_forward(void **state) {
     static const struct {
         int H, Hkv, D, S, past[6], fresh[6];
@@ -201,7 +215,10 @@ static void fast_equals_ref_forward(void **state) {
     for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
         world w;
         world_open(&w, cases[c].H, cases[c].Hkv, cases[c].D, cases[c].S, cases[c].past, cases[c].fresh);
-        assert_all_isas(&w, false, 4);
+        for (int f = 0; f < FORMS; f += f ? 3 : 1 + (int)c % 3) { /* plain, and a third of the others */
+            set_form(&w, f);
+            assert_all_isas(&w, false, f ? 2 : 4);
+        }
         world_close(&w);
     }
 }
@@ -216,6 +233,8 @@ static void fast_equals_ref_forward_random(void **state) {
             past[s] = (int)((y.v[s % 4] >> s) % 140), fresh[s] = (int)((y.v[(s + 1) % 4] >> s) % 90);
         world w;
         world_open(&w, Hkv * G, Hkv, D, S, past, fresh);
+        w.form.window = (int)(t % 3 ? x.v[1] >> 8 & 127 : 0);
+        w.form.softcap = t % 4 == 1 ? 0.5f + (float)t : 0;
         if (w.rows.R > 0) assert_all_isas(&w, false, 2);
         world_close(&w);
     }
@@ -241,7 +260,10 @@ static void fast_equals_ref_backward(void **state) {
         world w;
         static const int none[6];
         world_open(&w, cases[c].H, cases[c].Hkv, cases[c].D, cases[c].S, none, cases[c].fresh);
-        assert_all_isas(&w, true, 4);
+        for (int f = 0; f < FORMS; f += f ? 3 : 1 + (int)c % 3) { /* plain, and a third of the others */
+            set_form(&w, f);
+            assert_all_isas(&w, true, f ? 2 : 4);
+        }
         world_close(&w);
     }
     for (uint64_t t = 0; t < 20; t++) {
@@ -252,6 +274,8 @@ static void fast_equals_ref_backward(void **state) {
         for (int s = 0; s < S; s++) fresh[s] = 1 + (int)((y.v[s % 4] >> s) % 100);
         world w;
         world_open(&w, Hkv * G, Hkv, D, S, past, fresh);
+        w.form.window = (int)(t % 3 ? x.v[1] >> 8 & 127 : 0);
+        w.form.softcap = t % 4 == 1 ? 0.5f + (float)t : 0;
         assert_all_isas(&w, true, 3);
         world_close(&w);
     }
@@ -263,9 +287,11 @@ static void law1_chunked_prefill_equals_whole(void **state) {
     static const int cuts[][8] = {{150}, {1, 15, 17, 31, 64, 22}, {64, 64, 22}, {100, 50}, {5, 145}};
     world w;
     world_open(&w, 4, 2, 64, 1, none, whole);
-    for (int isa = 0; isa < 3; isa++) {
+    for (int run = 0; run < 3 * FORMS; run++) {
+        const int isa = run / FORMS;
         tl_ctx *ctx = &contexts[isa][isa == 0 ? 1 : 2];
         if (!ctx->ops) continue;
+        set_form(&w, run % FORMS);
         result all = compute(ctx, &w, false);
         for (int c = 0; c <= (int)(sizeof cuts / sizeof *cuts); c++) {
             tl_kv kv = kv_copy(&w);
@@ -276,7 +302,7 @@ static void law1_chunked_prefill_equals_whole(void **state) {
                 tl_rows rows = {n, 1, NULL, w.pos + from, span, w.seq_block, w.block};
                 ctx->ops->kv_store(ctx, kv, w.k + from * w.ldkv, w.ldkv, w.v + from * w.ldkv, w.ldkv, &rows, 2, 64);
                 ctx->ops->attention(ctx, out + from * w.ldo, w.ldo, max_sum + from * 8, w.q + from * w.ldq, w.ldq, kv,
-                                    &rows, 4, 2, 64, w.scale);
+                                    &rows, &w.form);
             }
             /* The gap between rows stays as it was. */
             assert_same("out", &w, out, all.out, all.out_floats);
@@ -293,21 +319,23 @@ static void law1_row_alone_equals_batch(void **state) {
     static const int past[5] = {0, 100, 63, 7, 0}, fresh[5] = {70, 1, 20, 1, 9};
     world w;
     world_open(&w, 6, 3, 80, 5, past, fresh);
-    for (int isa = 0; isa < 3; isa++) {
+    for (int run = 0; run < 3 * FORMS; run++) {
+        const int isa = run / FORMS;
         tl_ctx *ctx = &contexts[isa][isa == 0 ? 1 : 3];
         if (!ctx->ops) continue;
+        set_form(&w, run % FORMS);
         result all = compute(ctx, &w, false);
         for (int s = 0; s < w.S; s++)
             for (int r = w.seq_row[s]; r < w.seq_row[s + 1]; r++) {
                 float out[6 * 80], max_sum[12];
                 int32_t span[2] = {0, 1};
                 tl_rows one = {1, 1, NULL, w.pos + r, span, w.seq_block + s, w.block};
-                ctx->ops->attention(ctx, out, 0, max_sum, w.q + r * w.ldq, 0, all.kv, &one, 6, 3, 80, w.scale);
+                ctx->ops->attention(ctx, out, 0, max_sum, w.q + r * w.ldq, 0, all.kv, &one, &w.form);
                 assert_same("out", &w, out, all.out + r * w.ldo, 6 * 80);
                 assert_same("max_sum", &w, max_sum, all.max_sum + r * 12, 12);
                 /* Without max_sum. */
                 memset(out, 0xff, sizeof out);
-                ctx->ops->attention(ctx, out, 0, NULL, w.q + r * w.ldq, 0, all.kv, &one, 6, 3, 80, w.scale);
+                ctx->ops->attention(ctx, out, 0, NULL, w.q + r * w.ldq, 0, all.kv, &one, &w.form);
                 assert_same("out", &w, out, all.out + r * w.ldo, 6 * 80);
             }
         result_close(&all);
@@ -320,9 +348,11 @@ static void law3_backward_by_micro_batch(void **state) {
     static const int none[4], fresh[4] = {70, 128, 9, 40};
     world w;
     world_open(&w, 4, 2, 64, 4, none, fresh);
-    for (int isa = 0; isa < 3; isa++) {
+    for (int run = 0; run < 3 * FORMS; run++) {
+        const int isa = run / FORMS;
         tl_ctx *ctx = &contexts[isa][isa == 0 ? 1 : 2];
         if (!ctx->ops) continue;
+        set_form(&w, run % FORMS);
         result all = compute(ctx, &w, true);
         result part = compute(&contexts[0][1], &w, true); /* for its buffers */
         memset(part.dq, 0xff, part.grad_floats * sizeof(float));
@@ -334,7 +364,7 @@ static void law3_backward_by_micro_batch(void **state) {
             tl_rows rows = {w.fresh[s], 1, NULL, w.pos + r, span, w.seq_block + s, w.block};
             ctx->ops->attention_backward(ctx, part.dq + r * part.ld, part.dk + r * part.ld, part.dv + r * part.ld,
                                          part.ld, w.dout + r * w.ldo, all.out + r * w.ldo, w.ldo, all.max_sum + r * 8,
-                                         w.q + r * w.ldq, w.ldq, all.kv, &rows, 4, 2, 64, w.scale);
+                                         w.q + r * w.ldq, w.ldq, all.kv, &rows, &w.form);
         }
         assert_result(&w, &part, &all);
         result_close(&all), result_close(&part);
@@ -342,45 +372,95 @@ static void law3_backward_by_micro_batch(void **state) {
     world_close(&w);
 }
 
-/* Against softmax in double, as the textbook has it. A score's error is at most (D + 1)·2^-24·Σ|q·k|·scale; with |q·k|
- * sums near D·0.64 that is (65)·2^-24·41/8 < 2.0e-5, and p's relative error is the same size; v is of order 1 and 150
- * further chained terms add 150·2^-24 = 9e-6. Random signs leave far less: 2e-5 on values below 4. */
+/* Row i of the new ones of sequence s, head h, by softmax in double over the keys that it sees. One key head, D = 64.
+ */
+static void check_textbook_row(const world *w, const result *r, int s, int i, int h) {
+    const int past = w->past[s], last = past + i, row = w->seq_row[s] + i;
+    const int first = w->form.window && last >= w->form.window ? last - w->form.window + 1 : 0;
+    const double cap = w->form.softcap;
+    double p[200], top = -INFINITY, sum = 0, o[64] = {0};
+    const float *q = w->q + row * w->ldq + h * 64;
+    for (int j = first; j <= last; j++) {
+        const float *k = j < past ? w->past_k + (w->past_at[s] + j) * 64 : w->k + (w->seq_row[s] + j - past) * w->ldkv;
+        p[j] = 0;
+        for (int d = 0; d < 64; d++) p[j] += (double)q[d] * k[d];
+        p[j] /= 8;
+        if (cap != 0) p[j] = cap * tanh(p[j] / cap);
+        if (p[j] > top) top = p[j];
+    }
+    for (int j = first; j <= last; j++) sum += p[j] = exp(p[j] - top);
+    for (int j = first; j <= last; j++) {
+        const float *v = j < past ? w->past_v + (w->past_at[s] + j) * 64 : w->v + (w->seq_row[s] + j - past) * w->ldkv;
+        for (int d = 0; d < 64; d++) o[d] += p[j] / sum * v[d];
+    }
+    for (int d = 0; d < 64; d++) assert_true(fabs(r->out[row * w->ldo + h * 64 + d] - o[d]) < 2e-5);
+    assert_true(fabs(r->max_sum[(row * 2 + h) * 2] - top) < 2e-5 * (1 + fabs(top)));
+}
+
+/* A score's error is at most (D + 1)·2^-24·Σ|q·k|·scale; with |q·k| sums near D·0.64 that is (65)·2^-24·41/8 < 2.0e-5,
+ * and p's relative error is the same size; v is of order 1 and 150 further chained terms add 150·2^-24 = 9e-6. Random
+ * signs leave far less: 2e-5 on values below 4. A soft-cap's slope is at most 1 and its own error 1.5 ulp of the cap.
+ */
 static void ref_equals_textbook(void **state) {
     static const int past[2] = {0, 80}, fresh[2] = {100, 70};
     world w;
     world_open(&w, 2, 1, 64, 2, past, fresh);
-    result r = compute(&contexts[0][1], &w, false);
-    for (int s = 0; s < 2; s++)
-        for (int i = 0; i < fresh[s]; i++)
-            for (int h = 0; h < 2; h++) {
-                int n = past[s] + i + 1;
-                double p[200], top = -INFINITY, sum = 0, o[64] = {0};
-                const float *q = w.q + (w.seq_row[s] + i) * w.ldq + h * 64;
-                for (int j = 0; j < n; j++) {
-                    const float *k =
-                        j < past[s] ? w.past_k + (w.past_at[s] + j) * 64 : w.k + (w.seq_row[s] + j - past[s]) * w.ldkv;
-                    p[j] = 0;
-                    for (int d = 0; d < 64; d++) p[j] += (double)q[d] * k[d];
-                    p[j] /= 8;
-                    if (p[j] > top) top = p[j];
-                }
-                for (int j = 0; j < n; j++) sum += p[j] = exp(p[j] - top);
-                for (int j = 0; j < n; j++) {
-                    const float *v =
-                        j < past[s] ? w.past_v + (w.past_at[s] + j) * 64 : w.v + (w.seq_row[s] + j - past[s]) * w.ldkv;
-                    for (int d = 0; d < 64; d++) o[d] += p[j] / sum * v[d];
-                }
-                for (int d = 0; d < 64; d++)
-                    assert_true(fabs(r.out[(w.seq_row[s] + i) * w.ldo + h * 64 + d] - o[d]) < 2e-5);
-                assert_true(fabs(r.max_sum[((w.seq_row[s] + i) * 2 + h) * 2] - top) < 2e-5 * (1 + fabs(top)));
+    for (int f = 0; f < FORMS; f++) {
+        set_form(&w, f);
+        result r = compute(&contexts[0][1], &w, false);
+        for (int s = 0; s < 2; s++)
+            for (int i = 0; i < fresh[s]; i++)
+                for (int h = 0; h < 2; h++) check_textbook_row(&w, &r, s, i, h);
+        result_close(&r);
+    }
+    world_close(&w);
+}
+
+/* Keys that a window hides may be anything, and blocks of which all are hidden need not be there. */
+static void hidden_keys_are_not_read(void **state) {
+    static const int past[5] = {300, 64, 127, 40, 200}, fresh[5] = {1, 1, 1, 1, 3};
+    static const int windows[] = {1, 15, 30, 64, 100};
+    world w;
+    world_open(&w, 4, 2, 40, 5, past, fresh);
+    for (size_t i = 0; i < sizeof windows / sizeof *windows; i++) {
+        w.form.window = windows[i];
+        result want = compute(&contexts[0][1], &w, false);
+        tl_kv kv = kv_copy(&w); /* the fresh keys are stored below */
+        float none[2 * 40];
+        memset(none, 0xff, sizeof none);
+        int32_t *block = malloc((size_t)w.blocks * sizeof *block);
+        memcpy(block, w.block, (size_t)w.blocks * sizeof *block);
+        for (int s = 0; s < w.S; s++) {
+            const int first =
+                past[s] + 1 > windows[i] ? past[s] + 1 - windows[i] : 0; /* of the sequence's first new row */
+            for (int32_t p = 0; p < first; p++) {
+                int32_t span[2] = {0, 1};
+                tl_rows one = {1, 1, NULL, &p, span, w.seq_block + s, w.block};
+                contexts[0][1].ops->kv_store(&contexts[0][1], kv, none, 0, none, 0, &one, 2, 40);
             }
-    result_close(&r);
+            for (int b = 0; b < first / TL_KV_BLOCK; b++) block[w.seq_block[s] + b] = INT32_MAX;
+        }
+        tl_rows rows = w.rows;
+        rows.block = block;
+        for (int isa = 0; isa < 3; isa++) {
+            tl_ctx *ctx = &contexts[isa][1];
+            if (!ctx->ops) continue;
+            ctx->ops->kv_store(ctx, kv, w.k, w.ldkv, w.v, w.ldkv, &w.rows, 2, 40);
+            float *out = nan_floats(want.out_floats), *max_sum = nan_floats(want.sum_floats);
+            ctx->ops->attention(ctx, out, w.ldo, max_sum, w.q, w.ldq, kv, &rows, &w.form);
+            assert_same("out", &w, out, want.out, want.out_floats);
+            assert_same("max_sum", &w, max_sum, want.max_sum, want.sum_floats);
+            free(out), free(max_sum);
+        }
+        free(block), free(kv.k), free(kv.v);
+        result_close(&want);
+    }
     world_close(&w);
 }
 
 /* The definition in double: Σ dout∘attention(q, k, v) moved by ±h along every coordinate. The central difference's
  * error is h²/6·f''' + 2^-53·|f|/h: with h = 1e-4 and values near 1, about 1e-8. */
-static void ref_backward_equals_finite_differences(void **state) {
+static void check_finite_differences(int window, float softcap) {
     enum { S = 2, H = 4, HKV = 2, D = 5, R = 70 + 6, BLOCKS = 6 };
     static int32_t pos[R], seq_row[S + 1] = {0, 70, R}, seq_block[S] = {0, 5}, block[BLOCKS] = {3, 0, 5, 1, 4, 2};
     for (int i = 0; i < R; i++) pos[i] = i < 70 ? i : i - 70;
@@ -394,11 +474,11 @@ static void ref_backward_equals_finite_differences(void **state) {
         for (int a = 0; a < 3; a++) x[a][i] = u.v[a] * 0x1p-31 - 1;
         dout[i] = u.v[3] * 0x1p-31 - 1;
     }
-    const double scale = 0.7, step = 1e-4;
+    const tl_attention_form form = {H, HKV, D, 0.7f, softcap, window};
+    const double step = 1e-4;
     ref_kv_store(NULL, kv, x[1], H * D, x[2], H * D, &rows, HKV, D);
-    ref_attention(NULL, out, H * D, max_sum, x[0], H * D, kv, &rows, H, HKV, D, scale);
-    ref_attention_backward(NULL, g[0], g[1], g[2], H * D, dout, out, H * D, max_sum, x[0], H * D, kv, &rows, H, HKV, D,
-                           scale);
+    ref_attention(NULL, out, H * D, max_sum, x[0], H * D, kv, &rows, &form);
+    ref_attention_backward(NULL, g[0], g[1], g[2], H * D, dout, out, H * D, max_sum, x[0], H * D, kv, &rows, &form);
     double worst = 0;
     for (int a = 0; a < 3; a++)
         for (int i = 0; i < R * H * D; i += 7) { /* 7 and H·D = 20 share no factor: every column is met */
@@ -408,7 +488,7 @@ static void ref_backward_equals_finite_differences(void **state) {
                 double kept = x[a][i];
                 x[a][i] += side ? step : -step;
                 ref_kv_store(NULL, kv, x[1], H * D, x[2], H * D, &rows, HKV, D);
-                ref_attention(NULL, out, H * D, NULL, x[0], H * D, kv, &rows, H, HKV, D, scale);
+                ref_attention(NULL, out, H * D, NULL, x[0], H * D, kv, &rows, &form);
                 x[a][i] = kept;
                 f[side] = 0;
                 for (int k = 0; k < R * H * D; k++) f[side] += dout[k] * out[k];
@@ -416,8 +496,16 @@ static void ref_backward_equals_finite_differences(void **state) {
             double error = fabs((f[1] - f[0]) / (2 * step) - g[a][i]);
             if (error > worst) worst = error;
         }
-    if (!(worst < 2e-7)) print_error("worst difference %g\n", worst);
+    if (!(worst < 2e-7)) print_error("window %d, soft-cap %g: worst difference %g\n", window, (double)softcap, worst);
     assert_true(worst < 2e-7);
+}
+
+static void ref_backward_equals_finite_differences(void **state) {
+    check_finite_differences(0, 0);
+    check_finite_differences(20, 0);
+    check_finite_differences(66, 0);
+    check_finite_differences(0, 2);
+    check_finite_differences(9, 1.5f);
 }
 
 int main(void) {
@@ -426,6 +514,7 @@ int main(void) {
         cmocka_unit_test(fast_equals_ref_forward),     cmocka_unit_test(fast_equals_ref_forward_random),
         cmocka_unit_test(fast_equals_ref_backward),    cmocka_unit_test(law1_chunked_prefill_equals_whole),
         cmocka_unit_test(law1_row_alone_equals_batch), cmocka_unit_test(law3_backward_by_micro_batch),
+        cmocka_unit_test(hidden_keys_are_not_read),
     };
     return cmocka_run_group_tests(tests, open_contexts, close_contexts);
 }

@@ -306,7 +306,8 @@ static void test_costs_and_pairs(void **unused) {
         assert_true(tl__op_bucket(op) < TL_BUCKETS);
     }
     const int32_t pos[] = {0, 1, 2, 5};
-    assert_int_equal(tl__attention_pairs(&(tl_rows){.R = 4, .pos = pos}), 1 + 2 + 3 + 6);
+    assert_int_equal(tl__attention_pairs(&(tl_rows){.R = 4, .pos = pos}, 0), 1 + 2 + 3 + 6);
+    assert_int_equal(tl__attention_pairs(&(tl_rows){.R = 4, .pos = pos}, 2), 1 + 2 + 2 + 2);
 }
 
 static void test_a_table_that_cannot_be_had_is_refused_in_words(void **unused) {

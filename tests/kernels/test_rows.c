@@ -60,7 +60,7 @@ enum { TOKENS = 23, POSITIONS = 40, N_IN = 12 };
 typedef struct inputs {
     shape d;
     float *x, *y, *gain, *bias, *dout, *gu, *dy, *logits, *E, *P, *cos_sin, *qk;
-    float *rstd, *mean;
+    float *rstd, *mean, *head_rstd, *head_gain, *dqk;
     int32_t *token, *pos, *target, *slot;
 } inputs;
 
@@ -72,7 +72,8 @@ static inputs inputs_make(shape d) {
     in.logits = floats((int64_t)d.R * d.V);
     in.E = floats((int64_t)TOKENS * d.C), in.P = floats((int64_t)POSITIONS * d.C);
     in.cos_sin = floats((int64_t)POSITIONS * d.D), in.qk = floats((int64_t)d.R * (d.H * d.D + 3));
-    in.rstd = floats(d.R), in.mean = floats(d.R);
+    in.rstd = floats(d.R), in.mean = floats(d.R), in.head_rstd = floats((int64_t)d.R * d.H);
+    in.head_gain = floats(d.D), in.dqk = floats((int64_t)d.R * (d.H * d.D + 3));
     in.token = malloc(sizeof(int32_t) * (size_t)(d.R + 1)), in.pos = malloc(sizeof(int32_t) * (size_t)(d.R + 1));
     in.target = malloc(sizeof(int32_t) * (size_t)(d.R + 1)), in.slot = malloc(sizeof(int32_t) * TOKENS);
     for (int r = 0; r < d.R; r++) {
@@ -83,8 +84,8 @@ static inputs inputs_make(shape d) {
     return in;
 }
 static void inputs_free(inputs *in) {
-    float *f[] = {in->x,      in->y, in->gain, in->bias,    in->dout, in->gu,   in->dy,
-                  in->logits, in->E, in->P,    in->cos_sin, in->qk,   in->rstd, in->mean};
+    float *f[] = {in->x, in->y,       in->gain, in->bias, in->dout, in->gu,        in->dy,        in->logits, in->E,
+                  in->P, in->cos_sin, in->qk,   in->rstd, in->mean, in->head_rstd, in->head_gain, in->dqk};
     int32_t *i[] = {in->token, in->pos, in->target, in->slot};
     for (size_t k = 0; k < sizeof f / sizeof *f; k++) free(f[k]);
     for (size_t k = 0; k < sizeof i / sizeof *i; k++) free(i[k]);
@@ -94,11 +95,18 @@ static void inputs_free(inputs *in) {
 #define BY_ROW(X)                                                                                                      \
     X(EMBED, C)                                                                                                        \
     X(EMBED_ALONE, C)                                                                                                  \
-    X(RMS, C) X(RMS_SUM, C) X(RMS_RSTD, one) X(RMS_ALONE, C) X(RMS_NO_SUM, C) X(RMS_COPY, C) X(RMS_COPY_SUM, C)        \
-        X(RMS_DX, C) X(LN, C) X(LN_SUM, C) X(LN_MEAN, one) X(LN_RSTD, one) X(LN_ALONE, C) X(LN_NO_SUM, C) X(LN_DX, C)  \
-            X(IN_PLACE, C) X(IN_PLACE_NORM, C) X(ROPE, qk) X(ROPE_BACK, qk) X(GELU, C) X(GELU_BACK, C) X(SWIGLU, F)    \
-                X(SWIGLU_BACK, gu) X(ADD, C) X(ADD_IN_PLACE, C) X(LOGP, one) X(DLOGITS, V) X(LOGP_ALONE, one)
-#define SUMMED(X) X(DBIAS, C) X(RMS_DGAIN, C) X(LN_DGAIN, C) X(LN_DBIAS, C) X(DE, E) X(DE_SLOT, E)
+    X(EMBED_SCALED, C) X(RMS, C) X(RMS_SUM, C) X(RMS_RSTD, one) X(RMS_ALONE, C) X(RMS_NO_SUM, C) X(RMS_COPY, C)        \
+        X(RMS_COPY_SUM, C) X(RMS_DX, C) X(LN, C) X(LN_SUM, C) X(LN_MEAN, one) X(LN_RSTD, one) X(LN_ALONE, C)           \
+            X(LN_NO_SUM, C) X(LN_DX, C) X(IN_PLACE, C) X(IN_PLACE_NORM, C) X(ROPE, qk) X(ROPE_BACK, qk) X(GELU, C)     \
+                X(GELU_BACK, C) X(SWIGLU, F) X(SWIGLU_BACK, gu) X(ADD, C) X(ADD_IN_PLACE, C) X(LOGP, one)              \
+                    X(DLOGITS, V) X(LOGP_ALONE, one) X(HEAD, qk) X(HEAD_RSTD, H) X(HEAD_IN_PLACE, qk) X(HEAD_DX, qk)   \
+                        X(HEAD_DX_IN_PLACE, qk) X(WHOLE, C) X(WHOLE_RSTD, one) X(WHOLE_DX, C) X(GEGLU, F)              \
+                            X(GEGLU_BACK, gu) X(SOFTCAP, C) X(LOGZ, one) X(LOGP_Z, one) X(DLOGITS_Z, V)                \
+                                X(LOGP_CAP, one) X(LOGZ_CAP, one) X(DLOGITS_CAP, V) X(LOGP_CAP_ALONE, one)
+#define SUMMED(X)                                                                                                      \
+    X(DBIAS, C)                                                                                                        \
+    X(RMS_DGAIN, C) X(LN_DGAIN, C) X(LN_DBIAS, C) X(DE, E) X(DE_SLOT, E) X(HEAD_DGAIN, D) X(HEAD_DGAIN_IN_PLACE, D)    \
+        X(WHOLE_DGAIN, C)
 
 #define NAME_ROW(name, width) ROW_##name,
 #define NAME_SUM(name, width) SUM_##name,
@@ -117,7 +125,7 @@ typedef struct outputs {
 static outputs outputs_make(const inputs *in) {
     const shape d = in->d;
     outputs o = {.d = d};
-    const int64_t C = d.C, F = d.F, V = d.V, gu = 2 * (int64_t)d.F, one = 1, qk = d.H * d.D + 3,
+    const int64_t C = d.C, F = d.F, V = d.V, gu = 2 * (int64_t)d.F, one = 1, qk = d.H * d.D + 3, H = d.H, D = d.D,
                   E = (int64_t)TOKENS * C;
 #define WIDTH_ROW(name, width) o.row_width[ROW_##name] = width;
 #define WIDTH_SUM(name, width) o.sum_width[SUM_##name] = width;
@@ -132,6 +140,11 @@ static outputs outputs_make(const inputs *in) {
     memcpy(o.row[ROW_ADD_IN_PLACE], in->x, sizeof(float) * (size_t)(d.R * C));
     memcpy(o.row[ROW_IN_PLACE], in->x, sizeof(float) * (size_t)(d.R * C));
     memcpy(o.row[ROW_DLOGITS], in->logits, sizeof(float) * (size_t)(d.R * V));
+    memcpy(o.row[ROW_DLOGITS_Z], in->logits, sizeof(float) * (size_t)(d.R * V));
+    memcpy(o.row[ROW_DLOGITS_CAP], in->logits, sizeof(float) * (size_t)(d.R * V));
+    memcpy(o.row[ROW_HEAD_IN_PLACE], in->qk, sizeof(float) * (size_t)(d.R * qk));
+    memcpy(o.row[ROW_HEAD_DX_IN_PLACE], in->dqk, sizeof(float) * (size_t)(d.R * qk));
+    memcpy(o.row[ROW_SOFTCAP], in->x, sizeof(float) * (size_t)(d.R * C));
     return o;
 }
 static void outputs_free(outputs *o) {
@@ -149,24 +162,37 @@ static void run(tl_ctx *ctx, const inputs *in, outputs *o, int r0, int R) {
     float *out[ROWS];
     for (int k = 0; k < ROWS; k++) out[k] = o->row[k] + r0 * o->row_width[k];
 #define OUT(name) out[ROW_##name]
-    f->embed(ctx, OUT(EMBED), in->E, in->P, in->token + r0, in->pos + r0, R, C);
-    f->embed(ctx, OUT(EMBED_ALONE), in->E, NULL, in->token + r0, NULL, R, C);
-    f->embed_backward(ctx, o->sum[SUM_DE], NULL, in->token + r0, dout, R, C);
-    f->embed_backward(ctx, o->sum[SUM_DE_SLOT], in->slot, in->token + r0, dout, R, C);
+    f->embed(ctx, OUT(EMBED), in->E, in->P, in->token + r0, in->pos + r0, 1, R, C);
+    f->embed(ctx, OUT(EMBED_ALONE), in->E, NULL, in->token + r0, NULL, 27.7f, R, C);
+    f->embed(ctx, OUT(EMBED_SCALED), in->E, in->P, in->token + r0, in->pos + r0, 0.3f, R, C);
+    f->embed_backward(ctx, o->sum[SUM_DE], NULL, in->token + r0, dout, 1, R, C);
+    f->embed_backward(ctx, o->sum[SUM_DE_SLOT], in->slot, in->token + r0, dout, 27.7f, R, C);
     f->bias_backward(ctx, o->sum[SUM_DBIAS], dout, C, R, C);
 
-    f->rmsnorm(ctx, OUT(RMS), OUT(RMS_SUM), OUT(RMS_RSTD), x, y, in->gain, eps, R, C);
-    f->rmsnorm(ctx, OUT(RMS_ALONE), NULL, NULL, x, NULL, in->gain, eps, R, C);
-    f->rmsnorm(ctx, OUT(RMS_NO_SUM), NULL, NULL, x, y, in->gain, eps, R, C);
-    f->rmsnorm(ctx, OUT(RMS_COPY), OUT(RMS_COPY_SUM), NULL, x, NULL, in->gain, eps, R, C);
-    f->rmsnorm_backward(ctx, OUT(RMS_DX), o->sum[SUM_RMS_DGAIN], dout, x, in->rstd + r0, in->gain, R, C);
+    f->rmsnorm(ctx, OUT(RMS), OUT(RMS_SUM), OUT(RMS_RSTD), x, y, in->gain, 0, eps, R, C);
+    f->rmsnorm(ctx, OUT(RMS_ALONE), NULL, NULL, x, NULL, in->gain, 1, eps, R, C);
+    f->rmsnorm(ctx, OUT(RMS_NO_SUM), NULL, NULL, x, y, in->gain, 0, eps, R, C);
+    f->rmsnorm(ctx, OUT(RMS_COPY), OUT(RMS_COPY_SUM), NULL, x, NULL, in->gain, 0, eps, R, C);
+    f->rmsnorm_backward(ctx, OUT(RMS_DX), o->sum[SUM_RMS_DGAIN], dout, x, in->rstd + r0, in->gain, 1, R, C);
     f->layernorm(ctx, OUT(LN), OUT(LN_SUM), OUT(LN_MEAN), OUT(LN_RSTD), x, y, in->gain, in->bias, eps, R, C);
     f->layernorm(ctx, OUT(LN_ALONE), NULL, NULL, NULL, x, NULL, in->gain, in->bias, eps, R, C);
     f->layernorm(ctx, OUT(LN_NO_SUM), NULL, NULL, NULL, x, y, in->gain, in->bias, eps, R, C);
     f->layernorm_backward(ctx, OUT(LN_DX), o->sum[SUM_LN_DGAIN], o->sum[SUM_LN_DBIAS], dout, x, in->mean + r0,
                           in->rstd + r0, in->gain, R, C);
     /* The residual stream added to where it lies. */
-    f->rmsnorm(ctx, OUT(IN_PLACE_NORM), OUT(IN_PLACE), NULL, OUT(IN_PLACE), y, in->gain, eps, R, C);
+    f->rmsnorm(ctx, OUT(IN_PLACE_NORM), OUT(IN_PLACE), NULL, OUT(IN_PLACE), y, in->gain, 0, eps, R, C);
+
+    const int64_t ld = H * D + 3;
+    const float *qk = in->qk + r0 * ld, *dqk = in->dqk + r0 * ld, *head_rstd = in->head_rstd + (int64_t)r0 * H;
+    f->head_norm(ctx, OUT(HEAD), ld, OUT(HEAD_RSTD), qk, ld, in->head_gain, 1, eps, R, H, D);
+    f->head_norm(ctx, OUT(HEAD_IN_PLACE), ld, NULL, OUT(HEAD_IN_PLACE), ld, in->head_gain, 0, eps, R, H, D);
+    f->head_norm_backward(ctx, OUT(HEAD_DX), ld, o->sum[SUM_HEAD_DGAIN], dqk, ld, qk, ld, head_rstd, in->head_gain, 1,
+                          R, H, D);
+    f->head_norm_backward(ctx, OUT(HEAD_DX_IN_PLACE), ld, o->sum[SUM_HEAD_DGAIN_IN_PLACE], OUT(HEAD_DX_IN_PLACE), ld,
+                          qk, ld, head_rstd, in->head_gain, 0, R, H, D);
+    f->head_norm(ctx, OUT(WHOLE), C, OUT(WHOLE_RSTD), x, C, in->gain, 0, eps, R, 1, C);
+    f->head_norm_backward(ctx, OUT(WHOLE_DX), C, o->sum[SUM_WHOLE_DGAIN], dout, C, x, C, in->rstd + r0, in->gain, 0, R,
+                          1, C);
 
     f->rope(ctx, OUT(ROPE), H * D + 3, in->cos_sin, in->pos + r0, 1, R, H, D);
     f->rope(ctx, OUT(ROPE_BACK), H * D + 3, in->cos_sin, in->pos + r0, -1, R, H, D);
@@ -174,10 +200,18 @@ static void run(tl_ctx *ctx, const inputs *in, outputs *o, int r0, int R) {
     f->gelu_backward(ctx, OUT(GELU_BACK), OUT(GELU_BACK), x, n);
     f->swiglu(ctx, OUT(SWIGLU), in->gu + (int64_t)r0 * 2 * F, R, F);
     f->swiglu_backward(ctx, OUT(SWIGLU_BACK), in->dy + (int64_t)r0 * F, in->gu + (int64_t)r0 * 2 * F, R, F);
+    f->geglu(ctx, OUT(GEGLU), in->gu + (int64_t)r0 * 2 * F, R, F);
+    f->geglu_backward(ctx, OUT(GEGLU_BACK), in->dy + (int64_t)r0 * F, in->gu + (int64_t)r0 * 2 * F, R, F);
+    f->softcap(ctx, OUT(SOFTCAP), 1.7f, n);
     f->add(ctx, OUT(ADD), x, y, n);
     f->add(ctx, OUT(ADD_IN_PLACE), OUT(ADD_IN_PLACE), y, n);
-    f->softmax_loss(ctx, OUT(LOGP), OUT(DLOGITS), in->target + r0, 0.037f, R, V);
-    f->softmax_loss(ctx, OUT(LOGP_ALONE), in->logits + (int64_t)r0 * V, in->target + r0, 0, R, V);
+    const int32_t *target = in->target + r0;
+    float *logits = in->logits + (int64_t)r0 * V; /* only read where no gradient is asked for */
+    f->softmax_loss(ctx, OUT(LOGP), NULL, OUT(DLOGITS), target, &(tl_loss_form){0.037f, 0, 0}, R, V);
+    f->softmax_loss(ctx, OUT(LOGP_ALONE), OUT(LOGZ), logits, target, &(tl_loss_form){0}, R, V);
+    f->softmax_loss(ctx, OUT(LOGP_Z), NULL, OUT(DLOGITS_Z), target, &(tl_loss_form){0.037f, 1e-2f, 0}, R, V);
+    f->softmax_loss(ctx, OUT(LOGP_CAP), OUT(LOGZ_CAP), OUT(DLOGITS_CAP), target, &(tl_loss_form){2, 1e-3f, 3}, R, V);
+    f->softmax_loss(ctx, OUT(LOGP_CAP_ALONE), NULL, logits, target, &(tl_loss_form){0, 0, 3}, R, V);
 }
 
 static void same(const char *what, const char *name, const float *a, const float *b, int64_t n) {
@@ -276,7 +310,7 @@ static void test_all_kinds_of_floats(void **state) {
     for (size_t i = 1; i < sizeof isas / sizeof *isas; i++) {
         tl_ctx ctx;
         if (open_isa(&ctx, 2, isas[i])) continue;
-        for (int op = 0; op < 4; op++) {
+        for (int op = 0; op < 7; op++) {
             tl_ctx *both[] = {&ref, &ctx};
             for (int k = 0; k < 2; k++) {
                 float *out = k ? got : want;
@@ -284,8 +318,11 @@ static void test_all_kinds_of_floats(void **state) {
                 if (op == 1) both[k]->ops->gelu_backward(both[k], out, gu + n, x, n);
                 if (op == 2) both[k]->ops->swiglu(both[k], out, gu, 1, (int)n);
                 if (op == 3) both[k]->ops->swiglu_backward(both[k], out, gu + n, gu, 1, (int)n);
+                if (op == 4) both[k]->ops->geglu(both[k], out, gu, 1, (int)n);
+                if (op == 5) both[k]->ops->geglu_backward(both[k], out, gu + n, gu, 1, (int)n);
+                if (op == 6) memcpy(out, x, (size_t)n * sizeof *x), both[k]->ops->softcap(both[k], out, 50, n);
             }
-            for (int64_t e = 0; e < (op == 3 ? 2 * n : n); e++)
+            for (int64_t e = 0; e < (op == 3 || op == 5 ? 2 * n : n); e++)
                 if (memcmp(&want[e], &got[e], sizeof *got) && !(isnan(want[e]) && isnan(got[e])))
                     fail_msg("%s operator %d at x = %a: %a, expected %a", isas[i], op, gu[e % n], got[e], want[e]);
         }
@@ -304,7 +341,7 @@ static void test_softmax_loss_values(void **state) {
         int32_t target[3] = {7, -1, 49};
         for (int v = 0; v < 3 * V; v++) logits[v] = v % V == 3 ? 80.0f : 0.0f; /* far above: p underflows nowhere */
         logits[2 * V + 49] = NAN;
-        ctx.ops->softmax_loss(&ctx, logp, logits, target, 2.0f, 3, V);
+        ctx.ops->softmax_loss(&ctx, logp, NULL, logits, target, &(tl_loss_form){.grad_scale = 2}, 3, V);
         assert_true(fabsf(logp[0] + 80.0f) < 1e-5f); /* 80 + log(1 + 49·e^−80), rounded once: within ulp(80) = 7.6e-6 */
         assert_true(logits[3] == 2.0f && fabsf(logits[7] + 2.0f) < 1e-6f);
         assert_true(logp[1] == 0 && logits[V] == 0 && logits[V + 3] == 0);

@@ -19,7 +19,8 @@
 
 enum { R = 300, C = 19, F = 7, V = 11, H = 3, D = 6, TOKENS = 5 }; /* R crosses a block of TL_KB rows */
 
-static double x[R * C], y[R * C], gain[C], bias[C], weight[R * C], out[R * C], sum[R * C], rstd[R], mean[R];
+static double x[R * C], y[R * C], gain[C], head_gain[D], head_rstd[R * H], bias[C], weight[R * C], out[R * C],
+    sum[R * C], rstd[R], mean[R];
 static double gu[R * 2 * F], E[TOKENS * C], P[TOKENS * C], logits[R * V], logp[R], cos_sin[TOKENS * D], qk[R * H * D];
 static int32_t token[R], pos[R], target[R], slot[TOKENS];
 
@@ -36,7 +37,7 @@ static void fill(double *p, int n) {
 #define FILL(array) fill(array, (int)(sizeof array / sizeof *array))
 static int setup(void **state) {
     FILL(x), FILL(y), FILL(gain), FILL(bias), FILL(weight), FILL(gu), FILL(E), FILL(P), FILL(logits), FILL(cos_sin),
-        FILL(qk);
+        FILL(qk), FILL(head_gain);
     for (int r = 0; r < R; r++) {
         token[r] = (int32_t)((number() + 1) * TOKENS / 2), pos[r] = (int32_t)((number() + 1) * TOKENS / 2);
         target[r] = r % 9 == 4 ? -1 : (int32_t)((number() + 1) * V / 2);
@@ -90,18 +91,46 @@ static void test_bias(void **state) {
 }
 
 static double rms_loss(void) {
-    ref_rmsnorm(NULL, out, sum, rstd, x, y, gain, 1e-5, R, C);
+    ref_rmsnorm(NULL, out, sum, rstd, x, y, gain, 1, 1e-5, R, C);
     return weighted(out, R * C);
 }
 static void test_rmsnorm(void **state) {
     static double dx[R * C], dgain[C];
     rms_loss();
     start(dx, R * C), start(dgain, C);
-    ref_rmsnorm_backward(NULL, dx, dgain, weight, sum, rstd, gain, R, C);
+    ref_rmsnorm_backward(NULL, dx, dgain, weight, sum, rstd, gain, 1, R, C);
     take_start(dx, R * C), take_start(dgain, C);
     check("rmsnorm dx", x, R * C, dx, rms_loss);
     check("rmsnorm dy", y, R * C, dx, rms_loss); /* of the sum: the same for both addends */
     check("rmsnorm dgain", gain, C, dgain, rms_loss);
+}
+
+/* Out of place and in place; whole rows as one head. */
+static double head_loss(void) {
+    ref_head_norm(NULL, out, H * D, head_rstd, qk, H * D, head_gain, 1, 1e-5, R, H, D);
+    return weighted(out, R * H * D);
+}
+static double whole_loss(void) {
+    ref_head_norm(NULL, out, C, rstd, x, C, gain, 0, 1e-5, R, 1, C);
+    return weighted(out, R * C);
+}
+static void test_head_norm(void **state) {
+    static double dx[R * C], dgain[C], same[R * H * D], same_gain[D];
+    head_loss();
+    start(dgain, D), memcpy(same, weight, sizeof same);
+    ref_head_norm_backward(NULL, dx, H * D, dgain, weight, H * D, qk, H * D, head_rstd, head_gain, 1, R, H, D);
+    ref_head_norm_backward(NULL, same, H * D, same_gain, same, H * D, qk, H * D, head_rstd, head_gain, 1, R, H, D);
+    assert_memory_equal(same, dx, sizeof same);
+    take_start(dgain, D);
+    for (int d = 0; d < D; d++) assert_true(fabs(same_gain[d] - dgain[d]) < 1e-12);
+    check("head_norm dx", qk, R * H * D, dx, head_loss);
+    check("head_norm dgain", head_gain, D, dgain, head_loss);
+    whole_loss();
+    start(dgain, C);
+    ref_head_norm_backward(NULL, dx, C, dgain, weight, C, x, C, rstd, gain, 0, R, 1, C);
+    take_start(dgain, C);
+    check("whole norm dx", x, R * C, dx, whole_loss);
+    check("whole norm dgain", gain, C, dgain, whole_loss);
 }
 
 static double layer_loss(void) {
@@ -120,15 +149,15 @@ static void test_layernorm(void **state) {
 }
 
 static double embed_loss(void) {
-    ref_embed(NULL, out, E, P, token, pos, R, C);
+    ref_embed(NULL, out, E, P, token, pos, 1.5, R, C);
     return weighted(out, R * C);
 }
 static void test_embed(void **state) {
     double dE[TOKENS * C], dP[TOKENS * C], moved[TOKENS * C];
     start(dE, TOKENS * C), start(dP, TOKENS * C), start(moved, TOKENS * C);
-    ref_embed_backward(NULL, dE, NULL, token, weight, R, C);
-    ref_embed_backward(NULL, dP, NULL, pos, weight, R, C);
-    ref_embed_backward(NULL, moved, slot, token, weight, R, C);
+    ref_embed_backward(NULL, dE, NULL, token, weight, 1.5, R, C);
+    ref_embed_backward(NULL, dP, NULL, pos, weight, 1, R, C);
+    ref_embed_backward(NULL, moved, slot, token, weight, 1.5, R, C);
     for (int i = 0; i < TOKENS * C; i++) assert_true(moved[slot[i / C] * C + i % C] == dE[i]);
     take_start(dE, TOKENS * C), take_start(dP, TOKENS * C);
     check("dE", E, TOKENS * C, dE, embed_loss);
@@ -173,6 +202,27 @@ static void test_swiglu(void **state) {
     check("swiglu", gu, R * 2 * F, dgu, swiglu_loss);
 }
 
+static double geglu_loss(void) {
+    ref_geglu(NULL, out, gu, R, F);
+    return weighted(out, R * F);
+}
+static void test_geglu(void **state) {
+    static double dgu[R * 2 * F], gate[R * F], gelu[R * F];
+    ref_geglu_backward(NULL, dgu, weight, gu, R, F);
+    check("geglu", gu, R * 2 * F, dgu, geglu_loss);
+    for (int i = 0; i < R * F; i++) gate[i] = gu[i / F * 2 * F + i % F];
+    ref_gelu(NULL, gelu, gate, R * F);
+    ref_geglu(NULL, out, gu, R, F);
+    for (int i = 0; i < R * F; i++) assert_true(out[i] == gelu[i] * gu[i / F * 2 * F + F + i % F]);
+}
+
+static void test_softcap(void **state) { /* its slope is tested within attention and the loss */
+    static double capped[R * C];
+    memcpy(capped, x, sizeof capped);
+    ref_softcap(NULL, capped, 0.75, R * C);
+    for (int i = 0; i < R * C; i++) assert_true(fabs(capped[i] - 0.75 * tanh(x[i] / 0.75)) < 1e-15);
+}
+
 static double add_loss(void) {
     ref_add(NULL, out, x, y, R * C);
     return weighted(out, R * C);
@@ -182,24 +232,33 @@ static void test_add(void **state) { /* its backward is to do nothing: both adde
     check("add y", y, R * C, weight, add_loss);
 }
 
-static double softmax_loss(void) { /* −0.3·Σ logp: grad_scale 0.3 is its gradient */
-    ref_softmax_loss(NULL, logp, logits, target, 0, R, V);
+/* grad_scale·Σ (−logp + z_coef·logZ²), whose gradient the operator leaves. */
+static tl_loss_form loss_form;
+static double softmax_loss(void) {
+    static double logz[R];
+    const tl_loss_form plain = {0, 0, loss_form.softcap};
+    ref_softmax_loss(NULL, logp, logz, logits, target, &plain, R, V);
     double l = 0;
-    for (int r = 0; r < R; r++) l -= 0.3 * logp[r];
+    for (int r = 0; r < R; r++) l += loss_form.grad_scale * (-logp[r] + loss_form.z_coef * logz[r] * logz[r]);
     return l;
 }
 static void test_softmax_loss(void **state) {
+    static const tl_loss_form forms[] = {{0.25f, 0, 0}, {0.25f, 0.125f, 0}, {0.25f, 0, 0.75f}, {0.5f, 0.25f, 1.5f}};
     static double d[R * V];
-    memcpy(d, logits, sizeof d);
-    ref_softmax_loss(NULL, logp, d, target, 0.3, R, V);
-    check("softmax_loss", logits, R * V, d, softmax_loss);
+    for (size_t f = 0; f < sizeof forms / sizeof *forms; f++) {
+        loss_form = forms[f];
+        memcpy(d, logits, sizeof d);
+        ref_softmax_loss(NULL, logp, NULL, d, target, &loss_form, R, V);
+        check("softmax_loss", logits, R * V, d, softmax_loss);
+    }
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_bias),   cmocka_unit_test(test_rmsnorm), cmocka_unit_test(test_layernorm),
-        cmocka_unit_test(test_embed),  cmocka_unit_test(test_rope),    cmocka_unit_test(test_gelu),
-        cmocka_unit_test(test_swiglu), cmocka_unit_test(test_add),     cmocka_unit_test(test_softmax_loss),
+        cmocka_unit_test(test_bias),      cmocka_unit_test(test_rmsnorm), cmocka_unit_test(test_layernorm),
+        cmocka_unit_test(test_embed),     cmocka_unit_test(test_rope),    cmocka_unit_test(test_gelu),
+        cmocka_unit_test(test_swiglu),    cmocka_unit_test(test_add),     cmocka_unit_test(test_softmax_loss),
+        cmocka_unit_test(test_head_norm), cmocka_unit_test(test_geglu),   cmocka_unit_test(test_softcap),
     };
     return cmocka_run_group_tests_name("rows_gradient", tests, setup, NULL);
 }

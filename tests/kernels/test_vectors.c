@@ -78,12 +78,19 @@ static void test_embed(void **state) {
     float *E = in("embed.E"), *pos_E = in("embed.P"), *dx = in("embed.dx"), *x = zeros(R * C), *dE = zeros(V * C),
           *dP = zeros(P * C);
     int32_t *token = ints("embed.token"), *pos = ints("embed.pos");
-    tl__embed(&ctx, x, E, pos_E, token, pos, R, C);
+    tl__embed(&ctx, x, E, pos_E, token, pos, 1, R, C);
     near("embed.x", x, chain(1));
-    tl__embed_backward(&ctx, dE, NULL, token, dx, R, C);
+    tl__embed_backward(&ctx, dE, NULL, token, dx, 1, R, C);
     near("embed.dE", dE, chain(3));
-    tl__embed_backward(&ctx, dP, NULL, pos, dx, R, C);
+    tl__embed_backward(&ctx, dP, NULL, pos, dx, 1, R, C);
     near("embed.dP", dP, chain(2));
+    float *scaled = in("scaled.E"), scale = sqrtf(C);
+    memset(dE, 0, sizeof(float) * V * C);
+    tl__embed(&ctx, x, scaled, NULL, token, NULL, scale, R, C);
+    near("scaled.x", x, chain(1));
+    tl__embed_backward(&ctx, dE, NULL, token, dx, scale, R, C);
+    near("scaled.dE", dE, chain(3));
+    free(scaled);
     free(E), free(pos_E), free(dx), free(x), free(dE), free(dP), free(token), free(pos);
 }
 
@@ -94,13 +101,38 @@ static void test_rmsnorm(void **state) {
     enum { R = 9, C = 43 };
     float *x = in("rmsnorm.x"), *y = in("rmsnorm.y"), *gain = in("rmsnorm.gain"), *dout = in("rmsnorm.dout");
     float *out = zeros(R * C), *sum = zeros(R * C), *rstd = zeros(R), *dx = zeros(R * C), *dgain = zeros(C);
-    tl__rmsnorm(&ctx, out, sum, rstd, x, y, gain, 1e-5f, R, C);
+    tl__rmsnorm(&ctx, out, sum, rstd, x, y, gain, 0, 1e-5f, R, C);
     near("rmsnorm.sum", sum, chain(1));
     near("rmsnorm.out", out, chain(C));
-    tl__rmsnorm_backward(&ctx, dx, dgain, dout, sum, rstd, gain, R, C);
+    tl__rmsnorm_backward(&ctx, dx, dgain, dout, sum, rstd, gain, 0, R, C);
     near("rmsnorm.dx", dx, 2 * chain(C));
     near("rmsnorm.dgain", dgain, chain(R) + chain(C));
     free(x), free(y), free(gain), free(dout), free(out), free(sum), free(rstd), free(dx), free(dgain);
+}
+
+static void test_rmsnorm_plus(void **state) { /* the gain is 1 + the parameter */
+    enum { R = 9, C = 43 };
+    float *x = in("plus.x"), *gain = in("plus.gain"), *dout = in("plus.dout");
+    float *out = zeros(R * C), *rstd = zeros(R), *dx = zeros(R * C), *dgain = zeros(C);
+    tl__rmsnorm(&ctx, out, NULL, rstd, x, NULL, gain, 1, 1e-5f, R, C);
+    near("plus.out", out, chain(C));
+    tl__rmsnorm_backward(&ctx, dx, dgain, dout, x, rstd, gain, 1, R, C);
+    near("plus.dx", dx, 2 * chain(C));
+    near("plus.dgain", dgain, chain(R) + chain(C));
+    free(x), free(gain), free(dout), free(out), free(rstd), free(dx), free(dgain);
+}
+
+/* As RMSNorm, of D numbers at a time; the gain's gradient sums R·HEADS of them. */
+static void test_head_norm(void **state) {
+    enum { R = 90, HEADS = 3, D = 12, ROW = HEADS * D };
+    float *x = in("head.x"), *gain = in("head.gain"), *dout = in("head.dout");
+    float *out = zeros(R * ROW), *rstd = zeros(R * HEADS), *dgain = zeros(D);
+    tl__head_norm(&ctx, out, ROW, rstd, x, ROW, gain, 1, 1e-6f, R, HEADS, D);
+    near("head.out", out, chain(D));
+    tl__head_norm_backward(&ctx, dout, ROW, dgain, dout, ROW, x, ROW, rstd, gain, 1, R, HEADS, D);
+    near("head.dx", dout, 2 * chain(D));
+    near("head.dgain", dgain, chain(R * HEADS) + chain(D));
+    free(x), free(gain), free(dout), free(out), free(rstd), free(dgain);
 }
 
 static void test_layernorm(void **state) {
@@ -150,12 +182,12 @@ static void test_attention(void **state) {
     for (int r = 0; r < R; r++) pos[r] = r < lengths[0] ? r : r - lengths[0];
     tl_rows rows = {
         .R = R, .S = 2, .token = token, .pos = pos, .seq_row = seq_row, .seq_block = seq_block, .block = block};
-    float scale = 1 / sqrtf(D);
+    const tl_attention_form form = {H, HKV, D, 1 / sqrtf(D), 0, 0};
     tl__kv_store(&ctx, kv, k, HKV * D, v, HKV * D, &rows, HKV, D);
-    tl__attention(&ctx, out, H * D, max_sum, q, H * D, kv, &rows, H, HKV, D, scale);
+    tl__attention(&ctx, out, H * D, max_sum, q, H * D, kv, &rows, &form);
     near("attention.out", out, chain(D) + chain(LONGEST));
     tl__attention_backward(&ctx, d, d + H * D, d + (H + HKV) * D, ROW, dout, out, H * D, max_sum, q, H * D, kv, &rows,
-                           H, HKV, D, scale);
+                           &form);
     float *dq = zeros(R * H * D), *dk = zeros(R * HKV * D), *dv = zeros(R * HKV * D);
     for (int r = 0; r < R; r++) {
         memcpy(dq + r * H * D, d + r * ROW, sizeof(float) * H * D);
@@ -167,6 +199,43 @@ static void test_attention(void **state) {
     near("attention.dv", dv, chain(D) + chain(2 * LONGEST));
     free(q), free(k), free(v), free(dout), free(out), free(max_sum), free(d), free(kv.k), free(kv.v), free(dq),
         free(dk), free(dv), free(lengths);
+}
+
+/* The same bounds; a soft-cap's slope is at most 1, so that it damps the error of a score, and adds a few roundings of
+ * numbers no larger than the cap: chain(D) has room for them. */
+static void test_attention_forms(void **state) {
+    enum { H = 2, D = 8, ROW = (H + 2) * D, BLOCKS = 7, R = 95, LONGEST = 90 };
+    static const struct {
+        const char *name;
+        int window;
+        float softcap;
+    } forms[] = {{"window", 20, 0}, {"wide", 70, 0}, {"cap", 0, 1.5f}, {"both", 33, 2}};
+    int32_t *lengths = ints("form.lengths");
+    assert_int_equal(lengths[0] + lengths[1], R);
+    float *q = in("form.q"), *k = in("form.k"), *v = in("form.v"), *dout = in("form.dout");
+    float *out = zeros(R * H * D), *max_sum = zeros(R * H * 2),
+          *d[3] = {zeros(R * H * D), zeros(R * H * D), zeros(R * H * D)};
+    tl_kv kv = {zeros(BLOCKS * D * TL_KV_BLOCK), zeros(BLOCKS * D * TL_KV_BLOCK)};
+    int32_t pos[R], seq_row[3] = {0, lengths[0], R}, seq_block[2] = {0, 1}, block[BLOCKS] = {5, 3, 0, 2, 6, 1, 4};
+    for (int r = 0; r < R; r++) pos[r] = r < lengths[0] ? r : r - lengths[0];
+    tl_rows rows = {.R = R, .S = 2, .pos = pos, .seq_row = seq_row, .seq_block = seq_block, .block = block};
+    tl__kv_store(&ctx, kv, k, D, v, D, &rows, 1, D);
+    for (size_t f = 0; f < sizeof forms / sizeof *forms; f++) {
+        const tl_attention_form form = {H, 1, D, 1 / sqrtf(D), forms[f].softcap, forms[f].window};
+        static const char *const parts[] = {"out", "dq", "dk", "dv"};
+        char name[4][32];
+        for (int i = 0; i < 4; i++) snprintf(name[i], sizeof name[i], "form.%s.%s", forms[f].name, parts[i]);
+        tl__attention(&ctx, out, H * D, max_sum, q, H * D, kv, &rows, &form);
+        near(name[0], out, chain(D) + chain(LONGEST));
+        tl__attention_backward(&ctx, d[0], d[1], d[2], H * D, dout, out, H * D, max_sum, q, H * D, kv, &rows, &form);
+        for (int i = 1; i < 3; i++) /* keys' rows closed up to their own width */
+            for (int r = 0; r < R; r++) memmove(d[i] + r * D, d[i] + r * H * D, sizeof(float) * D);
+        near(name[1], d[0], 2 * chain(D) + chain(LONGEST));
+        near(name[2], d[1], 2 * chain(D) + chain(2 * LONGEST));
+        near(name[3], d[2], chain(D) + chain(2 * LONGEST));
+    }
+    free(q), free(k), free(v), free(dout), free(out), free(max_sum), free(kv.k), free(kv.v), free(lengths);
+    for (int i = 0; i < 3; i++) free(d[i]);
 }
 
 /* A handful of roundings around one elementary function of a few ulp: 16 u of the largest. */
@@ -182,6 +251,14 @@ static void test_activations(void **state) {
     near("swiglu.y", z, 16 * UNIT);
     tl__swiglu_backward(&ctx, dgu, dz, gu, R, F);
     near("swiglu.dgu", dgu, 16 * UNIT);
+    float *eu = in("geglu.gu"), *de = in("geglu.dy"), *cap = in("softcap.x");
+    tl__geglu(&ctx, z, eu, R, F);
+    near("geglu.y", z, 16 * UNIT);
+    tl__geglu_backward(&ctx, dgu, de, eu, R, F);
+    near("geglu.dgu", dgu, 16 * UNIT);
+    tl__softcap(&ctx, cap, 3, N);
+    near("softcap.y", cap, 16 * UNIT);
+    free(eu), free(de), free(cap);
     free(x), free(dy), free(y), free(gu), free(dz), free(z), free(dgu);
 }
 
@@ -191,10 +268,35 @@ static void test_softmax_loss(void **state) {
     enum { R = 6, V = 101 };
     float *logits = in("loss.logits"), logp[R];
     int32_t *target = ints("loss.target");
-    tl__softmax_loss(&ctx, logp, logits, target, 0.25f, R, V);
+    tl__softmax_loss(&ctx, logp, NULL, logits, target, &(tl_loss_form){.grad_scale = 0.25f}, R, V);
     near("loss.logp", logp, 8 * UNIT);
     near("loss.dlogits", logits, 24 * UNIT);
     free(logits), free(target);
+}
+
+/* The same bounds: a soft-cap of 5 keeps the exponent below 10, and its slope costs a handful of roundings; with a
+ * z-loss a probability is multiplied by a number near 1 of three roundings. */
+static void test_loss_forms(void **state) {
+    enum { R = 6, V = 101 };
+    static const struct {
+        const char *name;
+        float z_coef, softcap;
+    } forms[] = {{"plain", 0.01f, 0}, {"cap", 0, 5}, {"both", 0.02f, 5}};
+    int32_t *target = ints("loss.target");
+    for (size_t f = 0; f < sizeof forms / sizeof *forms; f++) {
+        float *logits = in("zloss.logits"), logp[R], logz[R];
+        const tl_loss_form form = {0.25f, forms[f].z_coef, forms[f].softcap};
+        char name[3][32];
+        snprintf(name[0], sizeof name[0], "zloss.%s.logp", forms[f].name);
+        snprintf(name[1], sizeof name[1], "zloss.%s.logz", forms[f].name);
+        snprintf(name[2], sizeof name[2], "zloss.%s.dlogits", forms[f].name);
+        tl__softmax_loss(&ctx, logp, logz, logits, target, &form, R, V);
+        near(name[0], logp, 8 * UNIT);
+        near(name[1], logz, 8 * UNIT);
+        near(name[2], logits, 24 * UNIT);
+        free(logits);
+    }
+    free(target);
 }
 
 static void test_sum_squares(void **state) {
@@ -238,10 +340,11 @@ static int teardown(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_linear),      cmocka_unit_test(test_linear_tall), cmocka_unit_test(test_embed),
-        cmocka_unit_test(test_rmsnorm),     cmocka_unit_test(test_layernorm),   cmocka_unit_test(test_rope),
-        cmocka_unit_test(test_attention),   cmocka_unit_test(test_activations), cmocka_unit_test(test_softmax_loss),
-        cmocka_unit_test(test_sum_squares), cmocka_unit_test(test_adamw),
+        cmocka_unit_test(test_linear),      cmocka_unit_test(test_linear_tall),     cmocka_unit_test(test_embed),
+        cmocka_unit_test(test_rmsnorm),     cmocka_unit_test(test_layernorm),       cmocka_unit_test(test_rope),
+        cmocka_unit_test(test_attention),   cmocka_unit_test(test_activations),     cmocka_unit_test(test_softmax_loss),
+        cmocka_unit_test(test_sum_squares), cmocka_unit_test(test_adamw),           cmocka_unit_test(test_rmsnorm_plus),
+        cmocka_unit_test(test_head_norm),   cmocka_unit_test(test_attention_forms), cmocka_unit_test(test_loss_forms),
     };
     int failed = 0, ran = 0;
     for (const char *const *isa = (const char *const[]){"ref", "avx2", "avx512", NULL}; *isa; isa++) {

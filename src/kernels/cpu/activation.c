@@ -1,4 +1,5 @@
-/* cpu/activation.c — GELU, SwiGLU and the residual sum: ref/activation.c to the bit, sixteen elements at a time. */
+/* cpu/activation.c — GELU, SwiGLU, GeGLU, the residual sum and the soft-cap: ref/activation.c to the bit, sixteen
+ * elements at a time. */
 #include "kernels/cpu/cut.h"
 #include "kernels/cpu/elementary16.h"
 
@@ -34,12 +35,18 @@ typedef struct elements_job {
 TL_INLINE v16 gelu16(v16 x) {
     return v16_mul(x, v16_sigmoid(v16_mul(x, v16_fma(v16_mul(x, x), GELU_3, GELU_1))));
 }
-TL_INLINE v16 gelu_backward16(v16 dy, v16 x) {
+/* gelu = x·s, and its slope. */
+TL_INLINE void gelu_parts16(v16 *s, v16 *slope, v16 x) {
     const v16 one = v16_set1(1.0f), sign = v16_neg(v16_zero());
     const v16 z = v16_mul(x, x), v = v16_mul(x, v16_fma(z, GELU_3, GELU_1));
     const v16 e = v16_exp_below(v16_or(v, sign)), q = v16_div(one, v16_add(e, one)), eq = v16_mul(e, q); /* e^−|v| */
-    const v16 s = v16_select(v16_lt(v, v16_zero()), eq, q);
-    return v16_mul(dy, v16_fma(v16_mul(x, v16_fma(z, GELU_3X3, GELU_1)), v16_mul(eq, q), s));
+    *s = v16_select(v16_lt(v, v16_zero()), eq, q);
+    *slope = v16_fma(v16_mul(x, v16_fma(z, GELU_3X3, GELU_1)), v16_mul(eq, q), *s);
+}
+TL_INLINE v16 gelu_backward16(v16 dy, v16 x) {
+    v16 s, slope;
+    gelu_parts16(&s, &slope, x);
+    return v16_mul(dy, slope);
 }
 
 ELEMENTS(gelu_piece, false, gelu16(x))
@@ -74,49 +81,83 @@ TL_INLINE void swiglu_backward16(v16 *dg, v16 *du, v16 d, v16 g, v16 u) {
     *dg = v16_mul(v16_mul(d, u), v16_fma(silu, v16_sub(v16_set1(1.0f), s), s));
 }
 
-static void swiglu_rows(void *user, int64_t i, int worker) {
-    const glu_job *a = user;
-    for (int64_t r = i * a->rows; r < tl_least((i + 1) * a->rows, a->R); r++) {
-        const float *g = a->gu + r * 2 * a->F, *u = g + a->F;
-        float *y = a->out + r * a->F;
-        int64_t f = 0;
-        for (; f + 16 <= a->F; f += 16) {
-            v16_store(y + f, swiglu16(v16_load(g + f), v16_load(u + f)));
-        }
-        if (f < a->F) {
-            const int n = (int)(a->F - f);
-            v16_store_n(y + f, swiglu16(v16_load_n(g + f, n), v16_load_n(u + f, n)), n);
-        }
-    }
+TL_INLINE v16 geglu16(v16 g, v16 u) {
+    return v16_mul(gelu16(g), u);
 }
-static void swiglu_backward_rows(void *user, int64_t i, int worker) {
-    const glu_job *a = user;
-    for (int64_t r = i * a->rows; r < tl_least((i + 1) * a->rows, a->R); r++) {
-        const float *g = a->gu + r * 2 * a->F, *u = g + a->F, *dy = a->dy + r * a->F;
-        float *dg = a->out + r * 2 * a->F, *du = dg + a->F;
-        int64_t f = 0;
-        v16 to_g, to_u;
-        for (; f + 16 <= a->F; f += 16) {
-            swiglu_backward16(&to_g, &to_u, v16_load(dy + f), v16_load(g + f), v16_load(u + f));
-            v16_store(dg + f, to_g);
-            v16_store(du + f, to_u);
-        }
-        if (f < a->F) {
-            const int n = (int)(a->F - f);
-            swiglu_backward16(&to_g, &to_u, v16_load_n(dy + f, n), v16_load_n(g + f, n), v16_load_n(u + f, n));
-            v16_store_n(dg + f, to_g, n);
-            v16_store_n(du + f, to_u, n);
-        }
-    }
+TL_INLINE void geglu_backward16(v16 *dg, v16 *du, v16 d, v16 g, v16 u) {
+    v16 s, slope;
+    gelu_parts16(&s, &slope, g);
+    *du = v16_mul(d, v16_mul(g, s));
+    *dg = v16_mul(v16_mul(d, u), slope);
 }
 
-static void swiglu(tl_ctx *ctx, float *y, const float *gu, int R, int F) {
-    glu_job job = {y, NULL, gu, R, F, tl_piece_rows(F)};
-    tl__parallel_for(ctx->pool, tl_pieces(R, job.rows), swiglu_rows, &job);
+/* Tasks of a gated unit and of its backward: rows of y = FORWARD(g, u), and of (dg, du) by BACKWARD. */
+#define GATED(NAME, FORWARD, BACKWARD)                                                                                 \
+    static void NAME##_rows(void *user, int64_t i, int worker) {                                                       \
+        const glu_job *a = user;                                                                                       \
+        for (int64_t r = i * a->rows; r < tl_least((i + 1) * a->rows, a->R); r++) {                                    \
+            const float *g = a->gu + r * 2 * a->F, *u = g + a->F;                                                      \
+            float *y = a->out + r * a->F;                                                                              \
+            int64_t f = 0;                                                                                             \
+            for (; f + 16 <= a->F; f += 16) v16_store(y + f, FORWARD(v16_load(g + f), v16_load(u + f)));               \
+            if (f < a->F) {                                                                                            \
+                const int n = (int)(a->F - f);                                                                         \
+                v16_store_n(y + f, FORWARD(v16_load_n(g + f, n), v16_load_n(u + f, n)), n);                            \
+            }                                                                                                          \
+        }                                                                                                              \
+    }                                                                                                                  \
+    static void NAME##_backward_rows(void *user, int64_t i, int worker) {                                              \
+        const glu_job *a = user;                                                                                       \
+        for (int64_t r = i * a->rows; r < tl_least((i + 1) * a->rows, a->R); r++) {                                    \
+            const float *g = a->gu + r * 2 * a->F, *u = g + a->F, *dy = a->dy + r * a->F;                              \
+            float *dg = a->out + r * 2 * a->F, *du = dg + a->F;                                                        \
+            int64_t f = 0;                                                                                             \
+            v16 to_g, to_u;                                                                                            \
+            for (; f + 16 <= a->F; f += 16) {                                                                          \
+                BACKWARD(&to_g, &to_u, v16_load(dy + f), v16_load(g + f), v16_load(u + f));                            \
+                v16_store(dg + f, to_g);                                                                               \
+                v16_store(du + f, to_u);                                                                               \
+            }                                                                                                          \
+            if (f < a->F) {                                                                                            \
+                const int n = (int)(a->F - f);                                                                         \
+                BACKWARD(&to_g, &to_u, v16_load_n(dy + f, n), v16_load_n(g + f, n), v16_load_n(u + f, n));             \
+                v16_store_n(dg + f, to_g, n);                                                                          \
+                v16_store_n(du + f, to_u, n);                                                                          \
+            }                                                                                                          \
+        }                                                                                                              \
+    }                                                                                                                  \
+    static void NAME(tl_ctx *ctx, float *y, const float *gu, int R, int F) {                                           \
+        glu_job job = {y, NULL, gu, R, F, tl_piece_rows(F)};                                                           \
+        tl__parallel_for(ctx->pool, tl_pieces(R, job.rows), NAME##_rows, &job);                                        \
+    }                                                                                                                  \
+    static void NAME##_backward(tl_ctx *ctx, float *dgu, const float *dy, const float *gu, int R, int F) {             \
+        glu_job job = {dgu, dy, gu, R, F, tl_piece_rows(F)};                                                           \
+        tl__parallel_for(ctx->pool, tl_pieces(R, job.rows), NAME##_backward_rows, &job);                               \
+    }
+
+GATED(swiglu, swiglu16, swiglu_backward16)
+GATED(geglu, geglu16, geglu_backward16)
+
+typedef struct cap_job {
+    float *x;
+    float cap, inverse;
+    int64_t n;
+} cap_job;
+
+static void softcap_piece(void *user, int64_t i, int worker) {
+    const cap_job *a = user;
+    const v16 cap = v16_set1(a->cap), inverse = v16_set1(a->inverse);
+    int64_t k = i * TL_PIECE;
+    const int64_t end = tl_least(k + TL_PIECE, a->n);
+    for (; k + 16 <= end; k += 16) v16_store(a->x + k, v16_mul(cap, v16_tanh(v16_mul(v16_load(a->x + k), inverse))));
+    if (k < end) {
+        const int n = (int)(end - k);
+        v16_store_n(a->x + k, v16_mul(cap, v16_tanh(v16_mul(v16_load_n(a->x + k, n), inverse))), n);
+    }
 }
-static void swiglu_backward(tl_ctx *ctx, float *dgu, const float *dy, const float *gu, int R, int F) {
-    glu_job job = {dgu, dy, gu, R, F, tl_piece_rows(F)};
-    tl__parallel_for(ctx->pool, tl_pieces(R, job.rows), swiglu_backward_rows, &job);
+static void softcap(tl_ctx *ctx, float *x, float cap, int64_t n) {
+    cap_job job = {x, cap, 1.0f / cap, n};
+    tl__parallel_for(ctx->pool, tl_pieces(n, TL_PIECE), softcap_piece, &job);
 }
 
 void TL_NAME(ops_activation)(tl_ops *ops) {
@@ -124,5 +165,8 @@ void TL_NAME(ops_activation)(tl_ops *ops) {
     ops->gelu_backward = gelu_backward;
     ops->swiglu = swiglu;
     ops->swiglu_backward = swiglu_backward;
+    ops->geglu = geglu;
+    ops->geglu_backward = geglu_backward;
     ops->add = add;
+    ops->softcap = softcap;
 }

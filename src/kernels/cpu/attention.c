@@ -16,7 +16,7 @@ typedef struct scratch { /* of one worker */
     float p[TILE][CHUNK];
     float M[ITEMS + 16], L[ITEMS + 16];
     int64_t row[ITEMS], head[ITEMS];
-    int limit[ITEMS]; /* keys that the item sees */
+    int start[ITEMS], limit[ITEMS]; /* keys that the item sees: start … limit−1 */
 } scratch;
 _Static_assert(sizeof(scratch) <= TL_WORKSPACE_PER_WORKER_BYTES, "a worker's slice holds the scratch");
 
@@ -28,11 +28,19 @@ typedef struct job {
     tl_kv kv;
     const tl_rows *rows;
     int H, Hkv, D, step; /* step: rows a task */
+    int window;
     int64_t tasks;
-    float scale;
+    float scale, softcap, inverse_cap;
 } job;
 
-DEFINE_MIX(mix_values, CHUNK, 1, true)
+DEFINE_MIX(mix_values, CHUNK, 1)
+
+/* Products of q and k, up to key n and from the block of key `begin` on → scores under the soft-cap, in place. */
+static void cap_row(float *p, int begin, int n, const job *j) {
+    const v16 scale = v16_set1(j->scale), inverse = v16_set1(j->inverse_cap), cap = v16_set1(j->softcap);
+    for (int k = begin / 16 * 16; k < n; k += 16)
+        v16_store(p + k, v16_mul(cap, v16_tanh(v16_mul(v16_mul(v16_load(p + k), scale), inverse))));
+}
 
 /* Scores of one row, in `vecs` vectors of which the last has `last` keys → weights, in place; returns their sum. Absent
  * keys take no part. */
@@ -64,6 +72,24 @@ TL_INLINE float softmax_row(float *p, int n, float scale, float *max) {
     default:
         return softmax_vecs(p, 4, n - 48, false, scale, max);
     }
+}
+
+/* The same of a row whose keys begin within the chunk, or with a window end there too: keys begin … n−1. */
+static float softmax_part(float *p, int begin, int n, float scale, float *max) {
+    const v16 scales = v16_set1(scale);
+    const int k0 = begin / 16 * 16;
+    v16 top = v16_set1(-INFINITY), sum = v16_zero();
+#define PRESENT(k) m16_and(m16_first(min_int(n - (k), 16)), m16_not(m16_first(max_int(begin - (k), 0))))
+    for (int k = k0; k < n; k += 16) top = v16_select(PRESENT(k), v16_max(top, v16_mul(v16_load(p + k), scales)), top);
+    *max = v16_max_reduce(top);
+    top = v16_set1(*max);
+    for (int k = k0; k < n; k += 16) {
+        const v16 x = v16_keep(PRESENT(k), v16_exp(v16_sub(v16_mul(v16_load(p + k), scales), top)));
+        v16_store(p + k, x);
+        sum = v16_add(sum, x);
+    }
+#undef PRESENT
+    return v16_sum(sum);
 }
 
 /* (M, L) of a tile with the chunk's (m, l): the merged pair, and the factors of the old and the new rows. */
@@ -103,57 +129,73 @@ static void attend(const job *j, scratch *w, const group *g) {
     int64_t row = g->row0 + g->first / G, head = g->first % G;
     for (int t = 0; t < n; t++) {
         w->row[t] = row, w->head[t] = g->kh * G + head;
-        w->limit[t] = j->rows->pos[row] + 1;
+        w->limit[t] = j->rows->pos[row] + 1, w->start[t] = first_key(j->window, j->rows->pos[row]);
         if (++head == G) head = 0, row++;
     }
     for (int t = 0; t < 2 * TILE; t++) foresee(j, w, t, n);
-    for (int key0 = 0, first = 0; key0 < w->limit[n - 1]; key0 += CHUNK) {
-        const int keys = min_int(w->limit[n - 1] - key0, CHUNK), blocks = (keys + BLOCK - 1) / BLOCK;
+    /* The chunk's items are [first, last); those from `opened` on see none before it. */
+    for (int key0 = w->start[0] / CHUNK * CHUNK, first = 0, last = 0; key0 < w->limit[n - 1]; key0 += CHUNK) {
+        const int opened = last;
+        while (w->limit[first] <= key0) first++;
+        while (last < n && w->start[last] < key0 + CHUNK) last++;
+        const int keys = min_int(w->limit[last - 1] - key0, CHUNK), blocks = (keys + BLOCK - 1) / BLOCK;
+        const int low = max_int(w->start[first] - key0, 0); /* no item sees a key of the chunk before it */
         const float *kb[BLOCKS], *vb[BLOCKS];
         int64_t ldv = D;
-        for (int b = 0; b < blocks; b++) {
+        for (int b = low / BLOCK; b < blocks; b++) {
             kb[b] = block_of(j->kv.k, table[key0 / BLOCK + b], g->kh, j->Hkv, D);
             vb[b] = block_of(j->kv.v, table[key0 / BLOCK + b], g->kh, j->Hkv, D);
         }
         if (D % 16) {
             ldv = Dv * 16;
-            for (int k = 0; k < keys; k++) copy_row(w->v[0] + k * ldv, vb[k / BLOCK] + (k % BLOCK) * (int64_t)D, D);
-            for (int b = 0; b < blocks; b++) vb[b] = w->v[0] + b * BLOCK * ldv;
+            for (int k = low; k < keys; k++) copy_row(w->v[0] + k * ldv, vb[k / BLOCK] + (k % BLOCK) * (int64_t)D, D);
+            for (int b = low / BLOCK; b < blocks; b++) vb[b] = w->v[0] + b * BLOCK * ldv;
         }
-        while (w->limit[first] <= key0) first++;
         /* The next chunk's blocks are asked for while this one is worked on: by the only tile, as it reads; or some
          * before each of many tiles. */
         const float *next[2][BLOCKS]; /* K, V */
         const int more = max_int(w->limit[n - 1] - key0 - CHUNK, 0),
                   next_blocks = min_int((more + BLOCK - 1) / BLOCK, BLOCKS);
         for (int b = 0; b < BLOCKS; b++) {
-            next[0][b] =
-                b < next_blocks ? block_of(j->kv.k, table[key0 / BLOCK + BLOCKS + b], g->kh, j->Hkv, D) : kb[0];
-            next[1][b] =
-                b < next_blocks ? block_of(j->kv.v, table[key0 / BLOCK + BLOCKS + b], g->kh, j->Hkv, D) : vb[0];
+            next[0][b] = b < next_blocks ? block_of(j->kv.k, table[key0 / BLOCK + BLOCKS + b], g->kh, j->Hkv, D)
+                                         : kb[blocks - 1];
+            next[1][b] = b < next_blocks ? block_of(j->kv.v, table[key0 / BLOCK + BLOCKS + b], g->kh, j->Hkv, D)
+                                         : vb[blocks - 1];
         }
-        const int tiles = (n - first + TILE - 1) / TILE,
-                  asks = tiles == 1 && n - first <= FEW ? 0 : (2 * next_blocks + tiles - 1) / tiles;
-        for (int t = first, rows, asked = 0; t < n; t += rows) {
-            rows = tile_rows(n - t);
+        const int tiles = (last - first + TILE - 1) / TILE,
+                  asks = tiles == 1 && last - first <= FEW ? 0 : (2 * next_blocks + tiles - 1) / tiles;
+        for (int t = first, rows, asked = 0; t < last; t += rows) {
+            const bool opens = t >= opened;
+            rows = tile_rows((opens ? last : opened) - t);
             for (int a = 0; a < asks && asked < 2 * next_blocks; a++, asked++)
                 for (int d = 0; d < D; d++) tl_prefetch_l2(next[asked / next_blocks][asked % next_blocks] + d * 16);
-            int edge[TILE];
-            for (int r = 0; r < rows; r++) edge[r] = min_int(w->limit[t + r] - key0, CHUNK);
-            if (key0 == 0)
+            int begin[TILE], end[TILE];
+            for (int r = 0; r < rows; r++) {
+                begin[r] = max_int(w->start[t + r] - key0, 0);
+                end[r] = min_int(w->limit[t + r] - key0, CHUNK);
+            }
+            if (opens)
                 for (int r = 0; r < rows; r++) {
                     foresee(j, w, t + r + 2 * TILE, n);
                     copy_row(w->q[t + r], j->q + w->row[t + r] * j->ldq + w->head[t + r] * D, D);
                 }
-            dots(rows, w->p[0], w->q[t], kb, next[0], (edge[rows - 1] + BLOCK - 1) / BLOCK, D);
-            float m[16] = {0}, l[16] = {0};
-            for (int r = 0; r < rows; r++) l[r] = softmax_row(w->p[r], edge[r], j->scale, &m[r]);
+            const int b = begin[0] / BLOCK;
+            dots(rows, w->p[0] + b * BLOCK, w->q[t], kb + b, next[0] + b, (end[rows - 1] + BLOCK - 1) / BLOCK - b, D);
+            float m[16] = {0}, l[16] = {0}, scale = j->scale;
+            if (j->softcap != 0) {
+                for (int r = 0; r < rows; r++) cap_row(w->p[r], begin[r], end[r], j);
+                scale = 1;
+            }
+            if (begin[rows - 1] == 0)
+                for (int r = 0; r < rows; r++) l[r] = softmax_row(w->p[r], end[r], scale, &m[r]);
+            else
+                for (int r = 0; r < rows; r++) l[r] = softmax_part(w->p[r], begin[r], end[r], scale, &m[r]);
             mix_merge factors;
-            if (key0 == 0)
+            if (opens)
                 for (int r = 0; r < rows; r++) w->M[t + r] = m[r], w->L[t + r] = l[r];
             else merge_sums(w->M + t, w->L + t, &factors, m, l, rows);
-            mix_values(rows, w->o[t], ROW, w->p[0], vb, next[1], ldv, Dv, edge, CHUNK,
-                       key0 == 0 ? MIX_WRITE : MIX_MERGE, &factors);
+            mix_values(rows, w->o[t], ROW, w->p[0], vb, next[1], ldv, Dv, begin, end, opens ? MIX_WRITE : MIX_MERGE,
+                       &factors);
         }
     }
     for (int t = 0; t < n; t++) {
@@ -195,10 +237,26 @@ static int task_rows(const tl_rows *rows, int Hkv) {
 }
 
 static void attention(tl_ctx *ctx, float *out, int64_t ldo, float *max_sum, const float *q, int64_t ldq, tl_kv kv,
-                      const tl_rows *rows, int H, int Hkv, int D, float scale) {
+                      const tl_rows *rows, const tl_attention_form *form) {
+    const int H = form->H, Hkv = form->Hkv, D = form->D;
     assert(D >= 1 && D <= TL_MAX_HEAD_DIM && Hkv >= 1 && H % Hkv == 0);
     if (rows->R == 0) return;
-    job j = {ctx, out, max_sum, q, ldo, ldq, kv, rows, H, Hkv, D, task_rows(rows, Hkv), 0, scale};
+    job j = {.ctx = ctx,
+             .out = out,
+             .max_sum = max_sum,
+             .q = q,
+             .ldo = ldo,
+             .ldq = ldq,
+             .kv = kv,
+             .rows = rows,
+             .H = H,
+             .Hkv = Hkv,
+             .D = D,
+             .step = task_rows(rows, Hkv),
+             .window = window_of(form),
+             .scale = form->scale,
+             .softcap = form->softcap,
+             .inverse_cap = form->softcap != 0 ? 1 / form->softcap : 0};
     j.tasks = (int64_t)((rows->R + j.step - 1) / j.step) * Hkv;
     tl__parallel_for(ctx->pool, j.tasks, forward_task, &j);
 }

@@ -17,7 +17,7 @@ typedef struct scratch {                          /* of one worker */
     float q[CHUNK][ROW], g[CHUNK][ROW];           /* a chunk's queries of one head, and dout */
     float dk[CHUNK][ROW], dv[CHUNK][ROW];         /* sums so far */
     float dq[TILE][ROW];                          /* a tile's, where head widths are not whole vectors */
-    float p[CHUNK][CHUNK], ds[CHUNK][CHUNK];      /* p_ij and ds_ij by query, valid up to the query's position */
+    float p[CHUNK][CHUNK], ds[CHUNK][CHUNK];      /* p_ij and ds_ij by query, of the keys that it sees */
     float M[CHUNK], inverse[CHUNK], delta[CHUNK]; /* by query: M_i, 1/L_i, δ_i */
     const float *kb[BLOCKS];                      /* the chunk's keys as stored */
 } scratch;
@@ -30,14 +30,23 @@ typedef struct job {
     int64_t ld, ldo, ldq;
     tl_kv kv;
     const tl_rows *rows;
-    int H, Hkv, D;
-    float scale;
+    int H, Hkv, D, window;
+    float scale, softcap, inverse_cap;
     bool split;
     int64_t blocks; /* runs of TASK_ROWS rows */
 } job;
 
-DEFINE_MIX(mix_keys, CHUNK, 1, true)     /* dq: a query's coefficients lie in its row and end at its position */
-DEFINE_MIX(mix_queries, 1, CHUNK, false) /* dk, dv: a key's lie in its column and begin at its position */
+DEFINE_MIX(mix_keys, CHUNK, 1)    /* dq: a query's coefficients lie in its row, about its position */
+DEFINE_MIX(mix_queries, 1, CHUNK) /* dk, dv: a key's lie in its column, from its position on */
+
+/* The chunks of keys that queries of chunk I see are first_chunk … I; of queries that see keys of chunk J, J …
+ * last_chunk. */
+static int first_chunk(const job *j, int I) {
+    return first_key(j->window, I * CHUNK) / CHUNK;
+}
+static int last_chunk(const job *j, int J, int chunks) {
+    return j->window ? min_int(((J * CHUNK) + (CHUNK - 2) + j->window) / CHUNK, chunks - 1) : chunks - 1;
+}
 
 /* Keys key0 … of sequence s: as stored, as rows, and the values interleaved. Lanes of absent keys hold anything. */
 static void load_keys(const job *j, scratch *w, int s, int kh, int key0, int keys) {
@@ -88,15 +97,28 @@ TL_INLINE void foresee(const job *j, int64_t r, int h) {
     for (int d = 0; d < j->D; d += 16) tl_prefetch(q + d), tl_prefetch(g + d), tl_prefetch(o + d);
 }
 
-/* Scores and dp of a query's first n keys → p and ds, in place. */
-TL_INLINE void weigh_row(scratch *w, int i, int n, float scale) {
+/* Scores and dp of a query's keys begin … n−1 → p and ds, in place. */
+TL_INLINE void weigh_row(scratch *w, int i, int begin, int n, float scale) {
     const v16 scales = v16_set1(scale), M = v16_set1(w->M[i]), inverse = v16_set1(w->inverse[i]);
     const v16 delta = v16_set1(w->delta[i]);
-    for (int k = 0; k < n; k += 16) {
+    for (int k = begin / 16 * 16; k < n; k += 16) {
         v16 p = v16_mul(v16_exp(v16_sub(v16_mul(v16_load(w->p[i] + k), scales), M)), inverse);
         v16 ds = v16_mul(v16_mul(p, v16_sub(v16_load(w->ds[i] + k), delta)), scales);
         v16_store(w->p[i] + k, p);
         v16_store(w->ds[i] + k, ds);
+    }
+}
+
+/* The same under a soft-cap. */
+static void weigh_row_capped(scratch *w, int i, int begin, int n, const job *j) {
+    const v16 scale = v16_set1(j->scale), cap = v16_set1(j->softcap), inverse_cap = v16_set1(j->inverse_cap);
+    const v16 M = v16_set1(w->M[i]), inverse = v16_set1(w->inverse[i]), delta = v16_set1(w->delta[i]);
+    for (int k = begin / 16 * 16; k < n; k += 16) {
+        const v16 t = v16_tanh(v16_mul(v16_mul(v16_load(w->p[i] + k), scale), inverse_cap));
+        const v16 p = v16_mul(v16_exp(v16_sub(v16_mul(cap, t), M)), inverse);
+        const v16 slope = v16_fnma(t, t, v16_set1(1.0f));
+        v16_store(w->ds[i] + k, v16_mul(v16_mul(v16_mul(p, v16_sub(v16_load(w->ds[i] + k), delta)), slope), scale));
+        v16_store(w->p[i] + k, p);
     }
 }
 
@@ -106,10 +128,10 @@ static void join_rows(float *dst, int64_t ld, const scratch *w, int rows, int D,
         for (int d = 0; d < D; d++) dst[r * ld + d] = first ? w->dq[r][d] : dst[r * ld + d] + w->dq[r][d];
 }
 
-/* One pair: queries i0 … i0+ni−1 of head h, whose first row is r0, and keys j0 … j0+nj−1, both in scratch. `first`: dk
- * and dv begin here. */
+/* One pair: queries i0 … i0+ni−1 of head h, whose first row is r0, and keys j0 … j0+nj−1, both in scratch. `first_q`:
+ * dq begins here; `first_k`: dk and dv do. */
 static void pair(const job *j, scratch *w, int h, int64_t r0, int i0, int ni, int j0, int nj, bool want_q, bool want_k,
-                 bool first) {
+                 bool first_q, bool first_k) {
     const int D = j->D, Dv = (D + 15) / 16;
     const float *vb[BLOCKS], *kr[BLOCKS], *qr[BLOCKS], *gr[BLOCKS];
     for (int b = 0; b < BLOCKS; b++) {
@@ -119,33 +141,41 @@ static void pair(const job *j, scratch *w, int h, int64_t r0, int i0, int ni, in
     for (int i = 0; i < min_int(ni, AHEAD); i++) foresee(j, r0 + i, h);
     for (int i = 0, rows; i < ni; i += rows) {
         rows = tile_rows(ni - i);
-        int edge[TILE];
+        int begin[TILE], end[TILE];
         for (int r = 0; r < rows; r++) {
-            edge[r] = min_int(i0 + i + r + 1 - j0, nj);
+            end[r] = min_int(i0 + i + r + 1 - j0, nj);
+            begin[r] = min_int(max_int(first_key(j->window, i0 + i + r) - j0, 0), end[r]);
             load_query(j, w, r0 + i + r, h, i + r);
             if (i + r + AHEAD < ni) foresee(j, r0 + i + r + AHEAD, h);
         }
-        const int blocks = (edge[rows - 1] + BLOCK - 1) / BLOCK;
-        dots(rows, w->p[i], w->q[i], w->kb, w->kb, blocks, D);
-        dots(rows, w->ds[i], w->g[i], vb, vb, blocks, D);
-        for (int r = 0; r < rows; r++) weigh_row(w, i + r, edge[r], j->scale);
+        const int b = begin[0] / BLOCK, blocks = (end[rows - 1] + BLOCK - 1) / BLOCK - b;
+        dots(rows, w->p[i] + b * BLOCK, w->q[i], w->kb + b, w->kb + b, blocks, D);
+        dots(rows, w->ds[i] + b * BLOCK, w->g[i], vb + b, vb + b, blocks, D);
+        if (j->softcap != 0)
+            for (int r = 0; r < rows; r++) weigh_row_capped(w, i + r, begin[r], end[r], j);
+        else
+            for (int r = 0; r < rows; r++) weigh_row(w, i + r, begin[r], end[r], j->scale);
         if (!want_q) continue;
         float *dq = j->dq + (r0 + i) * j->ld + (int64_t)h * D;
         if (D % 16 == 0)
-            mix_keys(rows, dq, j->ld, w->ds[i], kr, NULL, ROW, Dv, edge, CHUNK, j0 == 0 ? MIX_WRITE : MIX_ADD, NULL);
+            mix_keys(rows, dq, j->ld, w->ds[i], kr, NULL, ROW, Dv, begin, end, first_q ? MIX_WRITE : MIX_ADD, NULL);
         else {
-            mix_keys(rows, w->dq[0], ROW, w->ds[i], kr, NULL, ROW, Dv, edge, CHUNK, MIX_WRITE, NULL);
-            join_rows(dq, j->ld, w, rows, D, j0 == 0);
+            mix_keys(rows, w->dq[0], ROW, w->ds[i], kr, NULL, ROW, Dv, begin, end, MIX_WRITE, NULL);
+            join_rows(dq, j->ld, w, rows, D, first_q);
         }
     }
     if (!want_k) return;
-    const mix_end end = first ? MIX_WRITE : MIX_ADD;
+    const mix_end how = first_k ? MIX_WRITE : MIX_ADD;
     for (int k = 0, rows; k < nj; k += rows) {
         rows = tile_rows(nj - k);
-        int edge[TILE];
-        for (int r = 0; r < rows; r++) edge[r] = max_int(j0 + k + r - i0, 0);
-        mix_queries(rows, w->dv[k], ROW, w->p[0] + k, gr, NULL, ROW, Dv, edge, ni, end, NULL);
-        mix_queries(rows, w->dk[k], ROW, w->ds[0] + k, qr, NULL, ROW, Dv, edge, ni, end, NULL);
+        int begin[TILE], end[TILE];
+        for (int r = 0; r < rows; r++) {
+            const int at = j0 + k + r - i0; /* the key's position among the queries */
+            begin[r] = max_int(at, 0);
+            end[r] = j->window ? max_int(min_int(at + j->window, ni), 0) : ni;
+        }
+        mix_queries(rows, w->dv[k], ROW, w->p[0] + k, gr, NULL, ROW, Dv, begin, end, how, NULL);
+        mix_queries(rows, w->dk[k], ROW, w->ds[0] + k, qr, NULL, ROW, Dv, begin, end, how, NULL);
     }
 }
 
@@ -157,12 +187,12 @@ static void pairs(const job *j, scratch *w, int s, int kh, int j_from, int j_to,
     const int64_t row0 = j->rows->seq_row[s];
     const int T = (int)(j->rows->seq_row[s + 1] - row0);
     for (int J = j_from; J < j_to; J++) {
-        const int j0 = J * CHUNK, nj = min_int(T - j0, CHUNK);
+        const int j0 = J * CHUNK, nj = min_int(T - j0, CHUNK), last = last_chunk(j, J, i_to);
         load_keys(j, w, s, kh, j0, nj);
         for (int h = kh * G; h < (kh + 1) * G; h++)
-            for (int I = max_int(i_from, J); I < i_to; I++) {
+            for (int I = max_int(i_from, J); I <= last; I++) {
                 const int i0 = I * CHUNK, ni = min_int(T - i0, CHUNK);
-                pair(j, w, h, row0 + i0, i0, ni, j0, nj, want_q, want_k, h == kh * G && I == J);
+                pair(j, w, h, row0 + i0, i0, ni, j0, nj, want_q, want_k, J == first_chunk(j, I), h == kh * G && I == J);
             }
         if (!want_k) continue;
         for (int k = 0; k < nj; k++) {
@@ -193,7 +223,7 @@ static void backward_task(void *user, int64_t i, int worker) {
             continue;
         }
         for (int c = (max_int(from - start, 0) + CHUNK - 1) / CHUNK; c < chunks && start + c * CHUNK < to; c++) {
-            if (queries) pairs(j, w, s, kh, 0, c + 1, c, c + 1, true, false);
+            if (queries) pairs(j, w, s, kh, first_chunk(j, c), c + 1, c, c + 1, true, false);
             else pairs(j, w, s, kh, c, c + 1, c, chunks, false, true);
         }
     }
@@ -201,10 +231,11 @@ static void backward_task(void *user, int64_t i, int worker) {
 
 /* Whether whole sequences would leave threads idle for longer than computing the scores twice takes (7 products for 5).
  */
-static bool too_few(const tl_rows *rows, int Hkv, int threads) {
+static bool too_few(const tl_rows *rows, int Hkv, int window, int threads) {
     double total = 0, most = 0;
     for (int s = 0; s < rows->S; s++) {
-        double T = rows->seq_row[s + 1] - rows->seq_row[s], work = T * (T + CHUNK);
+        const double T = rows->seq_row[s + 1] - rows->seq_row[s], keys = window && window < T ? 2 * window : T,
+                     work = T * (keys + CHUNK);
         total += work * Hkv;
         if (work > most) most = work;
     }
@@ -217,11 +248,31 @@ static bool too_few(const tl_rows *rows, int Hkv, int threads) {
 
 void TL_NAME(attention_backward)(tl_ctx *ctx, float *dq, float *dk, float *dv, int64_t ld, const float *dout,
                                  const float *out, int64_t ldo, const float *max_sum, const float *q, int64_t ldq,
-                                 tl_kv kv, const tl_rows *rows, int H, int Hkv, int D, float scale) {
+                                 tl_kv kv, const tl_rows *rows, const tl_attention_form *form) {
+    const int H = form->H, Hkv = form->Hkv, D = form->D;
     assert(D >= 1 && D <= TL_MAX_HEAD_DIM && Hkv >= 1 && H % Hkv == 0);
     if (rows->R == 0) return;
-    job j = {ctx, dq, dk, dv, dout, out, max_sum, q, ld, ldo, ldq, kv, rows, H, Hkv, D, scale, false, 0};
-    j.blocks = (rows->R + TASK_ROWS - 1) / TASK_ROWS;
-    j.split = too_few(rows, Hkv, tl__pool_threads(ctx->pool));
+    job j = {.ctx = ctx,
+             .dq = dq,
+             .dk = dk,
+             .dv = dv,
+             .dout = dout,
+             .out = out,
+             .max_sum = max_sum,
+             .q = q,
+             .ld = ld,
+             .ldo = ldo,
+             .ldq = ldq,
+             .kv = kv,
+             .rows = rows,
+             .H = H,
+             .Hkv = Hkv,
+             .D = D,
+             .window = window_of(form),
+             .scale = form->scale,
+             .softcap = form->softcap,
+             .inverse_cap = form->softcap != 0 ? 1 / form->softcap : 0,
+             .blocks = (rows->R + TASK_ROWS - 1) / TASK_ROWS};
+    j.split = too_few(rows, Hkv, j.window, tl__pool_threads(ctx->pool));
     tl__parallel_for(ctx->pool, j.blocks * Hkv * (j.split ? 2 : 1), backward_task, &j);
 }

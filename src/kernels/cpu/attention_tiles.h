@@ -2,7 +2,8 @@
  *
  * dots: a tile of rows against blocks of 16 keys, summed over the head width, vectorised across keys.
  * mix:  a tile of rows, each a sum of vectors weighted by its coefficients, summed over keys (or queries), vectorised
- * across the head width; which terms count may differ from row to row (the causal edge), and no other term is read.
+ * across the head width; which terms count may differ from row to row (the edges of causality and of a window), and no
+ * other term is read.
  * Both are one chain of fused multiply-adds per output from +0. Scratch rows lie ROW floats apart, scores CHUNK apart,
  * so that every address in a tile is one register plus a constant. */
 #ifndef TL_KERNELS_CPU_ATTENTION_TILES_H
@@ -128,31 +129,29 @@ TL_INLINE void mix_step(int rows, int vecs, v16 sum[TILE][4], const float *x, in
     }
 }
 
-/* The same for the rows that see term k: before their edge (edge_is_end) or from it on. */
+/* The same for the rows that see term k. */
 TL_INLINE void mix_edge_step(int rows, int vecs, v16 sum[TILE][4], const float *x, int x_row, const float *b, int k,
-                             const int *edge, bool edge_is_end) {
+                             const int *begin, const int *end) {
     v16 y[4];
     UNROLL for (int v = 0; v < vecs; v++) y[v] = v16_load(b + v * 16);
     UNROLL for (int r = 0; r < rows; r++) {
-        if (edge_is_end ? k >= edge[r] : k < edge[r]) continue;
+        if (k < begin[r] || k >= end[r]) continue;
         v16 w = v16_set1(x[r * x_row]);
         UNROLL for (int v = 0; v < vecs; v++) sum[r][v] = v16_fma(w, y[v], sum[r][v]);
     }
 }
 
-/* c[r·ldc + …] ← Σ_k x[r·x_row + k·x_k] · b_k, where b_k = b[k/16] + (k%16)·ldb; ahead, if not NULL, is asked for as b
- * is read. Edges do not fall from row to row. Rows sum k = 0 … edge[r]−1 (edge_is_end), or k = edge[r] … n−1. */
+/* c[r·ldc + …] ← Σ_k x[r·x_row + k·x_k] · b_k over k = begin[r] … end[r]−1, where b_k = b[k/16] + (k%16)·ldb; ahead, if
+ * not NULL, is asked for as b is read. Neither begin nor end falls from row to row. */
 TL_INLINE void mix_tile(int rows, int vecs, float *c, int64_t ldc, const float *x, int x_row, int x_k,
-                        const float *const *b, const float *const *ahead, int64_t ldb, int64_t b_col, const int *edge,
-                        bool edge_is_end, int n, mix_end end, const mix_merge *merge) {
+                        const float *const *b, const float *const *ahead, int64_t ldb, int64_t b_col, const int *begin,
+                        const int *end, mix_end how, const mix_merge *merge) {
     v16 sum[TILE][4];
     UNROLL for (int r = 0; r < rows; r++) UNROLL for (int v = 0; v < vecs; v++) sum[r][v] = v16_zero();
-    /* Terms of every row: [from, to); the ragged ones lie after or before. */
-    int from = edge_is_end ? 0 : edge[rows - 1], to = edge_is_end ? edge[0] : n;
-    if (!edge_is_end)
-        for (int k = edge[0]; k < from; k++)
-            mix_edge_step(rows, vecs, sum, x + k * x_k, x_row, b[k / BLOCK] + (k % BLOCK) * ldb + b_col, k, edge,
-                          false);
+    /* Terms of every row: [from, to), which may be none; the ragged ones lie before and after. */
+    const int from = begin[rows - 1], to = max_int(end[0], from);
+    for (int k = begin[0]; k < from; k++)
+        mix_edge_step(rows, vecs, sum, x + k * x_k, x_row, b[k / BLOCK] + (k % BLOCK) * ldb + b_col, k, begin, end);
     for (int k = from; k < to;) {
         const float *y = b[k / BLOCK] + (k % BLOCK) * ldb + b_col, *w = x + k * x_k;
         int stop = (k / BLOCK + 1) * BLOCK < to ? (k / BLOCK + 1) * BLOCK : to;
@@ -164,15 +163,14 @@ TL_INLINE void mix_tile(int rows, int vecs, float *c, int64_t ldc, const float *
             z += ldb;
         }
     }
-    if (edge_is_end)
-        for (int k = to; k < edge[rows - 1]; k++)
-            mix_edge_step(rows, vecs, sum, x + k * x_k, x_row, b[k / BLOCK] + (k % BLOCK) * ldb + b_col, k, edge, true);
+    for (int k = to; k < end[rows - 1]; k++)
+        mix_edge_step(rows, vecs, sum, x + k * x_k, x_row, b[k / BLOCK] + (k % BLOCK) * ldb + b_col, k, begin, end);
     UNROLL for (int r = 0; r < rows; r++) {
         float *to_c = c + r * ldc + b_col;
         UNROLL for (int v = 0; v < vecs; v++) {
             v16 t = sum[r][v];
-            if (end == MIX_ADD) t = v16_add(v16_load(to_c + v * 16), t);
-            if (end == MIX_MERGE)
+            if (how == MIX_ADD) t = v16_add(v16_load(to_c + v * 16), t);
+            if (how == MIX_MERGE)
                 t = v16_fma(v16_load(to_c + v * 16), v16_set1(merge->old[r]), v16_mul(t, v16_set1(merge->new[r])));
             v16_store(to_c + v * 16, t);
         }
@@ -181,22 +179,22 @@ TL_INLINE void mix_tile(int rows, int vecs, float *c, int64_t ldc, const float *
 
 /* All columns of a tile: Dv vectors, in groups as even as they can be. */
 TL_INLINE void mix_rows(int rows, float *c, int64_t ldc, const float *x, int x_row, int x_k, const float *const *b,
-                        const float *const *ahead, int64_t ldb, int Dv, const int *edge, bool edge_is_end, int n,
-                        mix_end end, const mix_merge *merge) {
+                        const float *const *ahead, int64_t ldb, int Dv, const int *begin, const int *end, mix_end how,
+                        const mix_merge *merge) {
     for (int groups = (Dv + VECS(rows) - 1) / VECS(rows), col = 0; groups > 0; groups--) {
         int vecs = (Dv - col + groups - 1) / groups;
         int64_t at = (int64_t)col * 16;
-        FOR_VECS(rows, vecs, mix_tile, c, ldc, x, x_row, x_k, b, ahead, ldb, at, edge, edge_is_end, n, end, merge)
+        FOR_VECS(rows, vecs, mix_tile, c, ldc, x, x_row, x_k, b, ahead, ldb, at, begin, end, how, merge)
         col += vecs;
     }
 }
 
-/* A mix of 1 … TILE rows for one use: name, coefficient strides and kind of edge are fixed, the end may vary. */
-#define DEFINE_MIX(name, x_row, x_k, edge_is_end)                                                                      \
+/* A mix of 1 … TILE rows for one use: name and coefficient strides are fixed, the end may vary. */
+#define DEFINE_MIX(name, x_row, x_k)                                                                                   \
     static void name(int rows, float *c, int64_t ldc, const float *x, const float *const *b,                           \
-                     const float *const *ahead, int64_t ldb, int Dv, const int *edge, int n, mix_end end,              \
+                     const float *const *ahead, int64_t ldb, int Dv, const int *begin, const int *end, mix_end how,    \
                      const mix_merge *merge) {                                                                         \
-        FOR_ROWS(rows, mix_rows, c, ldc, x, x_row, x_k, b, ahead, ldb, Dv, edge, edge_is_end, n, end, merge)           \
+        FOR_ROWS(rows, mix_rows, c, ldc, x, x_row, x_k, b, ahead, ldb, Dv, begin, end, how, merge)                     \
     }
 
 /* The first of `left` rows' tiles, cut as evenly as can be. */
@@ -208,6 +206,17 @@ static inline int tile_rows(int left) {
 /* Key head kh of a KV block: K as [D][16], V as [16][D]. */
 static inline const float *block_of(const float *base, int64_t block, int kh, int Hkv, int D) {
     return base + (block * Hkv + kh) * (int64_t)D * BLOCK;
+}
+
+/* The window, 0 if none; one longer than any sequence is cut, so that no sum with it overflows. */
+static inline int window_of(const tl_attention_form *form) {
+    assert(form->window >= 0);
+    return min_int(form->window, 1 << 30);
+}
+
+/* The first key that a row at position pos sees. */
+static inline int first_key(int window, int pos) {
+    return window ? max_int(pos + 1 - window, 0) : 0;
 }
 
 /* The last sequence that starts at or before row r. */
@@ -223,6 +232,6 @@ static inline int sequence_of(const tl_rows *rows, int r) {
 
 void TL_NAME(attention_backward)(tl_ctx *ctx, float *dq, float *dk, float *dv, int64_t ld, const float *dout,
                                  const float *out, int64_t ldo, const float *max_sum, const float *q, int64_t ldq,
-                                 tl_kv kv, const tl_rows *rows, int H, int Hkv, int D, float scale);
+                                 tl_kv kv, const tl_rows *rows, const tl_attention_form *form);
 
 #endif

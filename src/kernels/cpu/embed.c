@@ -11,20 +11,22 @@ typedef struct embed_job {
     float *x;
     const float *E, *P;
     const int32_t *token, *pos;
+    float scale;
     int64_t R, C, rows;
 } embed_job;
 
-/* out = a + b (b may be NULL). */
-TL_INLINE void row_add(float *out, const float *a, const float *b, int64_t n) {
+/* out = fma(a, scale, b), or a·scale where b is NULL. */
+TL_INLINE void row_scale(float *out, const float *a, float scale, const float *b, int64_t n) {
+    const v16 by = v16_set1(scale);
     int64_t c = 0;
     for (; c + 16 <= n; c += 16) {
         v16 s = v16_load(a + c);
-        v16_store(out + c, b ? v16_add(s, v16_load(b + c)) : s);
+        v16_store(out + c, b ? v16_fma(s, by, v16_load(b + c)) : v16_mul(s, by));
     }
     if (c < n) {
         const int rest = (int)(n - c);
         v16 s = v16_load_n(a + c, rest);
-        v16_store_n(out + c, b ? v16_add(s, v16_load_n(b + c, rest)) : s, rest);
+        v16_store_n(out + c, b ? v16_fma(s, by, v16_load_n(b + c, rest)) : v16_mul(s, by), rest);
     }
 }
 
@@ -32,14 +34,14 @@ static void embed_rows(void *user, int64_t i, int worker) {
     const embed_job *a = user;
     for (int64_t r = i * a->rows; r < tl_least((i + 1) * a->rows, a->R); r++) {
         const float *e = a->E + a->token[r] * a->C;
-        if (a->P) row_add(a->x + r * a->C, e, a->P + a->pos[r] * a->C, a->C);
-        else row_add(a->x + r * a->C, e, NULL, a->C);
+        if (a->P) row_scale(a->x + r * a->C, e, a->scale, a->P + a->pos[r] * a->C, a->C);
+        else row_scale(a->x + r * a->C, e, a->scale, NULL, a->C);
     }
 }
 
 static void embed(tl_ctx *ctx, float *x, const float *E, const float *P, const int32_t *token, const int32_t *pos,
-                  int R, int C) {
-    embed_job job = {x, E, P, token, pos, R, C, tl_piece_rows(C)};
+                  float scale, int R, int C) {
+    embed_job job = {x, E, P, token, pos, scale, R, C, tl_piece_rows(C)};
     tl__parallel_for(ctx->pool, tl_pieces(R, job.rows), embed_rows, &job);
 }
 
@@ -47,6 +49,7 @@ typedef struct embed_backward_job {
     float *dE;
     const int32_t *slot, *id;
     const float *dx;
+    float scale;
     int64_t R, C;
 } embed_backward_job;
 
@@ -70,13 +73,13 @@ static void embed_backward_class(void *user, int64_t i, int worker) {
                 tl_prefetch(a->dx + next * a->C + c0 + c);
             }
         float *d = a->dE + destination(a, r) * a->C + c0;
-        row_add(d, d, a->dx + r * a->C + c0, n);
+        row_scale(d, a->dx + r * a->C + c0, a->scale, d, n);
     }
 }
 
-static void embed_backward(tl_ctx *ctx, float *dE, const int32_t *slot, const int32_t *id, const float *dx, int R,
-                           int C) {
-    embed_backward_job job = {dE, slot, id, dx, R, C};
+static void embed_backward(tl_ctx *ctx, float *dE, const int32_t *slot, const int32_t *id, const float *dx, float scale,
+                           int R, int C) {
+    embed_backward_job job = {dE, slot, id, dx, scale, R, C};
     tl__parallel_for(ctx->pool, CLASSES * tl_pieces(C, STRIP), embed_backward_class, &job);
 }
 

@@ -71,7 +71,7 @@ static void bias_backward(tl_ctx *ctx, float *db, const float *dy, int64_t ld, i
 typedef struct norm_job {
     float *out, *sum, *mean, *rstd;
     const float *x, *y, *gain, *bias;
-    float eps;
+    float gain_add, eps;
     int64_t R, rows;
     int C;
 } norm_job;
@@ -109,25 +109,27 @@ static void rmsnorm_rows(void *user, int64_t i, int worker) {
                           : row_sum(NULL, x, NULL, C, true);
         const float scale = 1.0f / sqrtf(v16_sum(lane) / (float)C + a->eps);
         if (a->rstd) a->rstd[r] = scale;
-        const v16 scale16 = v16_set1(scale);
+        const v16 scale16 = v16_set1(scale), more = v16_set1(a->gain_add);
         int c = 0;
         for (; c + 16 <= C; c += 16)
-            v16_store(out + c, v16_mul(v16_mul(v16_load(s + c), scale16), v16_load(a->gain + c)));
+            v16_store(out + c, v16_mul(v16_mul(v16_load(s + c), scale16), v16_add(v16_load(a->gain + c), more)));
         if (c < C) {
             const int n = C - c;
-            v16_store_n(out + c, v16_mul(v16_mul(v16_load_n(s + c, n), scale16), v16_load_n(a->gain + c, n)), n);
+            const v16 gain = v16_add(v16_load_n(a->gain + c, n), more);
+            v16_store_n(out + c, v16_mul(v16_mul(v16_load_n(s + c, n), scale16), gain), n);
         }
     }
 }
 
 static void rmsnorm(tl_ctx *ctx, float *out, float *sum, float *rstd, const float *x, const float *y, const float *gain,
-                    float eps, int R, int C) {
+                    float gain_add, float eps, int R, int C) {
     norm_job job = {.out = out,
                     .sum = sum,
                     .rstd = rstd,
                     .x = x,
                     .y = y,
                     .gain = gain,
+                    .gain_add = gain_add,
                     .eps = eps,
                     .R = R,
                     .rows = tl_piece_rows(C),
@@ -194,10 +196,19 @@ static void layernorm(tl_ctx *ctx, float *out, float *sum, float *mean, float *r
 typedef struct backward_job {
     float *dx, *dgain, *dbias;
     const float *dout, *s, *mean, *rstd, *gain;
-    float *part; /* [blocks][2][C] while blocks are the tasks */
+    float gain_add; /* 0 for LayerNorm */
+    float *part;    /* [blocks][2][C] while blocks are the tasks */
     int64_t R, rows, block0;
     int C;
 } backward_job;
+
+/* The gain used: RMSNorm adds to the parameter. */
+TL_INLINE v16 gain_at(const float *gain, v16 more, bool layer) {
+    return layer ? v16_load(gain) : v16_add(v16_load(gain), more);
+}
+TL_INLINE v16 gain_at_n(const float *gain, v16 more, bool layer, int n) {
+    return layer ? v16_load_n(gain, n) : v16_add(v16_load_n(gain, n), more);
+}
 
 /* One row: dx, and into dgain and dbias (may be NULL) this row's addends. */
 TL_INLINE void backward_row(const backward_job *a, int64_t r, float *dgain, float *dbias, bool layer) {
@@ -205,15 +216,16 @@ TL_INLINE void backward_row(const backward_job *a, int64_t r, float *dgain, floa
     const float *dout = a->dout + r * C, *s = a->s + r * C, *gain = a->gain;
     float *dx = a->dx + r * C;
     const v16 rstd = v16_set1(a->rstd[r]), mean = layer ? v16_set1(a->mean[r]) : v16_zero();
+    const v16 more = v16_set1(layer ? 0 : a->gain_add);
     v16 lane_a = v16_zero(), lane_ax = v16_zero();
     for (int c = 0; c < whole; c += 16) {
-        v16 u = v16_mul(v16_load(gain + c), v16_load(dout + c)), x = v16_load(s + c);
+        v16 u = v16_mul(gain_at(gain + c, more, layer), v16_load(dout + c)), x = v16_load(s + c);
         v16 xhat = v16_mul(layer ? v16_sub(x, mean) : x, rstd);
         if (layer) lane_a = v16_add(lane_a, u);
         lane_ax = v16_fma(u, xhat, lane_ax);
     }
     if (tail) {
-        v16 u = v16_mul(v16_load_n(gain + whole, tail), v16_load_n(dout + whole, tail)),
+        v16 u = v16_mul(gain_at_n(gain + whole, more, layer, tail), v16_load_n(dout + whole, tail)),
             x = v16_load_n(s + whole, tail);
         v16 xhat = v16_mul(layer ? v16_sub(x, mean) : x, rstd);
         if (layer) lane_a = first_n(lane_a, v16_add(lane_a, u), tail);
@@ -222,7 +234,7 @@ TL_INLINE void backward_row(const backward_job *a, int64_t r, float *dgain, floa
     const v16 mean_a = v16_set1(layer ? v16_sum(lane_a) / (float)C : 0),
               mean_ax = v16_set1(v16_sum(lane_ax) / (float)C);
     for (int c = 0; c < whole; c += 16) {
-        v16 d = v16_load(dout + c), u = v16_mul(v16_load(gain + c), d), x = v16_load(s + c);
+        v16 d = v16_load(dout + c), u = v16_mul(gain_at(gain + c, more, layer), d), x = v16_load(s + c);
         v16 xhat = v16_mul(layer ? v16_sub(x, mean) : x, rstd);
         if (layer) u = v16_sub(u, mean_a);
         v16_store(dx + c, v16_fma(rstd, v16_fnma(xhat, mean_ax, u), v16_load(dx + c)));
@@ -231,7 +243,8 @@ TL_INLINE void backward_row(const backward_job *a, int64_t r, float *dgain, floa
     }
     if (tail) {
         const int c = whole;
-        v16 d = v16_load_n(dout + c, tail), u = v16_mul(v16_load_n(gain + c, tail), d), x = v16_load_n(s + c, tail);
+        v16 d = v16_load_n(dout + c, tail), u = v16_mul(gain_at_n(gain + c, more, layer, tail), d),
+            x = v16_load_n(s + c, tail);
         v16 xhat = v16_mul(layer ? v16_sub(x, mean) : x, rstd);
         if (layer) u = v16_sub(u, mean_a);
         v16_store_n(dx + c, v16_fma(rstd, v16_fnma(xhat, mean_ax, u), v16_load_n(dx + c, tail)), tail);
@@ -328,8 +341,16 @@ static void norm_backward(tl_ctx *ctx, backward_job *a, task_fn *block, task_fn 
 }
 
 static void rmsnorm_backward(tl_ctx *ctx, float *dx, float *dgain, const float *dout, const float *s, const float *rstd,
-                             const float *gain, int R, int C) {
-    backward_job job = {.dx = dx, .dgain = dgain, .dout = dout, .s = s, .rstd = rstd, .gain = gain, .R = R, .C = C};
+                             const float *gain, float gain_add, int R, int C) {
+    backward_job job = {.dx = dx,
+                        .dgain = dgain,
+                        .dout = dout,
+                        .s = s,
+                        .rstd = rstd,
+                        .gain = gain,
+                        .gain_add = gain_add,
+                        .R = R,
+                        .C = C};
     norm_backward(ctx, &job, rmsnorm_backward_block, rmsnorm_backward_rows, rmsnorm_backward_strip);
 }
 
@@ -354,6 +375,7 @@ void TL_NAME(ops_rows)(tl_ops *ops) {
     ops->rmsnorm_backward = rmsnorm_backward;
     ops->layernorm = layernorm;
     ops->layernorm_backward = layernorm_backward;
+    TL_NAME(ops_head_norm)(ops);
     TL_NAME(ops_embed)(ops);
     TL_NAME(ops_activation)(ops);
     TL_NAME(ops_loss)(ops);

@@ -1,4 +1,4 @@
-/* ref/activation.c — GELU, SwiGLU and the residual sum, element by element.
+/* ref/activation.c — GELU, the gated units SwiGLU and GeGLU, the residual sum and the soft-cap, element by element.
  *
  * gelu_new is evaluated as x·sigmoid(2u), u = √(2/π)·(x + 0.044715·x³): the same function as 0.5·x·(1 + tanh u), but
  * without the cancellation in 1 + tanh u for negative x, and cheaper by the tanh. */
@@ -41,8 +41,34 @@ static void ref_swiglu_backward(tl_ctx *ctx, real *dgu, const real *dy, const re
         }
 }
 
+static void ref_geglu(tl_ctx *ctx, real *y, const real *gu, int R, int F) {
+    for (int64_t r = 0; r < R; r++)
+        for (int64_t f = 0; f < F; f++) {
+            const real g = gu[r * 2 * F + f], u = gu[r * 2 * F + F + f];
+            y[r * F + f] = g * SIGMOID(g * FMA(g * g, GELU_3, GELU_1)) * u;
+        }
+}
+
+/* gelu and gelu' as in gelu_backward. */
+static void ref_geglu_backward(tl_ctx *ctx, real *dgu, const real *dy, const real *gu, int R, int F) {
+    for (int64_t r = 0; r < R; r++)
+        for (int64_t f = 0; f < F; f++) {
+            const int64_t gate = r * 2 * F + f, up = gate + F;
+            const real g = gu[gate], z = g * g, v = g * FMA(z, GELU_3, GELU_1);
+            const real e = EXP(-ABS(v)), q = REAL(1) / (e + REAL(1)), eq = e * q, s = v < 0 ? eq : q;
+            const real d = dy[r * F + f], du = d * (g * s);
+            dgu[gate] = d * gu[up] * FMA(g * FMA(z, GELU_3X3, GELU_1), eq * q, s);
+            dgu[up] = du;
+        }
+}
+
 static void ref_add(tl_ctx *ctx, real *out, const real *x, const real *y, int64_t n) {
     for (int64_t i = 0; i < n; i++) out[i] = x[i] + y[i];
+}
+
+static void ref_softcap(tl_ctx *ctx, real *x, real cap, int64_t n) {
+    const real inverse = REAL(1) / cap;
+    for (int64_t i = 0; i < n; i++) x[i] = cap * TANH(x[i] * inverse);
 }
 
 #ifndef TL_REF_DOUBLE
@@ -51,6 +77,9 @@ void tl__ops_activation_ref(tl_ops *ops) {
     ops->gelu_backward = ref_gelu_backward;
     ops->swiglu = ref_swiglu;
     ops->swiglu_backward = ref_swiglu_backward;
+    ops->geglu = ref_geglu;
+    ops->geglu_backward = ref_geglu_backward;
     ops->add = ref_add;
+    ops->softcap = ref_softcap;
 }
 #endif

@@ -1,9 +1,8 @@
 /* attention.c — causal attention over a blocked KV store, and its backward: the definition.
  *
- * Plain loops in the order of the contract (ops.h); the fast forms equal these to the bit. A key beyond a row's
- * position is never read, so what lies in the unused lanes of a block cannot matter. Nothing here is parallel. Where a
- * chain "starts at the first query that sees the key", the queries before it would have added +0 to +0: leaving them
- * out is the same sum. */
+ * Plain loops in the order of the contract (ops.h); the fast forms equal these to the bit. A key that a row does
+ * not see is never read, so what lies in the unused lanes of a block cannot matter. Nothing here is parallel. A chain
+ * has the terms of what is seen alone. */
 #include <assert.h>
 #include "kernels/ref/real.h"
 
@@ -27,10 +26,23 @@ static real lanes_max(real lane[LANES]) {
     return lane[0];
 }
 
-static real score(const real *q, const real *k, int D, real scale) {
+/* The score before any soft-cap. */
+static real score(const real *q, const real *k, const tl_attention_form *form) {
     real s = 0;
-    for (int d = 0; d < D; d++) s = FMA(q[d], k[d * BLOCK], s);
-    return s * scale;
+    for (int d = 0; d < form->D; d++) s = FMA(q[d], k[d * BLOCK], s);
+    return s * (real)form->scale;
+}
+
+/* The score, and how fast it follows the uncapped one: 1 − tanh². */
+static real cap_score(real s, real cap, real *slope) {
+    const real t = TANH(s * (REAL(1) / cap));
+    *slope = FMA(-t, t, REAL(1));
+    return cap * t;
+}
+
+/* The first key that position pos sees. */
+static int first_key(int pos, const tl_attention_form *form) {
+    return form->window && pos >= form->window ? pos - form->window + 1 : 0;
 }
 
 static void ref_kv_store(tl_ctx *ctx, real_kv kv, const real *k, int64_t ldk, const real *v, int64_t ldv,
@@ -49,29 +61,31 @@ static void ref_kv_store(tl_ctx *ctx, real_kv kv, const real *k, int64_t ldk, co
 
 /* One row, one head: out[D] and (M, L). */
 static void attend(real *out, real *max_sum, const real *q, real_kv kv, const tl_rows *rows, int s, int pos, int kh,
-                   int Hkv, int D, real scale) {
+                   const tl_attention_form *form) {
+    const int D = form->D, sees = first_key(pos, form);
     real M = 0, L = 0, O[TL_MAX_HEAD_DIM];
-    for (int first = 0; first <= pos; first += CHUNK) {
-        int n = pos + 1 - first < CHUNK ? pos + 1 - first : CHUNK;
-        real p[CHUNK], lane[LANES], o[TL_MAX_HEAD_DIM];
+    for (int first = sees / CHUNK * CHUNK; first <= pos; first += CHUNK) {
+        int begin = sees > first ? sees - first : 0, n = pos + 1 - first < CHUNK ? pos + 1 - first : CHUNK;
+        real p[CHUNK], lane[LANES], o[TL_MAX_HEAD_DIM], slope;
         for (int j = 0; j < LANES; j++) lane[j] = -INFINITY;
-        for (int j = 0; j < n; j++) {
-            p[j] = score(q, key_at(kv, rows, s, first + j, kh, Hkv, D), D, scale);
+        for (int j = begin; j < n; j++) {
+            p[j] = score(q, key_at(kv, rows, s, first + j, kh, form->Hkv, D), form);
+            if (form->softcap != 0) p[j] = cap_score(p[j], form->softcap, &slope);
             lane[j % LANES] = lane[j % LANES] > p[j] ? lane[j % LANES] : p[j];
         }
         real m = lanes_max(lane);
         for (int j = 0; j < LANES; j++) lane[j] = 0;
-        for (int j = 0; j < n; j++) {
+        for (int j = begin; j < n; j++) {
             p[j] = EXP(p[j] - m);
             lane[j % LANES] += p[j];
         }
         real l = tree_sum(lane);
         for (int d = 0; d < D; d++) o[d] = 0;
-        for (int j = 0; j < n; j++) {
-            const real *v = value_at(kv, rows, s, first + j, kh, Hkv, D);
+        for (int j = begin; j < n; j++) {
+            const real *v = value_at(kv, rows, s, first + j, kh, form->Hkv, D);
             for (int d = 0; d < D; d++) o[d] = FMA(p[j], v[d], o[d]);
         }
-        if (first == 0) {
+        if (first <= sees) {
             M = m, L = l;
             for (int d = 0; d < D; d++) O[d] = o[d];
         } else {
@@ -86,13 +100,14 @@ static void attend(real *out, real *max_sum, const real *q, real_kv kv, const tl
 }
 
 static void ref_attention(tl_ctx *ctx, real *out, int64_t ldo, real *max_sum, const real *q, int64_t ldq, real_kv kv,
-                          const tl_rows *rows, int H, int Hkv, int D, real scale) {
-    assert(D >= 1 && D <= TL_MAX_HEAD_DIM && Hkv >= 1 && H % Hkv == 0);
+                          const tl_rows *rows, const tl_attention_form *form) {
+    const int H = form->H, Hkv = form->Hkv, D = form->D;
+    assert(D >= 1 && D <= TL_MAX_HEAD_DIM && Hkv >= 1 && H % Hkv == 0 && form->window >= 0);
     for (int s = 0; s < rows->S; s++)
         for (int64_t r = rows->seq_row[s]; r < rows->seq_row[s + 1]; r++)
             for (int h = 0; h < H; h++)
                 attend(out + r * ldo + (int64_t)h * D, max_sum ? max_sum + (r * H + h) * 2 : NULL,
-                       q + r * ldq + (int64_t)h * D, kv, rows, s, rows->pos[r], h / (H / Hkv), Hkv, D, scale);
+                       q + r * ldq + (int64_t)h * D, kv, rows, s, rows->pos[r], h / (H / Hkv), form);
 }
 
 /* dst (+)= the chunk's sum: the first is written. */
@@ -102,9 +117,9 @@ static void join(real *dst, const real *sum, int D, bool first) {
 
 static void ref_attention_backward(tl_ctx *ctx, real *dq, real *dk, real *dv, int64_t ld, const real *dout,
                                    const real *out, int64_t ldo, const real *max_sum, const real *q, int64_t ldq,
-                                   real_kv kv, const tl_rows *rows, int H, int Hkv, int D, real scale) {
-    assert(D >= 1 && D <= TL_MAX_HEAD_DIM && Hkv >= 1 && H % Hkv == 0);
-    int G = H / Hkv;
+                                   real_kv kv, const tl_rows *rows, const tl_attention_form *form) {
+    const int H = form->H, Hkv = form->Hkv, D = form->D, G = H / Hkv;
+    assert(D >= 1 && D <= TL_MAX_HEAD_DIM && Hkv >= 1 && H % Hkv == 0 && form->window >= 0);
     for (int s = 0; s < rows->S; s++) {
         int64_t row0 = rows->seq_row[s];
         int T = (int)(rows->seq_row[s + 1] - row0);
@@ -113,7 +128,7 @@ static void ref_attention_backward(tl_ctx *ctx, real *dq, real *dk, real *dv, in
         for (int h = 0; h < H; h++) {
             int kh = h / G;
             for (int i0 = 0; i0 < T; i0 += CHUNK)
-                for (int j0 = 0; j0 <= i0; j0 += CHUNK) {
+                for (int first = first_key(i0, form) / CHUNK * CHUNK, j0 = first; j0 <= i0; j0 += CHUNK) {
                     int ni = T - i0 < CHUNK ? T - i0 : CHUNK, nj = T - j0 < CHUNK ? T - j0 : CHUNK;
                     real p[CHUNK][CHUNK], ds[CHUNK][CHUNK], sum[TL_MAX_HEAD_DIM], sum2[TL_MAX_HEAD_DIM];
                     for (int i = 0; i < ni; i++) {
@@ -125,20 +140,22 @@ static void ref_attention_backward(tl_ctx *ctx, real *dq, real *dk, real *dv, in
                         real delta = tree_sum(lane);
                         for (int d = 0; d < D; d++) sum[d] = 0;
                         for (int j = 0; j < nj && j0 + j <= i0 + i; j++) {
+                            if (j0 + j < first_key(i0 + i, form)) continue;
                             const real *k = key_at(kv, rows, s, j0 + j, kh, Hkv, D);
                             const real *v = value_at(kv, rows, s, j0 + j, kh, Hkv, D);
-                            real dp = 0;
+                            real dp = 0, z = score(qi, k, form), slope = 1;
                             for (int d = 0; d < D; d++) dp = FMA(gi[d], v[d], dp);
-                            p[i][j] = EXP(score(qi, k, D, scale) - ms[0]) * inverse;
-                            ds[i][j] = p[i][j] * (dp - delta) * scale;
+                            if (form->softcap != 0) z = cap_score(z, form->softcap, &slope);
+                            p[i][j] = EXP(z - ms[0]) * inverse;
+                            ds[i][j] = p[i][j] * (dp - delta) * slope * (real)form->scale;
                             for (int d = 0; d < D; d++) sum[d] = FMA(ds[i][j], k[d * BLOCK], sum[d]);
                         }
-                        join(dq + r * ld + (int64_t)h * D, sum, D, j0 == 0);
+                        join(dq + r * ld + (int64_t)h * D, sum, D, j0 == first);
                     }
                     for (int j = 0; j < nj; j++) {
                         int64_t r = row0 + j0 + j;
                         for (int d = 0; d < D; d++) sum[d] = sum2[d] = 0;
-                        for (int i = j0 + j > i0 ? j0 + j - i0 : 0; i < ni; i++) {
+                        for (int i = j0 + j > i0 ? j0 + j - i0 : 0; i < ni && first_key(i0 + i, form) <= j0 + j; i++) {
                             const real *qi = q + (row0 + i0 + i) * ldq + (int64_t)h * D;
                             const real *gi = dout + (row0 + i0 + i) * ldo + (int64_t)h * D;
                             for (int d = 0; d < D; d++) {

@@ -2,19 +2,19 @@
 #include "kernels/ref/real.h"
 
 static void ref_embed(tl_ctx *ctx, real *x, const real *E, const real *P, const int32_t *token, const int32_t *pos,
-                      int R, int C) {
+                      real scale, int R, int C) {
     for (int64_t r = 0; r < R; r++)
         for (int64_t c = 0; c < C; c++) {
-            real e = E[(int64_t)token[r] * C + c];
-            x[r * C + c] = P ? e + P[(int64_t)pos[r] * C + c] : e;
+            const real e = E[(int64_t)token[r] * C + c];
+            x[r * C + c] = P ? FMA(e, scale, P[(int64_t)pos[r] * C + c]) : e * scale;
         }
 }
 
-static void ref_embed_backward(tl_ctx *ctx, real *dE, const int32_t *slot, const int32_t *id, const real *dx, int R,
-                               int C) {
+static void ref_embed_backward(tl_ctx *ctx, real *dE, const int32_t *slot, const int32_t *id, const real *dx,
+                               real scale, int R, int C) {
     for (int64_t r = 0; r < R; r++) {
         const int64_t to = slot ? slot[id[r]] : id[r];
-        for (int64_t c = 0; c < C; c++) dE[to * C + c] += dx[r * C + c];
+        for (int64_t c = 0; c < C; c++) dE[to * C + c] = FMA(dx[r * C + c], scale, dE[to * C + c]);
     }
 }
 

@@ -1,28 +1,37 @@
-/* ref/loss.c — softmax, cross-entropy and its gradient over rows of logits, in the contract's order. */
+/* ref/loss.c — softmax, cross-entropy, z-loss and their gradient over rows of logits, in the contract's order. */
 #include "kernels/ref/real.h"
 
-static void ref_softmax_loss(tl_ctx *ctx, real *logp, real *logits, const int32_t *target, real grad_scale, int R,
-                             int V) {
+static void ref_softmax_loss(tl_ctx *ctx, real *logp, real *logz, real *logits, const int32_t *target,
+                             const tl_loss_form *form, int R, int V) {
+    const real cap = form->softcap, inverse = cap != 0 ? REAL(1) / cap : 0;
     for (int64_t r = 0; r < R; r++) {
-        real *z = logits + r * V;
+        real *x = logits + r * V;
         const int32_t t = target[r];
         if (t < 0) {
             logp[r] = 0;
-            if (grad_scale != 0)
-                for (int64_t v = 0; v < V; v++) z[v] = 0;
+            if (logz) logz[r] = 0;
+            if (form->grad_scale != 0)
+                for (int64_t v = 0; v < V; v++) x[v] = 0;
             continue;
         }
-        real m = z[0], lane[TL_LANES] = {0};
-        for (int64_t v = 1; v < V; v++) m = z[v] > m ? z[v] : m;
-        for (int64_t v = 0; v < V; v++) lane[v % TL_LANES] += EXP(z[v] - m);
-        const real sum = tree_sum(lane);
-        logp[r] = z[t] - (m + LOG(sum));
-        if (grad_scale == 0) continue;
-        const real k = grad_scale / sum;
-        for (int64_t v = 0; v < V; v++) {
-            const real e = EXP(z[v] - m);
-            z[v] = v == t ? FMA(e, k, -grad_scale) : e * k;
+#define Z(v) (cap != 0 ? cap * TANH(x[v] * inverse) : x[v])
+        real m = Z(0), lane[TL_LANES] = {0};
+        for (int64_t v = 1; v < V; v++) {
+            const real z = Z(v);
+            m = z > m ? z : m;
         }
+        for (int64_t v = 0; v < V; v++) lane[v % TL_LANES] += EXP(Z(v) - m);
+        const real sum = tree_sum(lane), log_z = m + LOG(sum);
+        logp[r] = Z(t) - log_z;
+        if (logz) logz[r] = log_z;
+        if (form->grad_scale == 0) continue;
+        const real k = form->grad_scale * FMA(REAL(2) * form->z_coef, log_z, REAL(1)) / sum;
+        for (int64_t v = 0; v < V; v++) {
+            const real e = EXP(Z(v) - m), capped = cap != 0 ? TANH(x[v] * inverse) : 0;
+            const real d = v == t ? FMA(e, k, -form->grad_scale) : e * k;
+            x[v] = cap != 0 ? d * FMA(-capped, capped, REAL(1)) : d;
+        }
+#undef Z
     }
 }
 

@@ -19,6 +19,7 @@ typedef struct real_kv {
 #define ABS(x) fabs(x)
 #define EXP(x) exp(x)
 #define LOG(x) log(x)
+#define TANH(x) tanh(x)
 #define SIGMOID(x) (1.0 / (1.0 + exp(-(x))))
 #else
 typedef float real;
@@ -28,6 +29,7 @@ typedef tl_kv real_kv;
 #define ABS(x) fabsf(x)
 #define EXP(x) tl__exp(x)
 #define LOG(x) tl__log(x)
+#define TANH(x) tl__tanh(x)
 #define SIGMOID(x) tl__sigmoid(x)
 #endif
 #define REAL(x) ((real)(x)) /* constants, rounded once */
