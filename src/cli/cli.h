@@ -12,6 +12,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include "base/error.h"
+#include "base/yaml.h"
 
 enum { TL_EXIT_DONE = 0, TL_EXIT_FAILED = 1, TL_EXIT_USAGE = 2 };
 
@@ -92,6 +93,10 @@ tl_source tl__cli_source(const tl_cli *cli, const char *name);
 int tl__cli_read_yaml(tl_cli *cli, const char *path, tl_error *err);
 /* The settings as they stand now, as YAML text that --config reads back to the same values. malloc'd. */
 char *tl__cli_yaml_text(const tl_cli *cli);
+/* Index of the option that a YAML entry names, or a negative status that says which it may have meant. */
+int tl__cli_yaml_option(const tl_cli *cli, const tl_yaml_entry *entry, const char *path, tl_error *err);
+/* Option i's value (given, and no list) as text that sets it to the same: the shortest for a number. malloc'd. */
+char *tl__cli_value_text(const tl_cli *cli, int i);
 
 /* 'trilith COMMAND: sentence' on standard error; returns 2. */
 int tl__cli_bad(const tl_cli *cli, const char *format, ...) __attribute__((format(printf, 2, 3)));

@@ -8,12 +8,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include "base/json.h"
-#include "base/yaml.h"
 #include "io/file.h"
 
 #define YAML_LIMIT_BYTES ((size_t)1 << 20)
 
-static int set_entry(tl_cli *cli, const tl_yaml_entry *e, const char *path, tl_error *err) {
+int tl__cli_yaml_option(const tl_cli *cli, const tl_yaml_entry *e, const char *path, tl_error *err) {
     const tl_option *options = cli->command->options;
     int i = tl__options_find(options, e->key, strlen(e->key));
     if (i < 0 || options[i].not_in_yaml) {
@@ -28,6 +27,12 @@ static int set_entry(tl_cli *cli, const tl_yaml_entry *e, const char *path, tl_e
                         "%s line %d: unknown key '%.60s'; '%s --help' lists the settings, each without its dashes",
                         path, e->line, e->key, cli->name);
     }
+    return i;
+}
+
+static int set_entry(tl_cli *cli, const tl_yaml_entry *e, const char *path, tl_error *err) {
+    int i = tl__cli_yaml_option(cli, e, path, err);
+    if (i < 0) return i;
     if (cli->source[i] == TL_FROM_COMMAND_LINE) return 0;
     char spelled[512];
     snprintf(spelled, sizeof spelled, "%.400s line %d: '%.60s'", path, e->line, e->key);
@@ -75,30 +80,59 @@ static void print_real(FILE *out, double x) {
     fputs(text, out);
 }
 
-static void print_value(FILE *out, const tl_option *o, const void *field) {
+/* A value that is neither a list nor text of a user's. */
+static void print_plain(FILE *out, const tl_option *o, const void *field) {
     switch (o->kind) {
     case TL_OPTION_FLAG:
-        fputs(*(const bool *)field ? " true" : " false", out);
+        fputs(*(const bool *)field ? "true" : "false", out);
         break;
     case TL_OPTION_INT:
-        fprintf(out, " %lld", (long long)*(const int64_t *)field);
+        fprintf(out, "%lld", (long long)*(const int64_t *)field);
         break;
     case TL_OPTION_REAL:
-        fputc(' ', out), print_real(out, *(const double *)field);
+        print_real(out, *(const double *)field);
         break;
     case TL_OPTION_CHOICE:
-        fputc(' ', out), print_string(out, o->choices[*(const int *)field]);
+        print_string(out, o->choices[*(const int *)field]);
         break;
+    default:
+        break;
+    }
+}
+
+static void print_value(FILE *out, const tl_option *o, const void *field) {
+    switch (o->kind) {
     case TL_OPTION_LIST: {
         const tl_list *list = field;
         for (int i = 0; i < list->n; i++) fputs("\n  - ", out), print_string(out, list->values[i]);
         break;
     }
-    default:
+    case TL_OPTION_STRING:
+    case TL_OPTION_CONFIG:
         fputc(' ', out), print_string(out, *(const char *const *)field);
+        break;
+    default:
+        fputc(' ', out), print_plain(out, o, field);
         break;
     }
     fputc('\n', out);
+}
+
+char *tl__cli_value_text(const tl_cli *cli, int i) {
+    const tl_option *o = &cli->command->options[i];
+    const void *field = (const char *)cli->values + o->offset;
+    if (o->kind == TL_OPTION_STRING) return strdup(*(const char *const *)field);
+    if (o->kind == TL_OPTION_CHOICE) return strdup(o->choices[*(const int *)field]);
+    char *text = NULL;
+    size_t size = 0;
+    FILE *out = open_memstream(&text, &size);
+    if (!out) return NULL;
+    print_plain(out, o, field);
+    if (fclose(out)) {
+        free(text);
+        return NULL;
+    }
+    return text;
 }
 
 /* Nothing to say: no default, never given, still zero. */

@@ -3,6 +3,7 @@
 #include "cli/cli.h"
 #include "io/file.h"
 #include "observe/report.h"
+#include "observe/sweep_report.h"
 
 typedef struct settings {
     bool json;
@@ -15,7 +16,10 @@ static int run(tl_cli *cli) {
     const settings *o = cli->values;
     char path[4096];
     tl_error err = {0};
-    if (tl__report_write(cli->operands.values[0], &err) < 0) return tl__cli_fail(cli, &err);
+    const char *folder = cli->operands.values[0];
+    tl__path_join(path, sizeof path, folder, "sweep.json");
+    int status = tl__path_exists(path) ? tl__sweep_report_write(folder, &err) : tl__report_write(folder, &err);
+    if (status < 0) return tl__cli_fail(cli, &err);
     tl__path_join(path, sizeof path, cli->operands.values[0], "report.html");
     if (o->json) return tl__cli_print_json(cli, json_pack("{s:s}", "report", path));
     printf("%s\n", path);
@@ -28,7 +32,9 @@ const tl_command tl__cmd_report = {
     .usage = "RUN",
     .about = "Reads the run folder alone (config.yaml, plan.json, metrics.jsonl, samples.jsonl; whatever of them is "
              "there) and writes "
-             "report.html into it: one page that needs no network and no script. The run may still be going on.",
+             "report.html into it: one page that needs no network and no script. The run may still be going on. Of a "
+             "sweep's folder (sweep.json) it makes the "
+             "sweep's page and its table sweep.md.",
     .examples = "  trilith report runs/demo\n"
                 "      writes runs/demo/report.html and prints its path",
     .options = options,

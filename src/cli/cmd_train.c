@@ -7,11 +7,15 @@
 #include "base/json.h"
 #include "cli/cli.h"
 #include "cli/progress.h"
+#include "cli/sweep.h"
 #include "io/file.h"
+#include "plan/depth.h"
 
 typedef struct values {
     tl_list data;
-    const char *out, *config, *model, *tokenizer, *text_key, *cache, *sample_prompt;
+    const char *out, *config, *sweep, *model, *tokenizer, *text_key, *cache, *sample_prompt;
+    int64_t depth, aspect, seeds;
+    double flops, tokens_per_param;
     int64_t steps, tokens, stop_after, batch, seq, micro_batch, leaves, threads, seed, val_every, val_samples,
         checkpoint_every, keep, max_skipped, sample_every, sample_tokens;
     double minutes, lr, min_lr_ratio, warmup, decay_fraction, beta1, beta2, eps, weight_decay, clip, val_fraction;
@@ -31,9 +35,16 @@ static const tl_option options[] = {
             "Text to train on: plain text, or JSON lines (.jsonl); gzip and zstd are read as they are.")},
     {OPTION("out", TL_STRING(values, out), "DIR", NULL, "The run folder; must not hold a run already unless --resume."),
      .required = true},
-    {OPTION("model", TL_STRING(values, model), "NAME|FILE|DIR", "demo",
+    {OPTION("model", TL_STRING(values, model), "NAME|FILE|DIR", NULL,
             "A preset (demo, tiny, nano, gpt2-124m, smollm2-135m), a config.json (random weights), or a model folder "
-            "(its weights).")},
+            "(its weights). Default: demo.")},
+    {OPTION("depth", TL_INT(values, depth), "N", NULL,
+            "Instead of --model: a Llama-style model of N layers; width, heads, batch, learning rate, weight decay and "
+            "length follow, each unless it is given (docs/depth.md)."),
+     .least = 1, .most = TL_MOST_DEPTH},
+    {OPTION("aspect", TL_INT(values, aspect), "N", NULL,
+            "With --depth: how many times as wide as deep the model is; 0 or nothing: 64."),
+     .least = 0, .most = TL_MOST_ASPECT},
     {OPTION("tokenizer", TL_STRING(values, tokenizer), "SPEC", NULL,
             "bytes; bpe:N, trained on the data; a tokenizer.json or a folder with one. Default: the model folder's, "
             "else bpe:4096.")},
@@ -46,12 +57,18 @@ static const tl_option options[] = {
     {OPTION("val-fraction", TL_REAL(values, val_fraction), NULL, "0.02",
             "The last part of the text, kept for validation."),
      .least = 0, .most = 0.5},
-    TL_HEADING("For how long (one of; default: one pass over the data)"),
+    TL_HEADING("For how long (one of; default: one pass over the data, with --depth 20 tokens a parameter)"),
     {OPTION("steps", TL_INT(values, steps), NULL, NULL, "Optimizer steps."), .least = 0, .most = 1e15},
     {OPTION("tokens", TL_INT(values, tokens), NULL, NULL, "Training tokens, such as 10M."), .least = 0, .most = 1e15},
     {OPTION("minutes", TL_REAL(values, minutes), NULL, NULL,
             "Wall-clock minutes: turned into steps once, by a measurement at the start."),
      .least = 0, .most = 1e7},
+    {OPTION("flops", TL_REAL(values, flops), NULL, NULL,
+            "Model FLOPs, such as 1e15: 6 a parameter and token, and 12·layers·width·seq a token for attention."),
+     .least = 0, .most = 1e30},
+    {OPTION("tokens-per-param", TL_REAL(values, tokens_per_param), NULL, NULL,
+            "Training tokens as a multiple of the model's parameters; near 20 is compute-optimal."),
+     .least = 0, .most = 1e9},
     {OPTION("stop-after", TL_INT(values, stop_after), NULL, NULL,
             "Stop with a checkpoint after this step, to be resumed; the schedule is that of the whole run."),
      .least = 0, .most = 1e15},
@@ -115,6 +132,13 @@ static const tl_option options[] = {
     TL_HEADING("This invocation"),
     {OPTION("config", TL_CONFIG(values, config), "FILE", NULL,
             "Settings from a YAML file, each under its flag's name; flags win over it.")},
+    {OPTION(
+         "sweep", TL_STRING(values, sweep), "FILE", NULL,
+         "Many runs into --out: a YAML file like --config's in which any setting may be a list; every combination is "
+         "a run. Finished runs are kept when it is started again."),
+     .not_in_yaml = true},
+    {OPTION("seeds", TL_INT(values, seeds), "N", NULL, "With --sweep: each combination with N seeds, from --seed on."),
+     .least = 1, .most = 1000, .not_in_yaml = true},
     {OPTION("resume", TL_FLAG(values, resume), NULL, NULL,
             "Continue the run in --out from its newest intact checkpoint, with its settings."),
      .not_in_yaml = true},
@@ -136,19 +160,43 @@ static void catch_signals(void) {
     sigaction(SIGINT, &action, NULL);
 }
 
-static tl_train_config config_of(const values *v, const char *yaml) {
+/* What a depth chose becomes a setting like any other, so that a resumed run keeps it. */
+static char *settings_text(void *user, const tl_train_config *resolved) {
+    tl_cli *cli = user;
+    values *v = cli->values;
+    v->batch = resolved->batch;
+    v->lr = resolved->lr;
+    v->weight_decay = resolved->adamw.weight_decay;
+    v->tokens = resolved->tokens;
+    return tl__cli_yaml_text(cli);
+}
+
+static tl_train_config config_of(tl_cli *cli) {
+    const values *v = cli->values;
+    unsigned dialled = 0;
+    if (v->depth > 0) {
+        if (!tl__cli_given(cli, "batch")) dialled |= TL_DIAL_BATCH;
+        if (!tl__cli_given(cli, "lr")) dialled |= TL_DIAL_LR;
+        if (!tl__cli_given(cli, "weight-decay")) dialled |= TL_DIAL_WEIGHT_DECAY;
+    }
     return (tl_train_config){
         .data = v->data.values,
         .n_data = v->data.n,
         .out = v->out,
-        .model = v->model,
+        .model = v->model ? v->model : "demo",
+        .depth = v->depth,
+        .aspect = v->aspect,
+        .dialled = dialled,
         .tokenizer = v->tokenizer,
         .text_key = v->text_key,
         .cache = v->cache,
-        .yaml = yaml,
+        .yaml = settings_text,
+        .yaml_user = cli,
         .steps = v->steps,
         .tokens = v->tokens,
         .minutes = v->minutes,
+        .flops = v->flops,
+        .tokens_per_param = v->tokens_per_param,
         .stop_after = v->stop_after,
         .batch = v->batch,
         .seq = v->seq,
@@ -181,11 +229,19 @@ static int run(tl_cli *cli) {
     values *v = cli->values;
     tl_error err = {0};
     char saved[4096];
+    if (v->sweep) return tl__sweep_run(cli, v->sweep, v->out, v->seeds);
+    if (v->seeds) return tl__cli_bad(cli, "--seeds needs --sweep FILE; one run has one --seed");
     tl__path_join(saved, sizeof saved, v->out, "config.yaml");
     if (v->resume && tl__path_exists(saved) && tl__cli_read_yaml(cli, saved, &err)) return tl__cli_fail(cli, &err);
     if (v->data.n == 0) return tl__cli_bad(cli, "--data is missing: name the text to train on");
-    char *yaml = tl__cli_yaml_text(cli);
-    tl_train_config config = config_of(v, yaml);
+    if (v->depth > 0 && v->model)
+        return tl__cli_bad(cli,
+                           "--depth %lld makes the model itself, so --model %.200s has no place beside it; give one of "
+                           "them",
+                           (long long)v->depth, v->model);
+    if (v->depth == 0 && v->aspect > 0)
+        return tl__cli_bad(cli, "--aspect is the width of a --depth N model; give --depth, or leave --aspect out");
+    tl_train_config config = config_of(cli);
     tl_progress *progress = tl__progress_open(v->quiet);
     if (!progress) return TL_EXIT_FAILED;
     tl_train_observer observer = tl__progress_observer(progress);
@@ -194,7 +250,6 @@ static int run(tl_cli *cli) {
     int status = tl__pretrain(&config, &observer, &outcome, &err);
     if (!status) tl__progress_end(progress, &config, &outcome);
     tl__progress_close(progress);
-    free(yaml);
     return status ? tl__cli_fail(cli, &err) : TL_EXIT_DONE;
 }
 
@@ -212,7 +267,10 @@ const tl_command tl__cmd_train = {
         "trilith train --data book.txt --out runs/book --minutes 5\n  five minutes of the demo model on a book\n"
         "trilith train --data *.jsonl.zst --out runs/a --model smollm2-135m --tokens 50M\n  a larger model on many "
         "files\n"
-        "trilith train --out runs/a --resume\n  go on after a crash",
+        "trilith train --out runs/a --resume\n  go on after a crash\n"
+        "trilith train --data *.jsonl.zst --out runs/d6 --depth 6\n  one dial: a near compute-optimal run six layers "
+        "deep\n"
+        "trilith train --sweep sweep.yaml --out runs/sweep\n  every combination of the settings that sweep.yaml lists",
     .options = options,
     .values_bytes = sizeof(values),
     .run = run,

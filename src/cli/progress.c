@@ -116,8 +116,19 @@ static void started(void *user, const tl_train_start *s) {
             size(b, (double)s->memory->weights), size(c, (double)s->memory->gradients),
             size(d, (double)s->memory->moments));
     fprintf(stderr, ", activations %s\n", size(a, (double)s->memory->activations));
-    fprintf(stderr, "plan     %s steps of %s tokens", with_commas(a, s->steps),
-            with_commas(b, (int64_t)s->shape->batch * s->shape->T));
+    const tl_train_config *how = s->config;
+    double tokens = (double)s->steps * s->shape->batch * s->shape->T;
+    if (how->depth > 0) /* what it stands for: docs/depth.md */
+        fprintf(
+            stderr,
+            "depth    %lld: %d wide, %d heads of %d; batch %lld × %d, learning rate %g, weight decay %g, %.3g tokens "
+            "a parameter\n",
+            (long long)how->depth, s->arch->C, s->arch->H, s->arch->D, (long long)how->batch, s->shape->T, how->lr,
+            how->adamw.weight_decay, tokens / (double)s->params);
+    fprintf(stderr, "plan     %s steps of %s tokens, %.2g model FLOPs", with_commas(a, s->steps),
+            with_commas(b, (int64_t)s->shape->batch * s->shape->T), s->flops);
+    double passes = tokens / ((double)s->data->train_samples * s->shape->T);
+    if (passes > 1.05) fprintf(stderr, ", %.3g passes over the data", passes);
     if (s->seconds->total > 0)
         fprintf(stderr, "; no step can take less than %.3f s, so the run takes at least %s", s->seconds->total,
                 duration(c, s->seconds->total * (double)(s->steps - s->first_step + 1)));

@@ -60,6 +60,10 @@ const char *tl__file_path(const tl_file *file) {
     return file->path;
 }
 
+void tl__file_will_need(const tl_file *file, int64_t offset, int64_t n) {
+    posix_fadvise(file->fd, offset, n, POSIX_FADV_WILLNEED); /* a mapping reads through the same pages */
+}
+
 int tl__file_read(tl_file *file, void *out, int64_t offset, size_t n, tl_error *err) {
     unsigned char *to = out;
     if (offset < 0 || offset > INT64_MAX - (int64_t)(n < INT64_MAX ? n : INT64_MAX))

@@ -17,6 +17,9 @@ int tl__file_read(tl_file *file, void *out, int64_t offset, size_t n, tl_error *
 /* A read-only mapping of the whole file, kept until close; NULL (no error) where mapping is off (TRILITH_MMAP=0) or fails. */
 const void *tl__file_map(tl_file *file);
 
+/* A range that will be read soon, mapped or not: the system may begin to fetch it, and does not wait. */
+void tl__file_will_need(const tl_file *file, int64_t offset, int64_t n);
+
 /* A whole small file, NUL-terminated beyond its end; refuses more than limit_bytes. free() it. */
 int tl__file_slurp(char **bytes, size_t *size, const char *path, size_t limit_bytes, tl_error *err);
 

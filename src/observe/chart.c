@@ -119,7 +119,7 @@ static void open_picture(tl_page *p, const char *title, int width, int height) {
     tl__page_put(p, "</span></figcaption><svg viewBox=\"0 0 %d %d\" role=img aria-label=\"%s\">", width, height, title);
 }
 
-static void put_grid(tl_page *p, const frame *f, tl_form form, bool shares) {
+static void put_levels(tl_page *p, const frame *f, tl_form form, bool shares) {
     char text[32];
     double distance = shares ? 0.25 : tick_step(f->y1 - f->y0, f->bottom - f->top > 300 ? 6 : 4);
     for (double k = ceil(f->y0 / distance - 1e-9); k * distance <= f->y1 + distance * 1e-9; k++) {
@@ -128,7 +128,12 @@ static void put_grid(tl_page *p, const frame *f, tl_form form, bool shares) {
         tl__page_put(p, "<path class=%s d=\"M%.0f %.1fH%.0f\"/><text x=%.0f y=%.1f class=ye>%s</text>",
                      k == 0 ? "base" : "grid", f->left, at, f->right, f->left - 8, at + 4, text);
     }
-    distance = tick_step(f->x1 - f->x0, f->right - f->left > 700 ? 9 : 5);
+}
+
+static void put_grid(tl_page *p, const frame *f, tl_form form, bool shares) {
+    char text[32];
+    put_levels(p, f, form, shares);
+    double distance = tick_step(f->x1 - f->x0, f->right - f->left > 700 ? 9 : 5);
     if (distance < 1) distance = 1;
     for (double k = ceil(f->x0 / distance - 1e-9); k * distance <= f->x1 + distance * 1e-9; k++) {
         double at = place_x(f, k * distance);
@@ -254,7 +259,7 @@ static void put_read_outs(tl_page *p, const frame *f, const tl_chart *c) {
         int from = bin_start(c->n, bins, b), to = bin_start(c->n, bins, b + 1), middle = from + (to - from) / 2;
         double width = (f->right - f->left) / bins, x = place_x(f, c->step[middle]);
         open_read_out(p, f, x, f->left + width * b, f->left + width * (b + 1));
-        tl__page_put(p, "step %s", tl__form(text, TL_FORM_COUNT, c->step[middle]));
+        tl__page_put(p, "%s %s", c->step_word ? c->step_word : "step", tl__form(text, TL_FORM_COUNT, c->step[middle]));
         for (int s = 0; s < c->n_series; s++) {
             if (!c->series[s].label) continue;
             double y =
@@ -304,6 +309,51 @@ bool tl__chart_lines(tl_page *page, const tl_chart *c) {
         tl__page_put(page, "<text x=%.0f y=%.0f>\u2191 to %s</text>", f.left, f.top - 9,
                      tl__form(text, c->form, f.beyond));
     put_read_outs(page, &f, c);
+    tl__page_put(page, "</svg></figure>\n");
+    return true;
+}
+
+bool tl__chart_dots(tl_page *page, const char *title, const char *note, int width, int height, int n_places,
+                    const char *const *place, int n, const tl_dot *dot, tl_form form) {
+    enum { MOST_LABELS = 12 };
+    frame f = make_frame(width, height);
+    double least = INFINITY, most = -INFINITY;
+    for (int i = 0; i < n; i++)
+        if (isfinite(dot[i].y)) least = fmin(least, dot[i].y), most = fmax(most, dot[i].y);
+    if (!(most >= least) || n_places < 1) return false;
+    double span = most > least ? most - least : fabs(most) > 0 ? fabs(most) : 1;
+    f.y0 = least - 0.1 * span, f.y1 = most + 0.1 * span;
+    f.x0 = -0.5, f.x1 = n_places - 0.5;
+    if (!isfinite(f.y1 - f.y0)) return false;
+    open_figure(page, NULL, title, note);
+    open_picture(page, "values by setting", width, height);
+    put_levels(page, &f, form, false);
+    int every = (n_places + MOST_LABELS - 1) / MOST_LABELS;
+    for (int k = 0; k < n_places; k += every) {
+        tl__page_put(page, "<path class=tick d=\"M%.1f %.0fv4\"/><text x=%.1f y=%.0f class=xe>", place_x(&f, k),
+                     f.bottom, place_x(&f, k), f.bottom + 20);
+        tl__page_text(page, place[k], strnlen(place[k], 18));
+        tl__page_put(page, "</text>");
+    }
+    tl__page_put(page, "<path class=\"line s-blue\" d=\"");
+    bool down = false;
+    for (int k = 0; k < n_places; k++) {
+        double best = INFINITY;
+        for (int i = 0; i < n; i++)
+            if (dot[i].place == k && isfinite(dot[i].y)) best = fmin(best, dot[i].y);
+        if (!isfinite(best)) continue;
+        tl__page_put(page, "%c%.1f %.1f", down ? 'L' : 'M', place_x(&f, k), place_y(&f, best));
+        down = true;
+    }
+    tl__page_put(page, "\"/>");
+    char text[32];
+    for (int i = 0; i < n; i++) {
+        if (!isfinite(dot[i].y) || dot[i].place < 0 || dot[i].place >= n_places) continue;
+        tl__page_put(page, "<circle class=\"dot f-blue\" cx=%.1f cy=%.1f r=4><title>", place_x(&f, dot[i].place),
+                     place_y(&f, dot[i].y));
+        tl__page_text(page, dot[i].name, strlen(dot[i].name));
+        tl__page_put(page, ": %s</title></circle>", tl__form(text, form, dot[i].y));
+    }
     tl__page_put(page, "</svg></figure>\n");
     return true;
 }

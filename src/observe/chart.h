@@ -20,13 +20,16 @@ typedef struct tl_series {
     tl_line line;
 } tl_series;
 
+enum { TL_MOST_SERIES = 12 };
+
 typedef struct tl_chart {
     const char *title, *note; /* note: small, beside the title; may be NULL; both our own words */
     const char *extra_class;  /* of the figure; may be NULL */
     int width, height;        /* of the picture, in its own units */
     int n;
     const double *step; /* [n] ascending */
-    tl_series series[3];
+    const char *step_word; /* what a row is, in the read-out; NULL: "step" */
+    tl_series series[TL_MOST_SERIES];
     int n_series;
     tl_form form;
     bool legend;
@@ -38,6 +41,17 @@ typedef struct tl_chart {
 
 /* False, and nothing put, where no series has a finite value. */
 bool tl__chart_lines(tl_page *page, const tl_chart *chart);
+
+typedef struct tl_dot {
+    int place;        /* where it stands: index of a place */
+    double y;         /* not finite: left out */
+    const char *name; /* shown under a pointer; anybody's text */
+} tl_dot;
+
+/* Values over places that are not numbers, or not evenly spread: the places side by side, a dot for each value, a line
+ * through the least of each place. Labels are anybody's text. False without a finite value. */
+bool tl__chart_dots(tl_page *page, const char *title, const char *note, int width, int height, int n_places,
+                    const char *const *place, int n, const tl_dot *dot, tl_form form);
 
 /* part[j][n], j < parts, shares of their sum at each row, stacked from the bottom; colours --b<j>. False without data.
  */

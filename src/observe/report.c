@@ -77,7 +77,7 @@ static void put_text(tl_page *p, const char *text) {
 /* --- the top --------------------------------------------------------------------------------------------------------
  */
 
-static void put_head(tl_page *p, const char *name) {
+void tl__report_head(tl_page *p, const char *name) {
     tl__page_put(
         p,
         "<!doctype html><html lang=en><head><meta charset=utf-8>"
@@ -536,7 +536,7 @@ int tl__report_write(const char *run_folder, tl_error *err) {
         name = from_path[0] && strcmp(from_path, ".") != 0 ? from_path : "A run";
     }
     tl_page page = {0};
-    put_head(&page, name);
+    tl__report_head(&page, name);
     put_top(&page, &run, name);
     put_plots(&page, &run);
     put_samples(&page, &run);

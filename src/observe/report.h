@@ -8,7 +8,11 @@
 #define TL_OBSERVE_REPORT_H
 
 #include "base/error.h"
+#include "observe/page.h"
 
 int tl__report_write(const char *run_folder, tl_error *err);
+
+/* The beginning of a page in this look, up to and with <main>; `name` is anybody's text. */
+void tl__report_head(tl_page *page, const char *name);
 
 #endif

@@ -122,14 +122,19 @@ static int check_header(tl_file *file, const char *magic, int elem_bytes, int64_
     return 0;
 }
 
-/* n ids from token `at`, across shards. No heap. */
-static int get_ids(const tl_dataset *d, int64_t at, int64_t n, int32_t *out, tl_error *err) {
+static int shard_of(const tl_dataset *d, int64_t token) {
     int lo = 0, hi = d->index.n_shards - 1;
     while (lo < hi) {
         int mid = (lo + hi + 1) / 2;
-        if (d->shards[mid].first <= at) lo = mid;
+        if (d->shards[mid].first <= token) lo = mid;
         else hi = mid - 1;
     }
+    return lo;
+}
+
+/* n ids from token `at`, across shards. No heap. */
+static int get_ids(const tl_dataset *d, int64_t at, int64_t n, int32_t *out, tl_error *err) {
+    const int lo = shard_of(d, at);
     const int wide = d->index.id_bytes;
     uint32_t largest = 0;
     for (const shard *s = &d->shards[lo]; n > 0; s++) {
@@ -458,12 +463,26 @@ static int window(const tl_dataset *d, int64_t w, bool document_mask, int32_t *i
     return 0;
 }
 
-int tl__dataset_train_sample(const tl_dataset *d, uint64_t seed, int64_t index, bool document_mask, int32_t *input,
-                             int32_t *target, int32_t *pos, tl_error *err) {
+/* The window that stands at `index` of the training order. */
+static int64_t train_window(const tl_dataset *d, uint64_t seed, int64_t index) {
     int64_t n = d->facts.train_samples;
     assert(index >= 0 && n > 0);
-    uint64_t w = tl__permute((uint64_t)(index % n), (uint64_t)n, seed, (uint32_t)(index / n));
-    return window(d, (int64_t)w, document_mask, input, target, pos, err);
+    return (int64_t)tl__permute((uint64_t)(index % n), (uint64_t)n, seed, (uint32_t)(index / n));
+}
+
+int tl__dataset_train_sample(const tl_dataset *d, uint64_t seed, int64_t index, bool document_mask, int32_t *input,
+                             int32_t *target, int32_t *pos, tl_error *err) {
+    return window(d, train_window(d, seed, index), document_mask, input, target, pos, err);
+}
+
+void tl__dataset_will_need(const tl_dataset *d, uint64_t seed, int64_t index) {
+    int64_t at = train_window(d, seed, index) * d->T, n = d->T + 1;
+    for (const shard *s = &d->shards[shard_of(d, at)]; n > 0; s++) {
+        int64_t offset = at - s->first, part = s->tokens - offset < n ? s->tokens - offset : n;
+        tl__file_will_need(s->file, (int64_t)sizeof(tl_shard_header) + offset * d->index.id_bytes,
+                           part * d->index.id_bytes);
+        at += part, n -= part;
+    }
 }
 
 int tl__dataset_val_sample(const tl_dataset *d, int64_t index, bool document_mask, int32_t *input, int32_t *target,

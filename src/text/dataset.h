@@ -47,6 +47,8 @@ const tl_dataset_facts *tl__dataset_facts(const tl_dataset *data);
 /* input[T], target[T], pos[T]: position within the document (restarts after each EOS when document_mask, else 0 … T−1). target is
  * −1 where the next token belongs to another document (only with document_mask). No heap call. */
 int tl__dataset_train_sample(const tl_dataset *data, uint64_t seed, int64_t index, bool document_mask, int32_t *input, int32_t *target, int32_t *pos, tl_error *err);
+/* That sample will be asked for soon: its part of the shards is fetched meanwhile. No heap call. */
+void tl__dataset_will_need(const tl_dataset *data, uint64_t seed, int64_t index);
 int tl__dataset_val_sample(const tl_dataset *data, int64_t index, bool document_mask, int32_t *input, int32_t *target, int32_t *pos, tl_error *err);
 
 #endif

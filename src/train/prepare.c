@@ -10,6 +10,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "io/file.h"
+#include "plan/depth.h"
 #include "train/run.h"
 
 enum { PATH_BYTES = 4096, SPAN_CAPACITY = 1 << 15, DEFAULT_PROMPT_TOKENS = 8, SAMPLE_CHUNK = 64 };
@@ -34,9 +35,11 @@ static int check(const tl_train_config *c, tl_error *err) {
     if (c->batch * c->seq > INT32_MAX / 4)
         return tl__fail(err, TL_EINVALID, "--batch %lld of --seq %lld tokens is more than a step can hold",
                         (long long)c->batch, (long long)c->seq);
-    int lengths = (c->steps > 0) + (c->tokens > 0) + (c->minutes > 0);
+    int lengths = (c->steps > 0) + (c->tokens > 0) + (c->minutes > 0) + (c->flops > 0) + (c->tokens_per_param > 0);
     if (lengths > 1)
-        return tl__fail(err, TL_EINVALID, "give one of --steps, --tokens and --minutes, not %d of them", lengths);
+        return tl__fail(err, TL_EINVALID,
+                        "give one of --steps, --tokens, --minutes, --flops and --tokens-per-param, not %d of them",
+                        lengths);
     return 0;
 }
 
@@ -55,6 +58,11 @@ static int train_tokenizer(tl_run *run, const char *number, tl_error *err) {
     return tl__tokenizer_train(&run->tokenizer, c->data, c->n_data, &options, err);
 }
 
+/* A folder whose weights (and tokenizer) the run begins with. */
+static bool begins_with_weights(const tl_train_config *c) {
+    return c->depth == 0 && tl__path_is_folder(c->model);
+}
+
 /* A resumed run uses the tokenizer that it wrote down when it began. */
 static int open_tokenizer(tl_run *run, tl_error *err) {
     const tl_train_config *c = run->config;
@@ -64,7 +72,7 @@ static int open_tokenizer(tl_run *run, tl_error *err) {
     const char *spec = c->tokenizer;
     if (!spec) {
         tl__path_join(beside_model, sizeof beside_model, c->model, "tokenizer.json");
-        spec = tl__path_is_folder(c->model) && tl__path_exists(beside_model) ? c->model : "bpe:4096";
+        spec = begins_with_weights(c) && tl__path_exists(beside_model) ? c->model : "bpe:4096";
     }
     snprintf(run->tokenizer_name, sizeof run->tokenizer_name, "%s", spec);
     if (c->resume && tl__path_exists(file)) return tl__tokenizer_open(&run->tokenizer, own, err);
@@ -109,6 +117,8 @@ int tl__run_load_batch(tl_run *run, int64_t first, tl_error *err) {
         TRY(tl__dataset_train_sample(run->data, run->config->seed, first + i, run->config->document_mask, m->input + at,
                                      m->target + at, m->pos + at, err));
     }
+    for (int i = 0; i < run->shape.batch; i++) /* what the next step reads comes from the disk during this one */
+        tl__dataset_will_need(run->data, run->config->seed, first + run->shape.batch + i);
     return 0;
 }
 
@@ -124,10 +134,15 @@ int tl__run_load_validation(tl_run *run, int64_t first, int n, tl_error *err) {
 
 /* ---- model ---- */
 
+static int read_arch(const tl_run *run, tl_arch *arch, tl_error *err) {
+    const tl_train_config *c = run->config;
+    return c->depth > 0 ? tl__depth_arch(arch, c->depth, c->aspect, c->seq, err) : tl__arch_open(arch, c->model, err);
+}
+
 static int open_arch(tl_run *run, tl_arch *arch, bool *weights, tl_error *err) {
     const tl_train_config *c = run->config;
-    TRY(tl__arch_open(arch, c->model, err));
-    *weights = tl__path_is_folder(c->model);
+    TRY(read_arch(run, arch, err));
+    *weights = begins_with_weights(c);
     int vocab = tl__tokenizer_vocab(run->tokenizer);
     if (arch->V == 1) arch->V = vocab; /* a preset without a vocabulary of its own */
     if (arch->V < vocab)
@@ -140,6 +155,30 @@ static int open_arch(tl_run *run, tl_arch *arch, bool *weights, tl_error *err) {
     if (arch->eos < 0 || arch->eos >= arch->V) arch->eos = tl__tokenizer_eos(run->tokenizer);
     if (arch->bos < 0 || arch->bos >= arch->V) arch->bos = arch->eos;
     return 0;
+}
+
+/* --depth: choose what was left to it, now that the vocabulary is known. Of --minutes nobody knows the tokens yet: then
+ * the rules take the horizon that the depth would have. */
+static int turn_dial(tl_run *run, const tl_arch *arch, tl_error *err) {
+    tl_train_config *c = &run->resolved;
+    tl_params params;
+    if (c->depth == 0) return 0;
+    TRY(tl__params_make(&params, arch, err));
+    double params_n = (double)params.count;
+    tl_depth_plan plan = {.batch = c->dialled & TL_DIAL_BATCH ? 0 : c->batch,
+                          .lr = c->dialled & TL_DIAL_LR ? -1 : c->lr,
+                          .weight_decay = c->dialled & TL_DIAL_WEIGHT_DECAY ? -1 : c->adamw.weight_decay,
+                          .tokens = c->tokens > 0  ? (double)c->tokens
+                                    : c->flops > 0 ? c->flops / tl__arch_model_flops_per_token(arch, (int)c->seq)
+                                                   : c->tokens_per_param * params_n,
+                          .steps = c->steps};
+    tl__depth_plan(&plan, arch, params.count, c->seq, c->leaves);
+    tl__params_free(&params);
+    c->batch = plan.batch;
+    c->lr = plan.lr;
+    c->adamw.weight_decay = plan.weight_decay;
+    if (!(c->steps > 0 || c->minutes > 0 || c->flops > 0 || c->tokens_per_param > 0)) c->tokens = (int64_t)plan.tokens;
+    return check(c, err);
 }
 
 static int sample_capacity(const tl_run *run, const tl_arch *arch) {
@@ -233,13 +272,31 @@ static int measure_step(tl_run *run, double *seconds, tl_error *err) {
     return 0;
 }
 
+/* As many steps as the FLOPs pay for: a budget is not overrun. */
+static int steps_of_flops(double flops, double flops_per_step, int64_t *steps, tl_error *err) {
+    double n = floor(flops / flops_per_step);
+    if (n < 1)
+        return tl__fail(err, TL_EINVALID,
+                        "--flops %g is less than one step takes, %.3g model FLOPs; give more, or a smaller --batch, "
+                        "--seq or model",
+                        flops, flops_per_step);
+    *steps = n < 1e15 ? (int64_t)n : (int64_t)1e15;
+    return 0;
+}
+
 /* --minutes is turned into steps once, and written down: a resumed run does not measure again (law L3). */
 static int resolve_steps(tl_run *run, int64_t begun_ns, int64_t *steps, tl_error *err) {
     const tl_train_config *c = run->config;
     int64_t per_step = c->batch * c->seq;
     if (c->steps > 0) *steps = c->steps;
     else if (c->tokens > 0) *steps = (c->tokens + per_step - 1) / per_step;
-    else if (c->minutes > 0) {
+    else if (c->flops > 0) {
+        double per_token = tl__arch_model_flops_per_token(&run->model.arch, run->shape.T);
+        TRY(steps_of_flops(c->flops, per_token * (double)per_step, steps, err));
+    } else if (c->tokens_per_param > 0) {
+        double n = ceil(c->tokens_per_param * (double)run->model.params.count / (double)per_step);
+        *steps = n < 1e15 ? (int64_t)n : (int64_t)1e15;
+    } else if (c->minutes > 0) {
         double seconds;
         TRY(measure_step(run, &seconds, err));
         double left = c->minutes * 60.0 - (double)(tl__now_ns() - begun_ns) * 1e-9;
@@ -296,10 +353,11 @@ static int open_parts(tl_run *run, int64_t begun_ns, tl_error *err) {
     json_t *earlier;
     TRY(tl__ctx_open(&run->ctx, (int)c->threads, NULL, err));
     TRY(tl__comm_open_self(&run->comm, err));
-    TRY(tl__arch_open(&arch, c->model, err)); /* a wrong name shows before gigabytes are tokenised for it */
+    TRY(read_arch(run, &arch, err)); /* a wrong name shows before gigabytes are tokenised for it */
     TRY(open_tokenizer(run, err));
     TRY(open_data(run, err));
     TRY(open_arch(run, &arch, &weights, err));
+    TRY(turn_dial(run, &arch, err));
     tl__machine_describe(&run->machine, &run->ctx);
     tl__machine_measure(&run->machine, &run->ctx, MEASURE_SECONDS);
     TRY(size_run(run, &arch, err));
@@ -341,7 +399,13 @@ static int open_parts(tl_run *run, int64_t begun_ns, tl_error *err) {
         if (status) return status;
     }
     tl__run_folder_path(&run->folder, yaml, sizeof yaml, "config.yaml");
-    if (c->yaml) TRY(tl__file_publish(yaml, c->yaml, strlen(c->yaml), err));
+    if (c->yaml) {
+        char *settings = c->yaml(c->yaml_user, c);
+        status = settings ? tl__file_publish(yaml, settings, strlen(settings), err)
+                          : tl__fail(err, TL_ENOMEM, "no memory for the settings");
+        free(settings);
+        if (status) return status;
+    }
     TRY(tl__run_folder_logs(&run->folder, run->state.metrics_bytes, run->state.texts_bytes, err));
 
     char *text = json_dumps(run->settings, JSON_COMPACT | JSON_SORT_KEYS);
@@ -363,7 +427,12 @@ static int open_parts(tl_run *run, int64_t begun_ns, tl_error *err) {
 
 int tl__run_open(tl_run *run, const tl_train_config *config, const tl_train_observer *observer, tl_error *err) {
     int64_t begun_ns = tl__now_ns();
-    *run = (tl_run){.config = config, .observer = observer, .last_loss = NAN, .last_validation_loss = NAN};
+    *run = (tl_run){.resolved = *config, .observer = observer, .last_loss = NAN, .last_validation_loss = NAN};
+    run->config = &run->resolved;
+    if (config->depth > 0) {
+        snprintf(run->model_name, sizeof run->model_name, "depth %lld", (long long)config->depth);
+        run->resolved.model = run->model_name;
+    }
     tl__utc_iso8601(run->started, sizeof run->started);
     const char *slash = strrchr(config->out, '/');
     snprintf(run->run_name, sizeof run->run_name, "%s", slash && slash[1] ? slash + 1 : config->out);

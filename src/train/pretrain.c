@@ -207,7 +207,9 @@ static int loop(tl_run *run, tl_train_outcome *outcome, tl_error *err) {
 /* ---- the whole ---- */
 
 static void tell_start(tl_run *run) {
-    tl_train_start start = {.arch = &run->model.arch,
+    double tokens = (double)run->schedule.steps * run->shape.batch * run->shape.T;
+    tl_train_start start = {.config = run->config,
+                            .arch = &run->model.arch,
                             .data = tl__dataset_facts(run->data),
                             .machine = &run->machine,
                             .shape = &run->shape,
@@ -216,6 +218,7 @@ static void tell_start(tl_run *run) {
                             .params = run->model.params.count,
                             .steps = run->schedule.steps,
                             .first_step = run->state.step + 1,
+                            .flops = tokens * tl__arch_model_flops_per_token(&run->model.arch, run->shape.T),
                             .tokenizer = run->tokenizer_name};
     if (run->observer->started) run->observer->started(run->observer->user, &start);
 }

@@ -11,17 +11,26 @@
 #include "train/schedule.h"
 #include "train/step.h"
 
+enum { TL_DIAL_BATCH = 1, TL_DIAL_LR = 2, TL_DIAL_WEIGHT_DECAY = 4 };
+
 typedef struct tl_train_config {
     const char *const *data; /* files */
     int n_data;
     const char *out;       /* the run folder */
-    const char *model;     /* preset, config.json, or checkpoint folder (its weights) */
+    const char *model;     /* preset, config.json, or checkpoint folder (its weights); not read where depth is set */
+    int64_t depth, aspect; /* depth > 0: the model of that depth, and `dialled` settings from it (plan/depth.h) */
+    unsigned dialled;      /* TL_DIAL_…: what the depth chooses, whatever it is here */
     const char *tokenizer; /* "bytes", "bpe:N", file, folder; NULL: the model folder's, else bpe:4096 */
     const char *text_key;
     const char *cache;     /* prepared data; NULL: OUT/data */
-    const char *yaml;      /* the resolved settings, kept as OUT/config.yaml */
-    int64_t steps, tokens; /* length of the run; all 0: one pass over the data */
+    /* config.yaml: the settings as text, malloc'd, asked for once all of them are known. NULL: none is kept. */
+    char *(*yaml)(void *user, const struct tl_train_config *resolved);
+    void *yaml_user;
+    /* Length of the run, one of these. All 0: with a depth tl__depth_tokens_per_param, else one pass over the data. */
+    int64_t steps, tokens;
     double minutes;
+    double flops; /* of the model (tl__arch_model_flops_per_token), never more than this */
+    double tokens_per_param;
     int64_t stop_after; /* stop, with a checkpoint, after this step; 0: never */
     int64_t batch, seq, micro_batch, leaves, threads;
     double lr, min_lr_ratio, warmup, decay_fraction; /* warmup < 1: a fraction of the steps */
@@ -50,6 +59,7 @@ typedef struct tl_train_observer {
 } tl_train_observer;
 
 struct tl_train_start {
+    const tl_train_config *config; /* resolved: what a depth chose stands in it */
     const tl_arch *arch;
     const tl_dataset_facts *data;
     const tl_machine *machine;
@@ -57,6 +67,7 @@ struct tl_train_start {
     const tl_train_bytes *memory;
     const tl_train_seconds *seconds; /* predicted, of a step */
     int64_t params, steps, first_step;
+    double flops; /* of the model, over the whole run */
     const char *tokenizer;
 };
 

@@ -85,9 +85,10 @@ static json_t *record_predicted(const tl_run *run) {
                                (json_int_t)b->gradients, "moments", (json_int_t)b->moments, "activations",
                                (json_int_t)b->activations, "scratch", (json_int_t)b->scratch, "sampling",
                                (json_int_t)b->sampling, "program", (json_int_t)b->program);
-    return json_pack("{s:I,s:I,s:o,s:o,s:o,s:o,s:o,s:s}", "steps", (json_int_t)run->schedule.steps, "peak_bytes",
-                     (json_int_t)b->total, "memory", memory, "step_seconds", real_or_null(t->total),
-                     "tokens_per_second", real_or_null(tokens / t->total), "mfu",
+    return json_pack("{s:I,s:f,s:I,s:o,s:o,s:o,s:o,s:o,s:s}", "steps", (json_int_t)run->schedule.steps, "model_flops",
+                     model_flops * tokens * (double)run->schedule.steps, "peak_bytes", (json_int_t)b->total, "memory",
+                     memory, "step_seconds", real_or_null(t->total), "tokens_per_second",
+                     real_or_null(tokens / t->total), "mfu",
                      real_or_null(model_flops * tokens / t->total / run->machine.f32_flops), "seconds",
                      real_or_null(t->total * (double)run->schedule.steps), "bottleneck", bottleneck);
 }
@@ -106,6 +107,8 @@ static json_t *record_happened(const tl_run *run, const tl_train_outcome *o) {
     double model_flops = tl__arch_model_flops_per_token(&run->model.arch, run->shape.T);
     json_t *h = json_pack("{s:I,s:I,s:I,s:s}", "steps", (json_int_t)o->steps, "peak_bytes", (json_int_t)o->peak_bytes,
                           "skipped_steps", (json_int_t)o->skipped, "bottleneck", o->bottleneck);
+    json_object_set_new(h, "model_flops", json_real(model_flops * tokens * (double)o->steps));
+    json_object_set_new(h, "tokens", json_integer(run->state.tokens));
     json_object_set_new(h, "step_seconds", real_or_null(median));
     json_object_set_new(h, "tokens_per_second", real_or_null(tokens / median));
     json_object_set_new(h, "mfu", real_or_null(model_flops * tokens / median / run->machine.f32_flops));

@@ -9,7 +9,9 @@
 #include "train/run_folder.h"
 
 typedef struct tl_run {
-    const tl_train_config *config;
+    const tl_train_config *config; /* &resolved */
+    tl_train_config resolved;      /* as given, and what a depth chose */
+    char model_name[64];           /* "depth 6", where a depth is the model */
     const tl_train_observer *observer;
     tl_run_folder folder;
     tl_ctx ctx;

@@ -105,6 +105,11 @@ refuses 'lr needs a number' train --data "$m/config.json" --out "$out" --lr fast
 refuses 'schedule is one of' train --data "$m/config.json" --out "$out" --schedule sideways
 refuses 'leaves' train --data "$m/config.json" --out "$out" --leaves 3
 refuses 'model' train --data "$m/config.json" --out "$out" --model unheard-of
+refuses 'depth 4 makes the model itself.*give one of them' train --data "$m/config.json" --out "$out" --depth 4 --model tiny
+refuses 'depth needs a whole number from 1 to 128' train --data "$m/config.json" --out "$out" --depth 0
+refuses 'aspect is the width of a --depth' train --data "$m/config.json" --out "$out" --aspect 32
+refuses 'one of --steps, --tokens, --minutes, --flops' train --data "$m/config.json" --out "$out" --flops 1e9 --tokens 5
+refuses 'flops needs a number' train --data "$m/config.json" --out "$out" --flops -1
 printf 'lerning-rate: 1\n' >"$work/run.yaml"
 refuses "run.yaml line 1: unknown key 'lerning-rate'" train --data "$m/config.json" --out "$out" --config "$work/run.yaml"
 printf 'steps: 2\nbacth: 4\n' >"$work/run.yaml"

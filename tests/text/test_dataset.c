@@ -87,6 +87,7 @@ static void expect_samples(const tl_dataset *d, const stream *s, int T, int64_t 
     char *seen = calloc((size_t)windows, 1);
     int most = 1;
     tl_error err = {0};
+    for (int64_t k = 0; k < 2 * f->train_samples; k++) tl__dataset_will_need(d, 7, k); /* a hint changes nothing */
     for (int masked = 0; masked < 2; masked++) {
         for (int64_t k = 0; k < windows; k++) {
             bool train = k < f->train_samples;

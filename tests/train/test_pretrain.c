@@ -93,7 +93,7 @@ static tl_train_config config(const char *out) {
 typedef struct watch {
     long heap_before, heap_between; /* calls seen between the ends of consecutive steps */
     int64_t predicted_bytes, steps;
-    double worst_sum, other[4096];
+    double worst_sum, least_data, other[4096];
 } watch;
 
 static void on_start(void *user, const tl_train_start *start) {
@@ -108,6 +108,8 @@ static void on_step(void *user, const tl_step_metrics *m, int64_t steps, double 
     double sum = 0;
     for (int b = 0; b < TL_BUCKETS; b++) sum += m->totals.seconds[b];
     w->worst_sum = fmax(w->worst_sum, fabs(sum - m->totals.wall_seconds));
+    double waited = m->totals.seconds[TL_BUCKET_DATA];
+    w->least_data = w->steps ? fmin(w->least_data, waited) : waited;
     w->other[w->steps++ % 4096] = m->totals.seconds[TL_BUCKET_OTHER] / m->totals.wall_seconds;
     w->heap_before = atomic_load(&heap_calls);
 }
@@ -164,6 +166,7 @@ static void test_L4_buckets_and_rest_are_the_wall(void **state) {
     c.steps = 30;
     assert_int_equal(train(&c, &w, &outcome, &err), 0);
     assert_true(w.worst_sum < 1e-6);
+    assert_true(w.least_data > 0); /* every step's wait for its batch has its own bucket */
     qsort(w.other, (size_t)w.steps, sizeof *w.other, by_value);
     assert_true(w.other[w.steps / 2] <= 0.03); /* the median step: one may have been preempted between two spans */
 }
@@ -227,6 +230,95 @@ static void test_stop_and_resume_give_the_same_bits(void **state) {
     assert_non_null(strstr(err.text, "'lr' was 0.001"));
 }
 
+/* ---- budgets, and the dial ---- */
+
+typedef struct seen_start {
+    tl_train_config config;
+    int64_t params, steps;
+    double flops;
+    int width;
+} seen_start;
+
+static void see_start(void *user, const tl_train_start *s) {
+    *(seen_start *)user = (seen_start){*s->config, s->params, s->steps, s->flops, s->arch->C};
+}
+
+static seen_start start_of(const tl_train_config *c) {
+    seen_start seen = {0};
+    tl_train_observer observer = {.user = &seen, .started = see_start};
+    tl_train_outcome outcome;
+    tl_error err = {0};
+    if (tl__pretrain(c, &observer, &outcome, &err)) fail_msg("%s", err.text);
+    return seen;
+}
+
+/* A budget of FLOPs is used up to a step, and never overrun; tokens a parameter come out to within a step. */
+static void test_budgets_of_flops_and_of_tokens_per_parameter(void **state) {
+    (void)state;
+    tl_train_config c = config(in_folder("flops"));
+    tl_arch arch;
+    assert_int_equal(tl__arch_open(&arch, "tiny", NULL), 0);
+    arch.V = 257; /* bytes and the end of a text */
+    double per_step = tl__arch_model_flops_per_token(&arch, 64) * 8 * 64;
+    c.steps = 0, c.flops = 5.99 * per_step;
+    seen_start s = start_of(&c);
+    assert_int_equal(s.steps, 5);
+    assert_true(fabs(s.flops / (5 * per_step) - 1) < 1e-12);
+    c = config(in_folder("ratio"));
+    c.steps = 0, c.tokens_per_param = 0.03;
+    s = start_of(&c);
+    double wanted = 0.03 * (double)s.params;
+    assert_true((double)(s.steps * 512) >= wanted && (double)((s.steps - 1) * 512) < wanted);
+}
+
+static char *name_settings(void *user, const tl_train_config *c) {
+    char *text = malloc(256);
+    if (text)
+        snprintf(text, 256, "%lld %lld %.17g %.17g", (long long)c->batch, (long long)c->tokens, c->lr,
+                 c->adamw.weight_decay);
+    return text;
+}
+
+/* What the dial chooses is written down; what is given wins; and a run resumed with what was written down goes on with
+ * the same bits. */
+static void test_a_depth_is_a_whole_run(void **state) {
+    (void)state;
+    char path[512], *text, resolved[256];
+    size_t size;
+    tl_error err;
+    tl_train_outcome outcome;
+    const char *whole = in_folder("dialled"), *halves = in_folder("dialled-halves");
+    tl_train_config c = config(whole);
+    c.model = NULL, c.depth = 2, c.aspect = 16, c.steps = 0, c.tokens_per_param = 0.2;
+    c.dialled = TL_DIAL_BATCH | TL_DIAL_LR | TL_DIAL_WEIGHT_DECAY, c.yaml = name_settings;
+    seen_start s = start_of(&c);
+    assert_int_equal(s.width, 32);
+    assert_true(s.config.batch >= 1 && s.config.lr > 1e-3 && s.config.adamw.weight_decay != 0.1);
+    assert_int_equal(s.config.tokens, 0); /* the length stays as it was told */
+    snprintf(path, sizeof path, "%s/config.yaml", whole);
+    assert_int_equal(tl__file_slurp(&text, &size, path, 4096, NULL), 0);
+    snprintf(resolved, sizeof resolved, "%lld %lld %.17g %.17g", (long long)s.config.batch, 0LL, s.config.lr,
+             s.config.adamw.weight_decay);
+    assert_string_equal(text, resolved);
+    free(text);
+
+    c.out = halves, c.stop_after = 3;
+    assert_int_equal(train(&c, NULL, &outcome, &err), 0);
+    assert_true(outcome.stopped);
+    c.stop_after = 0, c.resume = true, c.dialled = 0;
+    c.batch = s.config.batch, c.lr = s.config.lr, c.adamw.weight_decay = s.config.adamw.weight_decay;
+    assert_int_equal(train(&c, NULL, &outcome, &err), 0);
+    assert_same_weights(whole, halves);
+
+    c = config(in_folder("dialled-in-part"));
+    c.model = NULL, c.depth = 1, c.aspect = 16, c.steps = 0, c.dialled = TL_DIAL_LR;
+    c.stop_after = 1;
+    s = start_of(&c);
+    assert_int_equal(s.config.batch, 8); /* given */
+    assert_true(s.config.adamw.weight_decay == 0.1 && s.config.lr != 1e-3);
+    assert_int_equal(s.config.tokens, 20 * s.params);
+}
+
 static void test_a_run_folder_is_not_written_over(void **state) {
     (void)state;
     tl_train_config c = config(in_folder("once"));
@@ -274,7 +366,7 @@ static void test_refusals_are_sentences(void **state) {
     struct {
         tl_train_config c;
         const char *says;
-    } cases[8];
+    } cases[11];
     int n = 0;
     tl_train_config base = config(in_folder("refused"));
     cases[n].c = base, cases[n].c.data = missing, cases[n++].says = "/nonexistent/text.txt";
@@ -284,7 +376,10 @@ static void test_refusals_are_sentences(void **state) {
     cases[n].c = base, cases[n].c.micro_batch = 3, cases[n++].says = "use 4";
     cases[n].c = base, cases[n].c.model = "tinny", cases[n++].says = "did you mean 'tiny'";
     cases[n].c = base, cases[n].c.tokenizer = "bpe:12", cases[n++].says = "bpe:N";
-    cases[n].c = base, cases[n].c.tokens = 5, cases[n++].says = "one of --steps, --tokens and --minutes";
+    cases[n].c = base, cases[n].c.tokens = 5, cases[n++].says = "one of --steps, --tokens";
+    cases[n].c = base, cases[n].c.flops = 1e12, cases[n++].says = "--flops and --tokens-per-param, not 2";
+    cases[n].c = base, cases[n].c.steps = 0, cases[n].c.flops = 1e6, cases[n++].says = "less than one step";
+    cases[n].c = base, cases[n].c.depth = 1000, cases[n++].says = "--depth 1000";
     for (int i = 0; i < n; i++) {
         assert_true(train(&cases[i].c, NULL, &outcome, &err) < 0);
         if (!strstr(err.text, cases[i].says)) fail_msg("'%s' does not mention '%s'", err.text, cases[i].says);
@@ -346,6 +441,8 @@ int main(void) {
         cmocka_unit_test(test_L4_no_heap_call_between_steps),
         cmocka_unit_test(test_L4_buckets_and_rest_are_the_wall),
         cmocka_unit_test(test_stop_and_resume_give_the_same_bits),
+        cmocka_unit_test(test_budgets_of_flops_and_of_tokens_per_parameter),
+        cmocka_unit_test(test_a_depth_is_a_whole_run),
         cmocka_unit_test(test_a_run_folder_is_not_written_over),
         cmocka_unit_test(test_a_damaged_checkpoint_is_passed_over),
         cmocka_unit_test(test_refusals_are_sentences),
