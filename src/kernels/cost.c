@@ -69,6 +69,19 @@ tl_cost tl__op_cost(tl_op op, int64_t d0, int64_t d1, int64_t d2) {
     /* g' 1, decay 1, m 3, v 4, root, scale, eps, division, step 6; w, m, v read and written, g read. */
     case TL_OP_ADAMW:
         return (tl_cost){15 * a, F32 * 7 * a};
+    /* Softmax of a row: maximum, exp of a difference, sum, division; a comparison for the largest. */
+    case TL_OP_ROUTE:
+        return (tl_cost){(EXP + 5) * a * b + LOG * a, F32 * 2 * a * b + (F32 + ID) * a * c + F32 * a};
+    /* dp∘p and its sum, dlogits 3. */
+    case TL_OP_ROUTE_BACKWARD:
+        return (tl_cost){6 * a * b, F32 * 2 * a * b + (2 * F32 + ID) * a * c + F32 * a};
+    /* Choices counted, then placed: read twice, two lists written. */
+    case TL_OP_DISPATCH:
+        return (tl_cost){0, ID * 4 * a * c};
+    case TL_OP_GATHER:
+        return (tl_cost){0, F32 * 2 * a * b + ID * a};
+    case TL_OP_COMBINE:
+        return (tl_cost){a * b * (c - 1), F32 * a * b * (c + 1) + ID * a * c};
     case TL_OPS:
         break;
     }
@@ -77,11 +90,30 @@ tl_cost tl__op_cost(tl_op op, int64_t d0, int64_t d1, int64_t d2) {
 }
 
 const char *tl__op_name(tl_op op) {
-    static const char *const names[TL_OPS] = {"gemm",         "bias_backward", "embed",     "embed_backward",
-                                              "norm",         "norm_backward", "head_norm", "head_norm_backward",
-                                              "rope",         "kv_store",      "attention", "attention_backward",
-                                              "act",          "act_backward",  "add",       "softcap",
-                                              "softmax_loss", "sum_squares",   "adamw"};
+    static const char *const names[TL_OPS] = {"gemm",
+                                              "bias_backward",
+                                              "embed",
+                                              "embed_backward",
+                                              "norm",
+                                              "norm_backward",
+                                              "head_norm",
+                                              "head_norm_backward",
+                                              "rope",
+                                              "kv_store",
+                                              "attention",
+                                              "attention_backward",
+                                              "act",
+                                              "act_backward",
+                                              "add",
+                                              "softcap",
+                                              "softmax_loss",
+                                              "sum_squares",
+                                              "adamw",
+                                              "route",
+                                              "route_backward",
+                                              "dispatch",
+                                              "gather",
+                                              "combine"};
     assert((unsigned)op < TL_OPS);
     return names[op];
 }
@@ -104,6 +136,11 @@ tl_bucket tl__op_bucket(tl_op op) {
     case TL_OP_ACT:
     case TL_OP_ACT_BACKWARD:
     case TL_OP_ADD:
+    case TL_OP_ROUTE:
+    case TL_OP_ROUTE_BACKWARD:
+    case TL_OP_DISPATCH:
+    case TL_OP_GATHER:
+    case TL_OP_COMBINE:
         return TL_BUCKET_ELEMENTWISE;
     case TL_OP_ATTENTION:
     case TL_OP_ATTENTION_BACKWARD:

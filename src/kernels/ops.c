@@ -43,14 +43,16 @@ void tl__linear_dw(tl_ctx *ctx, float *dW, float *dbias, const float *dy, int64_
     if (layout == TL_OUT_IN) ctx->ops->gemm(ctx, dW, K, N, K, R, dy, 1, lddy, x, ldx, 1, NULL, accumulate);
     else ctx->ops->gemm(ctx, dW, N, K, N, R, x, 1, ldx, dy, lddy, 1, NULL, accumulate);
     end(ctx, TL_OP_GEMM, N, K, R);
-    if (dbias) {
-        begin(ctx, "bias_backward", TL_OP_BIAS_BACKWARD);
-        ctx->ops->bias_backward(ctx, dbias, dy, lddy, R, N);
-        end(ctx, TL_OP_BIAS_BACKWARD, R, N, 0);
-    }
+    if (dbias) tl__bias_backward(ctx, dbias, dy, lddy, R, N);
 }
 
 /* ---- the others, as they stand in the table ---- */
+
+void tl__bias_backward(tl_ctx *ctx, float *db, const float *dy, int64_t ld, int R, int N) {
+    begin(ctx, "bias_backward", TL_OP_BIAS_BACKWARD);
+    ctx->ops->bias_backward(ctx, db, dy, ld, R, N);
+    end(ctx, TL_OP_BIAS_BACKWARD, R, N, 0);
+}
 
 void tl__embed(tl_ctx *ctx, float *x, const float *E, const float *P, const int32_t *token, const int32_t *pos,
                float scale, int R, int C) {
@@ -175,6 +177,46 @@ void tl__softcap(tl_ctx *ctx, float *x, float cap, int64_t n) {
     begin(ctx, "softcap", TL_OP_SOFTCAP);
     ctx->ops->softcap(ctx, x, cap, n);
     end(ctx, TL_OP_SOFTCAP, n, 0, 0);
+}
+
+void tl__route(tl_ctx *ctx, int32_t *choice, float *weight, float *logz, float *prob, int R, int E, int k,
+               bool renormalise) {
+    begin(ctx, "route", TL_OP_ROUTE);
+    ctx->ops->route(ctx, choice, weight, logz, prob, R, E, k, renormalise);
+    end(ctx, TL_OP_ROUTE, R, E, k);
+}
+void tl__route_backward(tl_ctx *ctx, float *dlogits, const float *dweight, const int32_t *choice, const float *weight,
+                        const float *logz, const float *prob, const float *balance, float z_scale, int R, int E, int k,
+                        bool renormalise) {
+    begin(ctx, "route_backward", TL_OP_ROUTE_BACKWARD);
+    ctx->ops->route_backward(ctx, dlogits, dweight, choice, weight, logz, prob, balance, z_scale, R, E, k, renormalise);
+    end(ctx, TL_OP_ROUTE_BACKWARD, R, E, k);
+}
+void tl__dispatch(tl_ctx *ctx, int32_t *first, int32_t *slot, int32_t *at, const int32_t *choice, int R, int E, int k) {
+    begin(ctx, "dispatch", TL_OP_DISPATCH);
+    ctx->ops->dispatch(ctx, first, slot, at, choice, R, E, k);
+    end(ctx, TL_OP_DISPATCH, R, E, k);
+}
+void tl__gather(tl_ctx *ctx, float *out, const float *x, const int32_t *slot, int n, int k, int C) {
+    begin(ctx, "gather", TL_OP_GATHER);
+    ctx->ops->gather(ctx, out, x, slot, n, k, C);
+    end(ctx, TL_OP_GATHER, n, C, 0);
+}
+void tl__combine(tl_ctx *ctx, float *out, const float *x, const int32_t *at, int R, int k, int C) {
+    begin(ctx, "combine", TL_OP_COMBINE);
+    ctx->ops->combine(ctx, out, x, at, R, k, C);
+    end(ctx, TL_OP_COMBINE, R, C, k);
+}
+void tl__expert_swiglu(tl_ctx *ctx, float *y, const float *gu, const float *weight, const int32_t *slot, int n, int F) {
+    begin(ctx, "expert_swiglu", TL_OP_ACT);
+    ctx->ops->expert_swiglu(ctx, y, gu, weight, slot, n, F);
+    end(ctx, TL_OP_ACT, (int64_t)n * F, 0, 0);
+}
+void tl__expert_swiglu_backward(tl_ctx *ctx, float *dgu, float *dweight, const float *dy, const float *gu,
+                                const float *weight, const int32_t *slot, int n, int F) {
+    begin(ctx, "expert_swiglu_backward", TL_OP_ACT_BACKWARD);
+    ctx->ops->expert_swiglu_backward(ctx, dgu, dweight, dy, gu, weight, slot, n, F);
+    end(ctx, TL_OP_ACT_BACKWARD, (int64_t)n * F * 2, 0, 0);
 }
 
 void tl__softmax_loss(tl_ctx *ctx, float *logp, float *logz, float *logits, const int32_t *target,

@@ -25,6 +25,7 @@
 #define TL_KV_BLOCK 16   /* keys a KV block; K is stored [Hkv][D][16], V [Hkv][16][D] within a block */
 #define TL_ATT_CHUNK 64  /* keys a chunk of attention: four blocks */
 #define TL_MAX_HEAD_DIM 256
+#define TL_MAX_EXPERTS 1024
 
 typedef struct tl_ops tl_ops;
 typedef struct tl_adamw tl_adamw;
@@ -158,6 +159,28 @@ struct tl_ops {
     /* x = cap·tanh(x·(1/cap)) in place (Gemma Team 2024, Gemma 2 §2). n elements. */
     void (*softcap)(tl_ctx *ctx, float *x, float cap, int64_t n);
 
+    /* ---- mixtures of experts: E of them, each row goes to k; n = R·k places in a list that is sorted by expert ---- */
+
+    /* prob[R,E]: logits in, p = softmax out (in place), logz[r] = log Σ exp (may be NULL). choice[R,k]: the ids of the k largest p,
+     * of equals the lower id, in ascending order. weight[r,j] = p of choice[r,j], renormalise: over their sum (a chain in that
+     * order). Shazeer et al. 2017 §2.1, Jiang et al. 2024 (Mixtral) §2.1. Σ is the vector order. */
+    void (*route)(tl_ctx *ctx, int32_t *choice, float *weight, float *logz, float *prob, int R, int E, int k, bool renormalise);
+    /* dlogits (written) from the weights' gradient, of the load-balance loss dp_e += balance[e] (NULL: none; Fedus et al. 2021 eq. 4) and of the
+     * z-loss: dlogits = p∘((dp − Σ dp∘p) + z_scale·logz) (Zoph et al. 2022 eq. 5). Σ is the vector order with fmaf(dp, p, lane). */
+    void (*route_backward)(tl_ctx *ctx, float *dlogits, const float *dweight, const int32_t *choice, const float *weight, const float *logz, const float *prob, const float *balance, float z_scale, int R, int E, int k, bool renormalise);
+    /* The list: expert e has the places first[e] … first[e+1]−1 (first[E+1]), in row order. Place i holds slot[i] = r·k + j, and at[slot] is
+     * the place: two permutations of R·k, each other's inverse. */
+    void (*dispatch)(tl_ctx *ctx, int32_t *first, int32_t *slot, int32_t *at, const int32_t *choice, int R, int E, int k);
+    /* out[i,:] = x[slot[i]/k,:] for n places; backward: combine. */
+    void (*gather)(tl_ctx *ctx, float *out, const float *x, const int32_t *slot, int n, int k, int C);
+    /* out[r,:] = x[at[r,0],:] + x[at[r,1],:] + …: a row's experts in ascending order. Backward: gather. */
+    void (*combine)(tl_ctx *ctx, float *out, const float *x, const int32_t *at, int R, int k, int C);
+    /* y[i,:] = silu(g)·u·weight[slot[i]], gu[n, 2F]: the routing weight goes in before the down projection, which is linear, so that combine
+     * only adds and the weight's gradient needs no expert's output. */
+    void (*expert_swiglu)(tl_ctx *ctx, float *y, const float *gu, const float *weight, const int32_t *slot, int n, int F);
+    /* And dweight[slot[i]] = Σ dy∘silu(g)·u, vector order, written. */
+    void (*expert_swiglu_backward)(tl_ctx *ctx, float *dgu, float *dweight, const float *dy, const float *gu, const float *weight, const int32_t *slot, int n, int F);
+
     /* Rows of logits → log-probability of target (−1: ignored, logp = logz = 0): logp = z_t − log Z, logz = log Z = m + log Σ exp(z − m),
      * m = max z, Σ in the vector order; z = logits, or capped as softcap does. logz may be NULL.
      * With form->grad_scale, logits are overwritten by the gradient of grad_scale·(−logp + z_coef·logZ²), zeros where ignored:
@@ -192,11 +215,12 @@ typedef struct tl_cost { double flops, bytes; } tl_cost;
 typedef enum tl_op {
     TL_OP_GEMM, TL_OP_BIAS_BACKWARD, TL_OP_EMBED, TL_OP_EMBED_BACKWARD, TL_OP_NORM, TL_OP_NORM_BACKWARD, TL_OP_HEAD_NORM,
     TL_OP_HEAD_NORM_BACKWARD, TL_OP_ROPE, TL_OP_KV_STORE, TL_OP_ATTENTION, TL_OP_ATTENTION_BACKWARD, TL_OP_ACT,
-    TL_OP_ACT_BACKWARD, TL_OP_ADD, TL_OP_SOFTCAP, TL_OP_SOFTMAX_LOSS, TL_OP_SUM_SQUARES, TL_OP_ADAMW, TL_OPS
+    TL_OP_ACT_BACKWARD, TL_OP_ADD, TL_OP_SOFTCAP, TL_OP_SOFTMAX_LOSS, TL_OP_SUM_SQUARES, TL_OP_ADAMW,
+    TL_OP_ROUTE, TL_OP_ROUTE_BACKWARD, TL_OP_DISPATCH, TL_OP_GATHER, TL_OP_COMBINE, TL_OPS
 } tl_op;
 /* Dimensions by operator: GEMM (M,N,K); BIAS_BACKWARD, EMBED*, NORM* (R,C,–); HEAD_NORM*, ROPE, KV_STORE (R, heads·D, –); ATTENTION*
  * (pairs of query and key, H, D); ACT*, ADD, SOFTCAP (elements of the output,–,–), SOFTMAX_LOSS (R,V,–), SUM_SQUARES, ADAMW
- * (n,–,–). A soft-cap inside attention or the loss is a SOFTCAP's FLOPs more. */
+ * (n,–,–), ROUTE*, DISPATCH (R,E,k), GATHER (n,C,–), COMBINE (R,C,k). A soft-cap inside attention or the loss is a SOFTCAP's FLOPs more. */
 tl_cost tl__op_cost(tl_op op, int64_t d0, int64_t d1, int64_t d2);
 const char *tl__op_name(tl_op op);
 tl_bucket tl__op_bucket(tl_op op);
@@ -212,6 +236,7 @@ void tl__linear_dx(tl_ctx *ctx, float *dx, int64_t lddx, const float *dy, int64_
 /* dW (+)= dyᵀ·x in W's layout (k = rows, blocks of TL_KB), added to where accumulate; dbias += Σ dy if dbias. */
 void tl__linear_dw(tl_ctx *ctx, float *dW, float *dbias, const float *dy, int64_t lddy, const float *x, int64_t ldx, tl_layout layout, int R, int N, int K, bool accumulate);
 
+void tl__bias_backward(tl_ctx *ctx, float *db, const float *dy, int64_t ld, int R, int N);
 void tl__embed(tl_ctx *ctx, float *x, const float *E, const float *P, const int32_t *token, const int32_t *pos, float scale, int R, int C);
 void tl__embed_backward(tl_ctx *ctx, float *dE, const int32_t *slot, const int32_t *id, const float *dx, float scale, int R, int C);
 void tl__rmsnorm(tl_ctx *ctx, float *out, float *sum, float *rstd, const float *x, const float *y, const float *gain, float gain_add, float eps, int R, int C);
@@ -232,6 +257,13 @@ void tl__geglu(tl_ctx *ctx, float *y, const float *gu, int R, int F);
 void tl__geglu_backward(tl_ctx *ctx, float *dgu, const float *dy, const float *gu, int R, int F);
 void tl__add(tl_ctx *ctx, float *out, const float *x, const float *y, int64_t n);
 void tl__softcap(tl_ctx *ctx, float *x, float cap, int64_t n);
+void tl__route(tl_ctx *ctx, int32_t *choice, float *weight, float *logz, float *prob, int R, int E, int k, bool renormalise);
+void tl__route_backward(tl_ctx *ctx, float *dlogits, const float *dweight, const int32_t *choice, const float *weight, const float *logz, const float *prob, const float *balance, float z_scale, int R, int E, int k, bool renormalise);
+void tl__dispatch(tl_ctx *ctx, int32_t *first, int32_t *slot, int32_t *at, const int32_t *choice, int R, int E, int k);
+void tl__gather(tl_ctx *ctx, float *out, const float *x, const int32_t *slot, int n, int k, int C);
+void tl__combine(tl_ctx *ctx, float *out, const float *x, const int32_t *at, int R, int k, int C);
+void tl__expert_swiglu(tl_ctx *ctx, float *y, const float *gu, const float *weight, const int32_t *slot, int n, int F);
+void tl__expert_swiglu_backward(tl_ctx *ctx, float *dgu, float *dweight, const float *dy, const float *gu, const float *weight, const int32_t *slot, int n, int F);
 void tl__softmax_loss(tl_ctx *ctx, float *logp, float *logz, float *logits, const int32_t *target, const tl_loss_form *form, int R, int V);
 double tl__sum_squares(tl_ctx *ctx, const float *x, int64_t n);
 void tl__adamw(tl_ctx *ctx, float *w, float *m, float *v, const float *g, int64_t n, const tl_adamw *hyper);

@@ -13,11 +13,12 @@ void tl__ops_ref(tl_ops *ops);
 
 void tl__ops_gemm_ref(tl_ops *ops);
 void tl__ops_attention_ref(tl_ops *ops);
-void tl__ops_rows_ref(tl_ops *ops); /* calls the four below */
+void tl__ops_rows_ref(tl_ops *ops); /* calls the five below */
 void tl__ops_embed_ref(tl_ops *ops);
 void tl__ops_activation_ref(tl_ops *ops);
 void tl__ops_loss_ref(tl_ops *ops);
 void tl__ops_optimizer_ref(tl_ops *ops);
+void tl__ops_moe_ref(tl_ops *ops);
 
 /* Compiled from cpu/ per instruction set: TL_NAME(ops_gemm) and so on. */
 void tl__ops_gemm_avx2(tl_ops *ops);
@@ -28,6 +29,7 @@ void tl__ops_embed_avx2(tl_ops *ops);
 void tl__ops_activation_avx2(tl_ops *ops);
 void tl__ops_loss_avx2(tl_ops *ops);
 void tl__ops_optimizer_avx2(tl_ops *ops);
+void tl__ops_moe_avx2(tl_ops *ops);
 void tl__ops_gemm_avx512(tl_ops *ops);
 void tl__ops_attention_avx512(tl_ops *ops);
 void tl__ops_rows_avx512(tl_ops *ops);
@@ -36,5 +38,6 @@ void tl__ops_embed_avx512(tl_ops *ops);
 void tl__ops_activation_avx512(tl_ops *ops);
 void tl__ops_loss_avx512(tl_ops *ops);
 void tl__ops_optimizer_avx512(tl_ops *ops);
+void tl__ops_moe_avx512(tl_ops *ops);
 
 #endif

@@ -44,6 +44,22 @@ static void no_geglu(tl_ctx *ctx, float *y, const float *gu, int R, int F) {}
 static void no_geglu_backward(tl_ctx *ctx, float *dgu, const float *dy, const float *gu, int R, int F) {}
 static void no_softcap(tl_ctx *ctx, float *x, float cap, int64_t n) {}
 static void no_add(tl_ctx *ctx, float *out, const float *x, const float *y, int64_t n) {}
+static void no_route(tl_ctx *ctx, int32_t *choice, float *weight, float *logz, float *prob, int R, int E, int k,
+                     bool renormalise) {}
+static void no_route_backward(tl_ctx *ctx, float *dlogits, const float *dweight, const int32_t *choice,
+                              const float *weight, const float *logz, const float *prob, const float *balance,
+                              float z_scale, int R, int E, int k, bool renormalise) {}
+/* An even load: where rows will really go is not known before they are routed. */
+static void even_dispatch(tl_ctx *ctx, int32_t *first, int32_t *slot, int32_t *at, const int32_t *choice, int R, int E,
+                          int k) {
+    for (int e = 0; e <= E; e++) first[e] = (int32_t)((int64_t)R * k * e / E);
+}
+static void no_gather(tl_ctx *ctx, float *out, const float *x, const int32_t *slot, int n, int k, int C) {}
+static void no_combine(tl_ctx *ctx, float *out, const float *x, const int32_t *at, int R, int k, int C) {}
+static void no_expert_swiglu(tl_ctx *ctx, float *y, const float *gu, const float *weight, const int32_t *slot, int n,
+                             int F) {}
+static void no_expert_swiglu_backward(tl_ctx *ctx, float *dgu, float *dweight, const float *dy, const float *gu,
+                                      const float *weight, const int32_t *slot, int n, int F) {}
 static void no_softmax_loss(tl_ctx *ctx, float *logp, float *logz, float *logits, const int32_t *target,
                             const tl_loss_form *form, int R, int V) {}
 static double no_sum_squares(tl_ctx *ctx, const float *x, int64_t n) {
@@ -75,6 +91,13 @@ static const tl_ops counting = {
     .geglu_backward = no_geglu_backward,
     .add = no_add,
     .softcap = no_softcap,
+    .route = no_route,
+    .route_backward = no_route_backward,
+    .dispatch = even_dispatch,
+    .gather = no_gather,
+    .combine = no_combine,
+    .expert_swiglu = no_expert_swiglu,
+    .expert_swiglu_backward = no_expert_swiglu_backward,
     .softmax_loss = no_softmax_loss,
     .sum_squares = no_sum_squares,
     .adamw = no_adamw,

@@ -380,4 +380,5 @@ void TL_NAME(ops_rows)(tl_ops *ops) {
     TL_NAME(ops_activation)(ops);
     TL_NAME(ops_loss)(ops);
     TL_NAME(ops_optimizer)(ops);
+    TL_NAME(ops_moe)(ops);
 }

@@ -161,5 +161,6 @@ void tl__ops_rows_ref(tl_ops *ops) {
     tl__ops_activation_ref(ops);
     tl__ops_loss_ref(ops);
     tl__ops_optimizer_ref(ops);
+    tl__ops_moe_ref(ops);
 }
 #endif
