@@ -113,9 +113,9 @@ def write(path, text):
 # ---- checks
 
 
-def vectors_anew(tests, folder, seed):
+def vectors_anew(tests, folder, seed, odd=False):
     """The C tests of operators and whole models on vectors that have just been made from another seed."""
-    make_vectors.write_all(folder, seed)
+    make_vectors.write_all(folder, seed, odd)
     said = []
     for test in ("kernels_test_vectors", "model_test_parity"):
         program = os.path.join(tests, test)
@@ -294,6 +294,28 @@ def trained_losses(trilith, folder, model, work, name, batch=4, seq=64, steps=50
     return f"loss {want[0]:.3f} → {want[-1]:.3f}, {said}", run
 
 
+def saved_as_given(trilith, folder, model, ids, work, name):
+    """A folder that transformers saved, through a training step that moves nothing: transformers loads what is written and finds the same
+    weights and the same logits, to the bit, so config.json still says the same."""
+    run = os.path.join(work, f"still-{name}")
+    data = write(os.path.join(work, "still.txt"), english(4000))
+    trilith.run("train", "--data", data, "--out", run, "--model", folder, "--tokenizer", "bytes", "--batch", 2, "--seq", 64, "--steps", 1,
+                "--lr", 0, "--val-fraction", 0, "--sample-tokens", 0, "--quiet")
+    again, info = AutoModelForCausalLM.from_pretrained(os.path.join(run, "checkpoints", "latest"), output_loading_info=True,
+                                                       attn_implementation="eager")
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        assert not info[kind], f"{kind}: {info[kind]}"
+    assert type(again) is type(model), f"{type(again).__name__} for {type(model).__name__}"
+    want, got = model.state_dict(), again.state_dict()
+    assert want.keys() == got.keys()
+    for key in want:
+        assert torch.equal(want[key], got[key]), f"{key} has changed"
+    with torch.no_grad():
+        a, b = (m.eval()(input_ids=torch.tensor([ids]), use_cache=False).logits for m in (model, again))
+    assert torch.equal(a, b), f"the same weights, other logits: {(a - b).abs().max().item():.2e} apart"
+    return f"{len(want)} tensors"
+
+
 def opened_as_is(trilith, run, work):
     """A run's checkpoint by AutoModelForCausalLM and AutoTokenizer: no missing or unexpected weights, same ids, same log-probabilities."""
     folder = os.path.join(run, "checkpoints", "latest")
@@ -333,6 +355,13 @@ def scored_text(trilith, run, work):
     return report
 
 
+def both(seed, vocab=make_vectors.V):
+    """Two random models of each family."""
+    yield from make_vectors.models(seed, vocab)
+    for name, model in make_vectors.models(seed + 20, vocab, odd=True):
+        yield name + "-odd", model
+
+
 def main():
     parser = argparse.ArgumentParser(description="compare Trilith with PyTorch, transformers and tokenizers")
     parser.add_argument("--trilith", default=os.path.join(HERE, "..", "build", "trilith"))
@@ -349,8 +378,9 @@ def main():
         at = lambda *names: os.path.join(work, *names)
         checks.run("vectors kept", lambda: vectors_kept(at("kept")))
         checks.run("vectors anew", lambda: vectors_anew(tests, at("anew"), args.seed))
+        checks.run("vectors anew, odd", lambda: vectors_anew(tests, at("anew-odd"), args.seed + 7, odd=True))
 
-        for name, model in make_vectors.models(args.seed):
+        for name, model in both(args.seed):
             model.eval()
             folder = at("model", name)
             model.save_pretrained(folder)
@@ -361,9 +391,11 @@ def main():
         checks.run("another model is noticed", lambda: noticed(lambda: score_tokens(trilith, at("model", "llama-tied"), model, ids, work)))
 
         run = None
-        for name, model in make_vectors.models(args.seed + 50, vocab=300):
+        for name, model in both(args.seed + 50, vocab=300):
             folder = at("start", name)
             model.save_pretrained(folder)
+            ids = torch.randint(0, 300, (90,)).tolist()
+            checks.run(f"saved as given {name}", lambda: saved_as_given(trilith, folder, model, ids, work, name))
 
             def losses():
                 nonlocal run

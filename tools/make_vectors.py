@@ -14,7 +14,8 @@ import os
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import (AutoModelForCausalLM, Gemma2Config, Gemma3TextConfig, GPT2Config, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config,
+                          SmolLM3Config)
 from transformers.utils import logging
 
 logging.disable_progress_bar()
@@ -212,29 +213,82 @@ def operators(seed):
 
 
 def configurations(vocab=V):
+    """One of each family, the ones that are kept. T = 70 crosses every window and every number of original positions here."""
     llama = dict(vocab_size=vocab, hidden_size=32, intermediate_size=40, max_position_embeddings=96, rms_norm_eps=1e-5,
-                 bos_token_id=0, eos_token_id=0, attn_implementation="eager")
+                 bos_token_id=0, eos_token_id=0, pad_token_id=None, attn_implementation="eager")
     gpt2 = dict(vocab_size=vocab, n_embd=32, n_head=4, n_positions=96, bos_token_id=0, eos_token_id=0, resid_pdrop=0.0,
                 embd_pdrop=0.0, attn_pdrop=0.0, attn_implementation="eager")
+    grouped = dict(llama, num_attention_heads=4, num_key_value_heads=2)
     return {
         "gpt2-tied": GPT2Config(n_layer=2, **gpt2),
         "gpt2-untied": GPT2Config(n_layer=1, n_inner=56, tie_word_embeddings=False, **gpt2),
-        "llama-tied": LlamaConfig(num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=4,
-                                  tie_word_embeddings=True, **llama),
-        "llama-gqa": LlamaConfig(num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, rope_theta=500000.0,
-                                 tie_word_embeddings=False, **llama),
+        "llama-tied": LlamaConfig(**dict(llama, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=4, tie_word_embeddings=True)),
+        "llama-gqa": LlamaConfig(num_hidden_layers=2, rope_theta=500000.0, tie_word_embeddings=False, **grouped),
+        # Wavelengths below, between and above 32/4 and 32/1: each of the rule's three cases.
+        "llama3": LlamaConfig(num_hidden_layers=2, head_dim=12, attention_bias=True, mlp_bias=True, tie_word_embeddings=False,
+                              rope_parameters=dict(rope_type="llama3", rope_theta=1000.0, factor=4.0, low_freq_factor=1.0,
+                                                   high_freq_factor=4.0, original_max_position_embeddings=32), **grouped),
+        "smollm3": SmolLM3Config(num_hidden_layers=3, no_rope_layer_interval=2, use_sliding_window=True, sliding_window=20,
+                                 tie_word_embeddings=True, **grouped),
+        "mistral": MistralConfig(num_hidden_layers=2, head_dim=12, sliding_window=24, tie_word_embeddings=False,
+                                 rope_parameters=dict(rope_type="linear", rope_theta=10000.0, factor=2.5), **grouped),
+        "qwen2": Qwen2Config(num_hidden_layers=3, use_sliding_window=True, sliding_window=17, max_window_layers=1, tie_word_embeddings=False,
+                             rope_parameters=dict(rope_type="yarn", rope_theta=10000.0, factor=4.0, original_max_position_embeddings=24),
+                             **grouped),
+        "qwen3": Qwen3Config(num_hidden_layers=2, head_dim=16, tie_word_embeddings=True, **grouped),
+        "gemma2": Gemma2Config(num_hidden_layers=2, head_dim=16, query_pre_attn_scalar=24, sliding_window=24, attn_logit_softcapping=1.5,
+                               final_logit_softcapping=4.0, **grouped),
+        "gemma3": Gemma3TextConfig(num_hidden_layers=3, head_dim=16, query_pre_attn_scalar=16, sliding_window=20, sliding_window_pattern=3,
+                                   rope_parameters=dict(full_attention=dict(rope_type="linear", rope_theta=1e6, factor=8.0),
+                                                        sliding_attention=dict(rope_type="default", rope_theta=1e4)),
+                                   **dict(grouped, num_key_value_heads=1)),
     }
 
 
-def models(seed, vocab=V):
+def odd_configurations(vocab=V):
+    """Another of each: ragged widths, the other tie, windows at 64 and beside it, the keys that the first ones leave out."""
+    base = dict(vocab_size=vocab, max_position_embeddings=100, rms_norm_eps=1e-6, bos_token_id=0, eos_token_id=0, pad_token_id=None,
+                attn_implementation="eager")
+
+    def shape(hidden, heads, kv, inner, layers):
+        return dict(base, hidden_size=hidden, num_attention_heads=heads, num_key_value_heads=kv, intermediate_size=inner,
+                    num_hidden_layers=layers)
+
+    return {
+        **configurations(vocab),
+        "llama3": LlamaConfig(tie_word_embeddings=True, rope_parameters=dict(rope_type="linear", rope_theta=5000.0, factor=3.0),
+                              **shape(36, 6, 3, 50, 2)),
+        # Without RoPE a bias of keys moves all scores of a row alike: its gradient is zero but for rounding, and is not compared.
+        "smollm3": SmolLM3Config(no_rope_layers=[0, 1, 1, 0], mlp_bias=True, tie_word_embeddings=False,
+                                 rope_parameters=dict(rope_type="yarn", rope_theta=2e6, factor=2.0, original_max_position_embeddings=32,
+                                                      beta_fast=16.0, beta_slow=2.0, attention_factor=1.25, truncate=False),
+                                 **shape(40, 5, 1, 44, 4)),
+        "mistral": MistralConfig(sliding_window=None, tie_word_embeddings=True, rope_theta=1e6, **shape(36, 6, 2, 44, 2)),
+        "qwen2": Qwen2Config(use_sliding_window=True, sliding_window=65, layer_types=["full_attention", "sliding_attention"],
+                             tie_word_embeddings=True,
+                             rope_parameters=dict(rope_type="yarn", rope_theta=1e6, factor=8.0, original_max_position_embeddings=12,
+                                                  mscale=1.5, mscale_all_dim=0.5), **shape(42, 3, 1, 38, 2)),
+        "qwen3": Qwen3Config(head_dim=10, attention_bias=True, use_sliding_window=True, sliding_window=33, max_window_layers=0,
+                             tie_word_embeddings=False, **shape(36, 4, 4, 46, 3)),
+        "gemma2": Gemma2Config(head_dim=10, query_pre_attn_scalar=10, sliding_window=64, attn_logit_softcapping=None,
+                               final_logit_softcapping=6.0, attention_bias=True, tie_word_embeddings=False,
+                               layer_types=["full_attention", "sliding_attention", "sliding_attention"], **shape(36, 6, 3, 46, 3)),
+        "gemma3": Gemma3TextConfig(head_dim=12, query_pre_attn_scalar=20, sliding_window=3, final_logit_softcapping=5.0,
+                                   rope_theta=2e5, rope_local_base_freq=500.0, rope_scaling=dict(rope_type="linear", factor=4.0),
+                                   tie_word_embeddings=True, **shape(36, 4, 2, 46, 6)),
+    }
+
+
+def models(seed, vocab=V, odd=False):
     """(name, model), weights drawn far from the usual initialisation, so that each of them matters to the result."""
-    for i, (name, config) in enumerate(configurations(vocab).items()):
+    for i, (name, config) in enumerate((odd_configurations if odd else configurations)(vocab).items()):
         generator = torch.Generator().manual_seed(seed + i)
-        model = (GPT2LMHeadModel if config.model_type == "gpt2" else LlamaForCausalLM)(config).float()
+        model = AutoModelForCausalLM.from_config(config).float()
+        assert model.config._attn_implementation == "eager", name
         with torch.no_grad():
             for key, p in model.named_parameters():
-                gain = p.dim() == 1 and key.endswith("weight")
-                p.copy_(torch.randn(p.shape, generator=generator) * (0.12 if p.dim() == 2 else 0.1) + (1.0 if gain else 0.0))
+                ones = p.dim() == 1 and key.endswith("weight") and "gemma" not in config.model_type  # Gemma keeps gains less one
+                p.copy_(torch.randn(p.shape, generator=generator) * (0.12 if p.dim() == 2 else 0.1) + (1.0 if ones else 0.0))
         yield name, model
 
 
@@ -266,9 +320,9 @@ def train(model, batches, steps, hyper=HYPER, lr_of_step=None):
     return losses
 
 
-def whole_models(folder, seed):
+def whole_models(folder, seed, odd=False):
     said = []
-    for name, model in models(seed):
+    for name, model in models(seed, odd=odd):
         where = os.path.join(folder, name)
         model.save_pretrained(where)
         os.remove(os.path.join(where, "generation_config.json"))
@@ -290,10 +344,10 @@ def whole_models(folder, seed):
     return said
 
 
-def write_all(folder, seed):
+def write_all(folder, seed, odd=False):
     os.makedirs(folder, exist_ok=True)
     save_file(operators(seed), os.path.join(folder, "ops.safetensors"))
-    return whole_models(folder, 100 * seed)
+    return whole_models(folder, 100 * seed, odd)
 
 
 def main():

@@ -144,7 +144,7 @@ static const char *norm_name(const tl_arch *a) {
     return a->norm == TL_NORM_RMS ? "RMSNorm" : "LayerNorm";
 }
 static const char *act_name(const tl_arch *a) {
-    return a->act == TL_ACT_SWIGLU ? "SwiGLU" : "GELU";
+    return a->act == TL_ACT_SWIGLU ? "SwiGLU" : a->act == TL_ACT_GEGLU ? "GeGLU" : "GELU";
 }
 
 /* ---- as JSON ---- */
@@ -227,6 +227,27 @@ static void row(const char *label) {
     printf("  %-13s", label);
 }
 
+static void print_rope(const tl_arch *a) {
+    static const char *const scalings[] = {"", "linear", "llama3", "YaRN"};
+    printf("%s, RoPE with theta %.10g", grouped(a->max_positions), a->rope.theta);
+    if (a->rope.scaling != TL_ROPE_PLAIN) printf(", stretched %gx (%s)", a->rope.factor, scalings[a->rope.scaling]);
+    if (a->rope.local_theta > 0) printf(", theta %.10g on sliding layers", a->rope.local_theta);
+    putchar('\n');
+}
+
+/* What sets this family's attention apart, if anything does. */
+static void print_attention(const tl_arch *a) {
+    int sliding = 0, still = 0, said = 0;
+    for (int l = 0; l < a->L; l++) sliding += a->layer[l].sliding, still += a->layer[l].no_rope;
+    if (!sliding && !still && a->qk_norm == TL_QK_NORM_NONE && a->attention_softcap == 0) return;
+    row("attention");
+    if (sliding) printf("a window of %s on %d of %d layers", grouped(a->window), sliding, a->L), said++;
+    if (still) printf("%sno RoPE on %d of %d layers", said++ ? ", " : "", still, a->L);
+    if (a->qk_norm != TL_QK_NORM_NONE) printf("%squeries and keys normed", said++ ? ", " : "");
+    if (a->attention_softcap > 0) printf("%sscores capped at %g", said++ ? ", " : "", (double)a->attention_softcap);
+    putchar('\n');
+}
+
 static void print_model(const subject *s) {
     const tl_arch *a = &s->arch;
     row("architecture");
@@ -240,8 +261,9 @@ static void print_model(const subject *s) {
     else if (s->vocab != a->V) printf("; the tokenizer has %s ids", grouped(s->vocab));
     putchar('\n');
     row("positions");
-    if (a->positions == TL_POS_ROPE) printf("%s, RoPE with theta %.10g\n", grouped(a->max_positions), a->rope_theta);
-    else printf("%s, learned\n", grouped(a->max_positions));
+    if (a->positions == TL_POS_LEARNED) printf("%s, learned\n", grouped(a->max_positions));
+    else print_rope(a);
+    print_attention(a);
 }
 
 static void print_memory(const subject *s) {

@@ -36,8 +36,8 @@ static const tl_option options[] = {
     {OPTION("out", TL_STRING(values, out), "DIR", NULL, "The run folder; must not hold a run already unless --resume."),
      .required = true},
     {OPTION("model", TL_STRING(values, model), "NAME|FILE|DIR", NULL,
-            "A preset (demo, tiny, nano, gpt2-124m, smollm2-135m), a config.json (random weights), or a model folder "
-            "(its weights). Default: demo.")},
+            "A preset (demo, tiny, nano, gpt2-124m, smollm2-135m, qwen3-0.6b, llama-3.2-1b, gemma3-270m), a config.json "
+            "(random weights), or a model folder (its weights). Default: demo.")},
     {OPTION("depth", TL_INT(values, depth), "N", NULL,
             "Instead of --model: a Llama-style model of N layers; width, heads, batch, learning rate, weight decay and "
             "length follow, each unless it is given (docs/depth.md)."),

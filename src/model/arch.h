@@ -1,31 +1,63 @@
 /* arch.h — the architecture record: what config.json says, checked, in Trilith's names.
  *
- * GPT-2 and Llama are tables of these fields, not code paths. A field of config.json that would change the result and is not
- * known here is refused by name, never ignored. */
+ * Every family is a table of these fields, not a code path (arch_families.c). A field of config.json that would change the
+ * result and is not known there is refused by name, never ignored. */
 #ifndef TL_MODEL_ARCH_H
 #define TL_MODEL_ARCH_H
 
 #include "base/json.h"
 #include "kernels/ops.h"
 
+#define TL_MAX_LAYERS 512
+
 typedef enum tl_norm { TL_NORM_RMS, TL_NORM_LAYER } tl_norm;
 typedef enum tl_positions { TL_POS_ROPE, TL_POS_LEARNED } tl_positions;
-typedef enum tl_act { TL_ACT_SWIGLU, TL_ACT_GELU_TANH } tl_act;
+typedef enum tl_act { TL_ACT_SWIGLU, TL_ACT_GELU_TANH, TL_ACT_GEGLU } tl_act;
+typedef enum tl_qk_norm { TL_QK_NORM_NONE, TL_QK_NORM_HEAD, TL_QK_NORM_WHOLE } tl_qk_norm; /* one gain a head width, or all */
+
+/* How RoPE's frequencies are stretched beyond the positions that the model was first trained on. */
+typedef enum tl_rope_scaling { TL_ROPE_PLAIN, TL_ROPE_LINEAR, TL_ROPE_LLAMA3, TL_ROPE_YARN } tl_rope_scaling;
+typedef struct tl_rope {
+    double theta;
+    double local_theta;                        /* of sliding layers, never scaled; 0: theta serves every layer */
+    tl_rope_scaling scaling;
+    double factor;                             /* of positions: scaling other than PLAIN */
+    int original_positions;                    /* LLAMA3, YARN: positions before scaling */
+    double low_freq_factor, high_freq_factor;  /* LLAMA3 */
+    double beta_fast, beta_slow;               /* YARN: turns within the original positions that bound the ramp */
+    double attention_factor;                   /* YARN: factor of cos and sin; 0: from mscale or the paper's rule */
+    double mscale, mscale_all_dim;             /* YARN: 0: not given */
+    bool truncate;                             /* YARN: the ramp's bounds are whole dimensions */
+} tl_rope;
+
+typedef struct tl_arch_layer {
+    bool sliding; /* attends to the last `window` positions only */
+    bool no_rope;
+    bool moe;     /* its feed-forward part is a mixture of experts */
+} tl_arch_layer;
 
 typedef struct tl_arch {
-    char family[32];             /* model_type: "llama", "gpt2" */
+    char family[32];             /* model_type: "llama", "gpt2", "gemma3_text", … */
     int V, L, C, H, Hkv, D, F;   /* DESIGN §4: vocabulary, layers, width, heads, key/value heads, head width, feed-forward width */
     int max_positions;
     tl_norm norm;
     float norm_eps;
+    float gain_add;              /* RMSNorm multiplies by gain + gain_add (Gemma: 1) */
+    bool sandwich;               /* each branch is normed again before it is added */
+    tl_qk_norm qk_norm;          /* RMSNorm of queries and keys before RoPE */
     tl_positions positions;
-    double rope_theta;
+    tl_rope rope;
+    int window;                  /* of sliding layers: a row sees itself and window − 1 before it */
+    float attention_softcap, final_softcap; /* 0: none */
+    int query_scalar;            /* scores are q·k/√query_scalar; 0: D */
+    float embed_scale;           /* looked-up embeddings are multiplied by it: 1, or √C */
     tl_act act;
-    bool attention_bias, mlp_bias, tied;
+    bool qkv_bias, o_bias, mlp_bias, tied;
     tl_layout layout;
     double init_std;             /* normal(0, init_std) for matrices and embeddings */
     bool init_scaled_residual;   /* GPT-2: output projections by init_std/√(2L) */
-    int bos, eos;                /* −1: none */
+    int bos, eos, pad;           /* −1: none */
+    tl_arch_layer layer[TL_MAX_LAYERS];
 } tl_arch;
 
 /* From config.json's bytes. */
@@ -39,12 +71,26 @@ char *tl__arch_config_json(const tl_arch *arch);
 /* Ranges and divisibility (heads divide, D even for RoPE, …), by field name and value. */
 int tl__arch_check(const tl_arch *arch, const char *where, tl_error *err);
 
+/* Keys that layer l's rows see, at most: its window, or 0 where there is none. */
+int tl__arch_window(const tl_arch *arch, int layer);
+/* Gate and up projections rather than up alone. */
+bool tl__arch_gated(const tl_arch *arch);
+
+/* ---- RoPE tables ---- */
+
+/* How many a model holds: none, one, or another for sliding layers. */
+int tl__rope_tables(const tl_arch *arch);
+/* cos_sin[position][D] = D/2 cosines, then D/2 sines, for layers that slide (local) or not. Frequencies and angles are f32
+ * products in transformers' order. */
+void tl__rope_fill(float *cos_sin, const tl_arch *arch, bool local, int positions);
+
 /* ---- parameters ---- */
 
 typedef enum tl_role {
     TL_ROLE_EMBED, TL_ROLE_POSITION, TL_ROLE_NORM1_GAIN, TL_ROLE_NORM1_BIAS, TL_ROLE_Q, TL_ROLE_K, TL_ROLE_V, TL_ROLE_QKV,
-    TL_ROLE_Q_BIAS, TL_ROLE_K_BIAS, TL_ROLE_V_BIAS, TL_ROLE_QKV_BIAS, TL_ROLE_O, TL_ROLE_O_BIAS, TL_ROLE_NORM2_GAIN, TL_ROLE_NORM2_BIAS,
-    TL_ROLE_GATE, TL_ROLE_UP, TL_ROLE_UP_BIAS, TL_ROLE_GATE_BIAS, TL_ROLE_DOWN, TL_ROLE_DOWN_BIAS, TL_ROLE_FINAL_GAIN, TL_ROLE_FINAL_BIAS, TL_ROLE_HEAD,
+    TL_ROLE_Q_BIAS, TL_ROLE_K_BIAS, TL_ROLE_V_BIAS, TL_ROLE_QKV_BIAS, TL_ROLE_Q_NORM, TL_ROLE_K_NORM, TL_ROLE_O, TL_ROLE_O_BIAS, TL_ROLE_POST1_GAIN,
+    TL_ROLE_NORM2_GAIN, TL_ROLE_NORM2_BIAS, TL_ROLE_GATE, TL_ROLE_UP, TL_ROLE_UP_BIAS, TL_ROLE_GATE_BIAS, TL_ROLE_DOWN, TL_ROLE_DOWN_BIAS,
+    TL_ROLE_POST2_GAIN, TL_ROLE_FINAL_GAIN, TL_ROLE_FINAL_BIAS, TL_ROLE_HEAD,
     TL_ROLES
 } tl_role;
 
@@ -73,8 +119,9 @@ void tl__params_free(tl_params *params);
 /* Index of a role in a layer (−1 for the model's own), or −1. */
 int tl__params_find(const tl_params *params, const tl_arch *arch, int layer, tl_role role);
 
-/* Model FLOPs of one training token at sequence length T: 6·N + 12·L·H·D·T (Chowdhery et al. 2022, PaLM, appendix B), N the parameters
- * that take part in products or norms: all but look-up-only embeddings. Attention counted whole, as there. */
+/* Model FLOPs of one training token at sequence length T: 6·N + Σ over layers 12·H·D·min(T, window) (Chowdhery et al. 2022, PaLM,
+ * appendix B, where no layer has a window), N the parameters that take part in products or norms: all but look-up-only embeddings. Attention
+ * is counted whole, as there, but a window's keys are all that a sliding layer is asked for. */
 double tl__arch_model_flops_per_token(const tl_arch *arch, int T);
 
 #endif

@@ -21,22 +21,46 @@ static int64_t width_qkv(const tl_arch *a) {
     return width_q(a) + 2 * width_kv(a);
 }
 static int64_t width_up(const tl_arch *a) {
-    return a->act == TL_ACT_SWIGLU ? 2 * (int64_t)a->F : a->F;
+    return tl__arch_gated(a) ? 2 * (int64_t)a->F : a->F;
+}
+/* Queries and keys before their norm. */
+static int64_t width_qk(const tl_arch *a) {
+    return width_q(a) + width_kv(a);
+}
+/* Norms of a row's queries and keys. */
+static int q_norms(const tl_arch *a) {
+    return a->qk_norm == TL_QK_NORM_WHOLE ? 1 : a->H;
+}
+static int k_norms(const tl_arch *a) {
+    return a->qk_norm == TL_QK_NORM_WHOLE ? 1 : a->Hkv;
 }
 
 static void place_layer(tl_layer_acts *out, tl_arena *arena, const tl_arch *a, int R, int kv_blocks, bool training) {
     tl_layer_acts *p = out;
+    *p = (tl_layer_acts){0};
     p->x = TL_TAKE(arena, float, (int64_t)R * a->C);
     p->qkv = TL_TAKE(arena, float, R *width_qkv(a));
     p->att = TL_TAKE(arena, float, R *width_q(a));
     p->x_mid = TL_TAKE(arena, float, (int64_t)R * a->C);
     p->up = TL_TAKE(arena, float, R *width_up(a));
+    if (a->sandwich) {
+        p->attended = TL_TAKE(arena, float, (int64_t)R * a->C);
+        p->fed = TL_TAKE(arena, float, (int64_t)R * a->C);
+    }
     if (!training) return;
     p->norm1_rstd = TL_TAKE(arena, float, R);
     p->norm2_rstd = TL_TAKE(arena, float, R);
     if (a->norm == TL_NORM_LAYER) {
         p->norm1_mean = TL_TAKE(arena, float, R);
         p->norm2_mean = TL_TAKE(arena, float, R);
+    }
+    if (a->qk_norm != TL_QK_NORM_NONE) {
+        p->qk = TL_TAKE(arena, float, R *width_qk(a));
+        p->qk_rstd = TL_TAKE(arena, float, (int64_t)R *(q_norms(a) + k_norms(a)));
+    }
+    if (a->sandwich) {
+        p->post1_rstd = TL_TAKE(arena, float, R);
+        p->post2_rstd = TL_TAKE(arena, float, R);
     }
     p->max_sum = TL_TAKE(arena, float, (int64_t)R * a->H * 2);
     p->kv.k = TL_TAKE(arena, float, kv_blocks *width_kv(a) * TL_KV_BLOCK);
@@ -94,7 +118,8 @@ static tl_role head_role(const tl_arch *a) {
 static void norm(tl_ctx *ctx, const tl_model *m, float *out, float *sum, float *mean, float *rstd, const float *x,
                  const float *y, int layer, tl_role gain, tl_role bias, int R) {
     const tl_arch *a = &m->arch;
-    if (a->norm == TL_NORM_RMS) tl__rmsnorm(ctx, out, sum, rstd, x, y, weight(m, layer, gain), 0, a->norm_eps, R, a->C);
+    if (a->norm == TL_NORM_RMS)
+        tl__rmsnorm(ctx, out, sum, rstd, x, y, weight(m, layer, gain), a->gain_add, a->norm_eps, R, a->C);
     else
         tl__layernorm(ctx, out, sum, mean, rstd, x, y, weight(m, layer, gain), weight(m, layer, bias), a->norm_eps, R,
                       a->C);
@@ -105,11 +130,31 @@ static void norm_backward(tl_ctx *ctx, const tl_model *m, float *dx, float *grad
                           const float *mean, const float *rstd, int layer, tl_role gain, tl_role bias, int R) {
     const tl_arch *a = &m->arch;
     if (a->norm == TL_NORM_RMS)
-        tl__rmsnorm_backward(ctx, dx, gradient(m, grad, layer, gain), dout, s, rstd, weight(m, layer, gain), 0, R,
-                             a->C);
+        tl__rmsnorm_backward(ctx, dx, gradient(m, grad, layer, gain), dout, s, rstd, weight(m, layer, gain),
+                             a->gain_add, R, a->C);
     else
         tl__layernorm_backward(ctx, dx, gradient(m, grad, layer, gain), gradient(m, grad, layer, bias), dout, s, mean,
                                rstd, weight(m, layer, gain), R, a->C);
+}
+
+/* ---- sandwich: a branch's own norm before it is added (Gemma 2) ---- */
+
+/* branch = norm(raw), whatever the branch came from. A head_norm with one head a row. */
+static void post_norm(tl_ctx *ctx, const tl_model *m, tl_acts *acts, const float *raw, float *rstd, int layer,
+                      tl_role gain, int R) {
+    const tl_arch *a = &m->arch;
+    tl__head_norm(ctx, acts->branch, a->C, rstd, raw, a->C, weight(m, layer, gain), a->gain_add, a->norm_eps, R, 1,
+                  a->C);
+}
+
+/* The gradient of the branch before its norm, in acts->branch; without such a norm the branch's own, d_x. */
+static const float *post_norm_backward(tl_ctx *ctx, const tl_model *m, tl_acts *acts, const float *raw,
+                                       const float *rstd, int layer, tl_role gain, float *grad, int R) {
+    const tl_arch *a = &m->arch;
+    if (!a->sandwich) return acts->d_x;
+    tl__head_norm_backward(ctx, acts->branch, a->C, gradient(m, grad, layer, gain), acts->d_x, a->C, raw, a->C, rstd,
+                           weight(m, layer, gain), a->gain_add, R, 1, a->C);
+    return acts->branch;
 }
 
 /* ---- one product with a weight ---- */
@@ -131,9 +176,45 @@ static void product_backward(tl_ctx *ctx, const tl_model *m, const tl_acts *acts
 
 /* ---- attention block: normed → branch ---- */
 
-/* q·k is scaled by 1/√D. */
-static tl_attention_form attention_form(const tl_arch *a) {
-    return (tl_attention_form){.H = a->H, .Hkv = a->Hkv, .D = a->D, .scale = 1.0f / sqrtf((float)a->D)};
+static tl_attention_form attention_form(const tl_arch *a, int l) {
+    return (tl_attention_form){.H = a->H,
+                               .Hkv = a->Hkv,
+                               .D = a->D,
+                               .scale = 1.0f / sqrtf((float)(a->query_scalar ? a->query_scalar : a->D)),
+                               .softcap = a->attention_softcap,
+                               .window = tl__arch_window(a, l)};
+}
+
+/* q and k lie side by side: one call rotates both. */
+static void rotate(tl_ctx *ctx, const tl_model *m, float *qk, const tl_rows *rows, int l, int direction) {
+    const tl_arch *a = &m->arch;
+    const float *table = a->layer[l].sliding && m->cos_sin_local ? m->cos_sin_local : m->cos_sin;
+    if (a->positions != TL_POS_ROPE || a->layer[l].no_rope) return;
+    tl__rope(ctx, qk, width_qkv(a), table, rows->pos, direction, rows->R, a->H + a->Hkv, a->D);
+}
+
+static void qk_norm(tl_ctx *ctx, const tl_model *m, tl_layer_acts *p, const float *q, const float *k, int64_t ld, int l,
+                    int R) {
+    const tl_arch *a = &m->arch;
+    int nq = q_norms(a), nk = k_norms(a);
+    int64_t Q = width_q(a), KV = width_kv(a), ldo = width_qkv(a);
+    float *k_rstd = p->qk_rstd ? p->qk_rstd + (int64_t)R * nq : NULL;
+    tl__head_norm(ctx, p->qkv, ldo, p->qk_rstd, q, ld, weight(m, l, TL_ROLE_Q_NORM), a->gain_add, a->norm_eps, R, nq,
+                  (int)(Q / nq));
+    tl__head_norm(ctx, p->qkv + Q, ldo, k_rstd, k, ld, weight(m, l, TL_ROLE_K_NORM), a->gain_add, a->norm_eps, R, nk,
+                  (int)(KV / nk));
+}
+
+static void qk_norm_backward(tl_ctx *ctx, const tl_model *m, const tl_layer_acts *p, float *dq, float *dk, int l,
+                             float *grad, int R) {
+    const tl_arch *a = &m->arch;
+    int nq = q_norms(a), nk = k_norms(a);
+    int64_t Q = width_q(a), KV = width_kv(a), ldd = width_qkv(a), ld = width_qk(a);
+    tl__head_norm_backward(ctx, dq, ldd, gradient(m, grad, l, TL_ROLE_Q_NORM), dq, ldd, p->qk, ld, p->qk_rstd,
+                           weight(m, l, TL_ROLE_Q_NORM), a->gain_add, R, nq, (int)(Q / nq));
+    tl__head_norm_backward(ctx, dk, ldd, gradient(m, grad, l, TL_ROLE_K_NORM), dk, ldd, p->qk + Q, ld,
+                           p->qk_rstd + (int64_t)R * nq, weight(m, l, TL_ROLE_K_NORM), a->gain_add, R, nk,
+                           (int)(KV / nk));
 }
 
 static void attention_block(tl_ctx *ctx, const tl_model *m, tl_acts *acts, tl_layer_acts *p, const tl_rows *rows,
@@ -142,19 +223,23 @@ static void attention_block(tl_ctx *ctx, const tl_model *m, tl_acts *acts, tl_la
     int R = rows->R;
     int64_t Q = width_q(a), KV = width_kv(a), ld = width_qkv(a);
     float *q = p->qkv, *k = q + Q, *v = k + KV;
+    tl_attention_form form = attention_form(a, l);
     if (weight(m, l, TL_ROLE_QKV)) {
         product(ctx, m, q, ld, acts->normed, l, TL_ROLE_QKV, TL_ROLE_QKV_BIAS, R, ld, a->C);
     } else {
-        product(ctx, m, q, ld, acts->normed, l, TL_ROLE_Q, TL_ROLE_Q_BIAS, R, Q, a->C);
-        product(ctx, m, k, ld, acts->normed, l, TL_ROLE_K, TL_ROLE_K_BIAS, R, KV, a->C);
+        /* Training keeps q and k as they were before their norm; elsewhere they are normed in place. */
+        int64_t ldr = p->qk ? width_qk(a) : ld;
+        float *raw_q = p->qk ? p->qk : q, *raw_k = raw_q + Q;
+        product(ctx, m, raw_q, ldr, acts->normed, l, TL_ROLE_Q, TL_ROLE_Q_BIAS, R, Q, a->C);
+        product(ctx, m, raw_k, ldr, acts->normed, l, TL_ROLE_K, TL_ROLE_K_BIAS, R, KV, a->C);
         product(ctx, m, v, ld, acts->normed, l, TL_ROLE_V, TL_ROLE_V_BIAS, R, KV, a->C);
+        if (a->qk_norm != TL_QK_NORM_NONE) qk_norm(ctx, m, p, raw_q, raw_k, ldr, l, R);
     }
-    if (a->positions == TL_POS_ROPE) /* q and k lie side by side: one call rotates both */
-        tl__rope(ctx, q, ld, m->cos_sin, rows->pos, 1, R, a->H + a->Hkv, a->D);
+    rotate(ctx, m, q, rows, l, 1);
     tl__kv_store(ctx, p->kv, k, ld, v, ld, rows, a->Hkv, a->D);
-    const tl_attention_form form = attention_form(a);
     tl__attention(ctx, p->att, Q, p->max_sum, q, ld, p->kv, rows, &form);
-    product(ctx, m, acts->branch, a->C, p->att, l, TL_ROLE_O, TL_ROLE_O_BIAS, R, a->C, Q);
+    product(ctx, m, a->sandwich ? p->attended : acts->branch, a->C, p->att, l, TL_ROLE_O, TL_ROLE_O_BIAS, R, a->C, Q);
+    if (a->sandwich) post_norm(ctx, m, acts, p->attended, p->post1_rstd, l, TL_ROLE_POST1_GAIN, R);
 }
 
 /* d_x (gradient of branch) → d_normed; acts->normed holds the block's input again. */
@@ -164,11 +249,14 @@ static void attention_block_backward(tl_ctx *ctx, const tl_model *m, tl_acts *ac
     int R = rows->R;
     int64_t Q = width_q(a), KV = width_kv(a), ld = width_qkv(a);
     float *dq = acts->d_qkv, *dk = dq + Q, *dv = dk + KV;
-    product_backward(ctx, m, acts, acts->d_att, grad, acts->d_x, a->C, p->att, l, TL_ROLE_O, TL_ROLE_O_BIAS, R, a->C, Q,
+    tl_attention_form form = attention_form(a, l);
+    const float *d_branch =
+        post_norm_backward(ctx, m, acts, p->attended, p->post1_rstd, l, TL_ROLE_POST1_GAIN, grad, R);
+    product_backward(ctx, m, acts, acts->d_att, grad, d_branch, a->C, p->att, l, TL_ROLE_O, TL_ROLE_O_BIAS, R, a->C, Q,
                      false);
-    const tl_attention_form form = attention_form(a);
     tl__attention_backward(ctx, dq, dk, dv, ld, acts->d_att, p->att, Q, p->max_sum, p->qkv, ld, p->kv, rows, &form);
-    if (a->positions == TL_POS_ROPE) tl__rope(ctx, dq, ld, m->cos_sin, rows->pos, -1, R, a->H + a->Hkv, a->D);
+    rotate(ctx, m, dq, rows, l, -1);
+    if (a->qk_norm != TL_QK_NORM_NONE) qk_norm_backward(ctx, m, p, dq, dk, l, grad, R);
     if (weight(m, l, TL_ROLE_QKV)) {
         product_backward(ctx, m, acts, acts->d_normed, grad, dq, ld, acts->normed, l, TL_ROLE_QKV, TL_ROLE_QKV_BIAS, R,
                          ld, a->C, false);
@@ -184,18 +272,47 @@ static void attention_block_backward(tl_ctx *ctx, const tl_model *m, tl_acts *ac
 
 /* ---- feed-forward block: normed → branch ---- */
 
+static void activate(tl_ctx *ctx, const tl_arch *a, float *act, const float *up, int R) {
+    switch (a->act) {
+    case TL_ACT_SWIGLU:
+        tl__swiglu(ctx, act, up, R, a->F);
+        break;
+    case TL_ACT_GEGLU:
+        tl__geglu(ctx, act, up, R, a->F);
+        break;
+    case TL_ACT_GELU_TANH:
+        tl__gelu(ctx, act, up, (int64_t)R * a->F);
+        break;
+    }
+}
+
+static void activate_backward(tl_ctx *ctx, const tl_arch *a, float *d_up, const float *d_act, const float *up, int R) {
+    switch (a->act) {
+    case TL_ACT_SWIGLU:
+        tl__swiglu_backward(ctx, d_up, d_act, up, R, a->F);
+        break;
+    case TL_ACT_GEGLU:
+        tl__geglu_backward(ctx, d_up, d_act, up, R, a->F);
+        break;
+    case TL_ACT_GELU_TANH:
+        tl__gelu_backward(ctx, d_up, d_act, up, (int64_t)R * a->F);
+        break;
+    }
+}
+
 static void feed_forward_block(tl_ctx *ctx, const tl_model *m, tl_acts *acts, tl_layer_acts *p, int R, int l) {
     const tl_arch *a = &m->arch;
     int64_t ld = width_up(a);
-    if (a->act == TL_ACT_SWIGLU) {
+    if (tl__arch_gated(a)) {
         product(ctx, m, p->up, ld, acts->normed, l, TL_ROLE_GATE, TL_ROLE_GATE_BIAS, R, a->F, a->C);
         product(ctx, m, p->up + a->F, ld, acts->normed, l, TL_ROLE_UP, TL_ROLE_UP_BIAS, R, a->F, a->C);
-        tl__swiglu(ctx, acts->act, p->up, R, a->F);
     } else {
         product(ctx, m, p->up, ld, acts->normed, l, TL_ROLE_UP, TL_ROLE_UP_BIAS, R, a->F, a->C);
-        tl__gelu(ctx, acts->act, p->up, (int64_t)R * a->F);
     }
-    product(ctx, m, acts->branch, a->C, acts->act, l, TL_ROLE_DOWN, TL_ROLE_DOWN_BIAS, R, a->C, a->F);
+    activate(ctx, a, acts->act, p->up, R);
+    product(ctx, m, a->sandwich ? p->fed : acts->branch, a->C, acts->act, l, TL_ROLE_DOWN, TL_ROLE_DOWN_BIAS, R, a->C,
+            a->F);
+    if (a->sandwich) post_norm(ctx, m, acts, p->fed, p->post2_rstd, l, TL_ROLE_POST2_GAIN, R);
 }
 
 /* d_x (gradient of branch) → d_normed. The activation is computed again rather than kept: it is bound by memory, and
@@ -204,19 +321,17 @@ static void feed_forward_block_backward(tl_ctx *ctx, const tl_model *m, tl_acts 
                                         float *grad) {
     const tl_arch *a = &m->arch;
     int64_t ld = width_up(a);
-    bool gated = a->act == TL_ACT_SWIGLU;
-    if (gated) tl__swiglu(ctx, acts->act, p->up, R, a->F);
-    else tl__gelu(ctx, acts->act, p->up, (int64_t)R * a->F);
-    product_backward(ctx, m, acts, acts->d_act, grad, acts->d_x, a->C, acts->act, l, TL_ROLE_DOWN, TL_ROLE_DOWN_BIAS, R,
+    const float *d_branch = post_norm_backward(ctx, m, acts, p->fed, p->post2_rstd, l, TL_ROLE_POST2_GAIN, grad, R);
+    activate(ctx, a, acts->act, p->up, R);
+    product_backward(ctx, m, acts, acts->d_act, grad, d_branch, a->C, acts->act, l, TL_ROLE_DOWN, TL_ROLE_DOWN_BIAS, R,
                      a->C, a->F, false);
-    if (gated) {
-        tl__swiglu_backward(ctx, acts->d_up, acts->d_act, p->up, R, a->F);
+    activate_backward(ctx, a, acts->d_up, acts->d_act, p->up, R);
+    if (tl__arch_gated(a)) {
         product_backward(ctx, m, acts, acts->d_normed, grad, acts->d_up, ld, acts->normed, l, TL_ROLE_GATE,
                          TL_ROLE_GATE_BIAS, R, a->F, a->C, false);
         product_backward(ctx, m, acts, acts->d_normed, grad, acts->d_up + a->F, ld, acts->normed, l, TL_ROLE_UP,
                          TL_ROLE_UP_BIAS, R, a->F, a->C, true);
     } else {
-        tl__gelu_backward(ctx, acts->d_up, acts->d_act, p->up, (int64_t)R * a->F);
         product_backward(ctx, m, acts, acts->d_normed, grad, acts->d_up, ld, acts->normed, l, TL_ROLE_UP,
                          TL_ROLE_UP_BIAS, R, a->F, a->C, false);
     }
@@ -230,7 +345,7 @@ void tl__model_forward(tl_ctx *ctx, const tl_model *m, tl_acts *acts, const tl_r
     assert(R > 0 && R <= acts->R);
     tl__spans_set(ctx->spans, -1, -1);
     tl__embed(ctx, acts->layer[0].x, weight(m, -1, TL_ROLE_EMBED), weight(m, -1, TL_ROLE_POSITION), rows->token,
-              rows->pos, 1, R, a->C);
+              rows->pos, a->embed_scale, R, a->C);
     for (int l = 0; l < a->L; l++) {
         tl_layer_acts *p = &acts->layer[l];
         tl__spans_set(ctx->spans, -1, l);
@@ -265,20 +380,27 @@ void tl__model_clear_gradient(tl_ctx *ctx, const tl_model *m, float *grad) {
     tl__span_end(ctx->spans, 0, bytes, 0, 0, 0);
 }
 
-void tl__model_logits(tl_ctx *ctx, const tl_model *m, float *logits, const float *hidden, int n) {
-    const tl_arch *a = &m->arch; /* embedding and head are [V, C] in every family */
+/* Embedding and head are [V, C] in every family. */
+static void head_product(tl_ctx *ctx, const tl_model *m, float *logits, const float *hidden, int n) {
+    const tl_arch *a = &m->arch;
     tl__linear(ctx, logits, a->V, hidden, a->C, weight(m, -1, head_role(a)), TL_OUT_IN, NULL, n, a->V, a->C);
+}
+
+void tl__model_logits(tl_ctx *ctx, const tl_model *m, float *logits, const float *hidden, int n) {
+    const tl_arch *a = &m->arch;
+    head_product(ctx, m, logits, hidden, n);
+    if (a->final_softcap > 0) tl__softcap(ctx, logits, a->final_softcap, (int64_t)n * a->V);
 }
 
 void tl__model_loss(tl_ctx *ctx, const tl_model *m, tl_acts *acts, const int32_t *target, int R, float *logp,
                     float *grad, float grad_scale) {
     const tl_arch *a = &m->arch;
     const float *W = weight(m, -1, head_role(a));
-    const tl_loss_form form = {.grad_scale = grad ? grad_scale : 0};
+    tl_loss_form form = {.grad_scale = grad ? grad_scale : 0.0f, .softcap = a->final_softcap};
     for (int r = 0; r < R; r += TL_KB) {
         int n = R - r < TL_KB ? R - r : TL_KB;
         const float *hidden = acts->hidden + (int64_t)r * a->C;
-        tl__model_logits(ctx, m, acts->logits, hidden, n);
+        head_product(ctx, m, acts->logits, hidden, n);
         tl__softmax_loss(ctx, logp + r, NULL, acts->logits, target + r, &form, n, a->V);
         if (!grad) continue;
         tl__linear_dw(ctx, gradient(m, grad, -1, head_role(a)), NULL, acts->logits, a->V, hidden, a->C, TL_OUT_IN, n,
@@ -310,8 +432,10 @@ void tl__model_backward(tl_ctx *ctx, const tl_model *m, tl_acts *acts, const tl_
                       TL_ROLE_NORM1_GAIN, TL_ROLE_NORM1_BIAS, R);
     }
     tl__spans_set(ctx->spans, -1, -1);
-    if (a->tied) tl__embed_backward(ctx, embed_grad, slot, rows->token, acts->d_x, 1, R, a->C);
-    else tl__embed_backward(ctx, gradient(m, grad, -1, TL_ROLE_EMBED), NULL, rows->token, acts->d_x, 1, R, a->C);
+    if (a->tied) tl__embed_backward(ctx, embed_grad, slot, rows->token, acts->d_x, a->embed_scale, R, a->C);
+    else
+        tl__embed_backward(ctx, gradient(m, grad, -1, TL_ROLE_EMBED), NULL, rows->token, acts->d_x, a->embed_scale, R,
+                           a->C);
     if (a->positions == TL_POS_LEARNED)
         tl__embed_backward(ctx, gradient(m, grad, -1, TL_ROLE_POSITION), NULL, rows->pos, acts->d_x, 1, R, a->C);
 }

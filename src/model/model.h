@@ -15,9 +15,10 @@ typedef struct tl_model {
     const float **weight;   /* [params.n]: in the flat buffer, or mapped from the file */
     float *flat;            /* NULL when mapped */
     float *cos_sin;         /* RoPE table [max positions in use][D], or NULL */
-    int positions;          /* rows of cos_sin */
+    float *cos_sin_local;   /* of sliding layers, where they have their own theta; else NULL */
+    int positions;          /* rows of each */
     tl_safetensors *file;   /* kept open while mapped */
-    tl_arena arena;         /* owns flat and cos_sin */
+    tl_arena arena;         /* owns flat and the tables */
 } tl_model;
 
 /* A checkpoint folder, weights mapped (or read, where they are not f32 or mapping is off). Positions 0: the config's maximum. */
@@ -34,12 +35,18 @@ void tl__model_close(tl_model *model);
 typedef struct tl_layer_acts {
     float *x;        /* [R,C] the layer's input (residual stream) */
     float *norm1_mean, *norm1_rstd; /* [R] */
+    float *qk;       /* [R,(H+Hkv)·D] q and k before their norm; NULL without one, and outside training */
+    float *qk_rstd;  /* [R·norms of q], [R·norms of k] */
     float *qkv;      /* [R,(H+2Hkv)·D], q and k after RoPE */
     float *att;      /* [R,H·D] attention's output before the projection */
+    float *attended; /* [R,C] sandwich: the attention branch before its own norm; else NULL */
+    float *post1_rstd;
     float *max_sum;  /* [R,H,2] */
     float *x_mid;    /* [R,C] after attention's residual */
     float *norm2_mean, *norm2_rstd;
     float *up;       /* [R,2F] (gate, up) or [R,F] */
+    float *fed;      /* [R,C] sandwich: the feed-forward branch before its own norm; else NULL */
+    float *post2_rstd;
     tl_kv kv;        /* training: this layer's blocks; inference: the session's pool */
 } tl_layer_acts;
 
@@ -62,7 +69,7 @@ void tl__acts_place(tl_acts *acts, tl_arena *arena, const tl_arch *arch, int R, 
 
 /* Fill hidden[R,C] (and all kept activations) for rows. acts->layer[l].kv must be set. */
 void tl__model_forward(tl_ctx *ctx, const tl_model *model, tl_acts *acts, const tl_rows *rows);
-/* logits[n,V] of hidden rows [first, first+n). */
+/* logits[n,V] of n hidden rows, soft-capped where the model does: what is sampled and scored. */
 void tl__model_logits(tl_ctx *ctx, const tl_model *model, float *logits, const float *hidden, int n);
 /* Head and loss together, TL_KB rows at a time, never all logits: logp[R] of target (−1 ignored). With grad (flat gradient buffer): also
  * d_hidden into acts->d_normed, and the head's gradient. grad_scale: 1 / the step's token count. */

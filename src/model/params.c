@@ -1,7 +1,8 @@
 /* params.c — the list of a model's parameters: Hugging Face names, shapes, roles, initialisation, in file order.
  *
- * A family is two tables: the model's own parameters and those of one layer. Shapes are letters of the architecture,
- * resolved here; all of them lie without holes in one flat buffer, so that a checkpoint writer streams it as it is. */
+ * Two sets of tables, each the model's own parameters and those of one layer: the names that GPT-2 gave and those that
+ * everyone since has used, with the rows that a family lacks left out. Shapes are letters of the architecture, resolved
+ * here; all of them lie without holes in one flat buffer, so that a checkpoint writer streams it as it is. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,8 +10,17 @@
 
 #include "model/arch.h"
 
-typedef enum dim { NONE, DIM_V, DIM_T, DIM_C, DIM_F, DIM_Q, DIM_KV, DIM_QKV } dim;
-typedef enum when { ALWAYS, ATTENTION_BIAS, MLP_BIAS, UNTIED } when;
+typedef enum dim { NONE, DIM_V, DIM_T, DIM_C, DIM_F, DIM_Q, DIM_KV, DIM_QKV, DIM_Q_NORM, DIM_K_NORM } dim;
+typedef enum when {
+    ALWAYS,
+    QKV_BIAS,
+    O_BIAS,
+    MLP_BIAS,
+    UNTIED,
+    QK_NORM,
+    SANDWICH,
+    PLAIN
+} when; /* PLAIN: not sandwich */
 
 typedef struct row {
     const char *name; /* below the layer's prefix */
@@ -20,27 +30,32 @@ typedef struct row {
     int shard_axis; /* of [out, in]: 0 column-parallel, 1 row-parallel, −1 replicated */
 } row;
 
-static const row llama_first[] = {{"model.embed_tokens.weight", TL_ROLE_EMBED, {DIM_V, DIM_C}, ALWAYS, 0}};
-static const row llama_layer[] = {
+static const row decoder_first[] = {{"model.embed_tokens.weight", TL_ROLE_EMBED, {DIM_V, DIM_C}, ALWAYS, 0}};
+static const row decoder_layer[] = {
     {"input_layernorm.weight", TL_ROLE_NORM1_GAIN, {DIM_C}, ALWAYS, -1},
     {"self_attn.q_proj.weight", TL_ROLE_Q, {DIM_Q, DIM_C}, ALWAYS, 0},
-    {"self_attn.q_proj.bias", TL_ROLE_Q_BIAS, {DIM_Q}, ATTENTION_BIAS, 0},
+    {"self_attn.q_proj.bias", TL_ROLE_Q_BIAS, {DIM_Q}, QKV_BIAS, 0},
     {"self_attn.k_proj.weight", TL_ROLE_K, {DIM_KV, DIM_C}, ALWAYS, 0},
-    {"self_attn.k_proj.bias", TL_ROLE_K_BIAS, {DIM_KV}, ATTENTION_BIAS, 0},
+    {"self_attn.k_proj.bias", TL_ROLE_K_BIAS, {DIM_KV}, QKV_BIAS, 0},
     {"self_attn.v_proj.weight", TL_ROLE_V, {DIM_KV, DIM_C}, ALWAYS, 0},
-    {"self_attn.v_proj.bias", TL_ROLE_V_BIAS, {DIM_KV}, ATTENTION_BIAS, 0},
+    {"self_attn.v_proj.bias", TL_ROLE_V_BIAS, {DIM_KV}, QKV_BIAS, 0},
+    {"self_attn.q_norm.weight", TL_ROLE_Q_NORM, {DIM_Q_NORM}, QK_NORM, -1},
+    {"self_attn.k_norm.weight", TL_ROLE_K_NORM, {DIM_K_NORM}, QK_NORM, -1},
     {"self_attn.o_proj.weight", TL_ROLE_O, {DIM_C, DIM_Q}, ALWAYS, 1},
-    {"self_attn.o_proj.bias", TL_ROLE_O_BIAS, {DIM_C}, ATTENTION_BIAS, -1},
-    {"post_attention_layernorm.weight", TL_ROLE_NORM2_GAIN, {DIM_C}, ALWAYS, -1},
+    {"self_attn.o_proj.bias", TL_ROLE_O_BIAS, {DIM_C}, O_BIAS, -1},
+    {"post_attention_layernorm.weight", TL_ROLE_POST1_GAIN, {DIM_C}, SANDWICH, -1}, /* Gemma: what it says */
+    {"post_attention_layernorm.weight", TL_ROLE_NORM2_GAIN, {DIM_C}, PLAIN, -1},    /* Llama: before the feed-forward */
+    {"pre_feedforward_layernorm.weight", TL_ROLE_NORM2_GAIN, {DIM_C}, SANDWICH, -1},
     {"mlp.gate_proj.weight", TL_ROLE_GATE, {DIM_F, DIM_C}, ALWAYS, 0},
     {"mlp.gate_proj.bias", TL_ROLE_GATE_BIAS, {DIM_F}, MLP_BIAS, 0},
     {"mlp.up_proj.weight", TL_ROLE_UP, {DIM_F, DIM_C}, ALWAYS, 0},
     {"mlp.up_proj.bias", TL_ROLE_UP_BIAS, {DIM_F}, MLP_BIAS, 0},
     {"mlp.down_proj.weight", TL_ROLE_DOWN, {DIM_C, DIM_F}, ALWAYS, 1},
     {"mlp.down_proj.bias", TL_ROLE_DOWN_BIAS, {DIM_C}, MLP_BIAS, -1},
+    {"post_feedforward_layernorm.weight", TL_ROLE_POST2_GAIN, {DIM_C}, SANDWICH, -1},
 };
-static const row llama_last[] = {{"model.norm.weight", TL_ROLE_FINAL_GAIN, {DIM_C}, ALWAYS, -1},
-                                 {"lm_head.weight", TL_ROLE_HEAD, {DIM_V, DIM_C}, UNTIED, 0}};
+static const row decoder_last[] = {{"model.norm.weight", TL_ROLE_FINAL_GAIN, {DIM_C}, ALWAYS, -1},
+                                   {"lm_head.weight", TL_ROLE_HEAD, {DIM_V, DIM_C}, UNTIED, 0}};
 
 static const row gpt2_first[] = {{"transformer.wte.weight", TL_ROLE_EMBED, {DIM_V, DIM_C}, ALWAYS, 0},
                                  {"transformer.wpe.weight", TL_ROLE_POSITION, {DIM_T, DIM_C}, ALWAYS, -1}};
@@ -78,6 +93,10 @@ static int64_t extent(const tl_arch *a, dim d) {
         return (int64_t)a->Hkv * a->D;
     case DIM_QKV:
         return (int64_t)(a->H + 2 * a->Hkv) * a->D;
+    case DIM_Q_NORM:
+        return a->qk_norm == TL_QK_NORM_WHOLE ? (int64_t)a->H * a->D : a->D;
+    case DIM_K_NORM:
+        return a->qk_norm == TL_QK_NORM_WHOLE ? (int64_t)a->Hkv * a->D : a->D;
     case NONE:
         break;
     }
@@ -85,12 +104,30 @@ static int64_t extent(const tl_arch *a, dim d) {
 }
 
 static bool present(const tl_arch *a, when w) {
-    return w == ALWAYS || (w == ATTENTION_BIAS && a->attention_bias) || (w == MLP_BIAS && a->mlp_bias) ||
-           (w == UNTIED && !a->tied);
+    switch (w) {
+    case ALWAYS:
+        return true;
+    case QKV_BIAS:
+        return a->qkv_bias;
+    case O_BIAS:
+        return a->o_bias;
+    case MLP_BIAS:
+        return a->mlp_bias;
+    case UNTIED:
+        return !a->tied;
+    case QK_NORM:
+        return a->qk_norm != TL_QK_NORM_NONE;
+    case SANDWICH:
+        return a->sandwich;
+    case PLAIN:
+        return !a->sandwich;
+    }
+    return false;
 }
 
 static bool is_gain(tl_role r) {
-    return r == TL_ROLE_NORM1_GAIN || r == TL_ROLE_NORM2_GAIN || r == TL_ROLE_FINAL_GAIN;
+    return r == TL_ROLE_NORM1_GAIN || r == TL_ROLE_NORM2_GAIN || r == TL_ROLE_FINAL_GAIN || r == TL_ROLE_POST1_GAIN ||
+           r == TL_ROLE_POST2_GAIN || r == TL_ROLE_Q_NORM || r == TL_ROLE_K_NORM;
 }
 static bool is_look_up(tl_role r) {
     return r == TL_ROLE_EMBED || r == TL_ROLE_POSITION || r == TL_ROLE_HEAD;
@@ -113,7 +150,8 @@ static void append(tl_params *p, const tl_arch *a, const row *rows, int n, const
         for (int d = 0; d < out->dims; d++) out->count *= out->shape[d];
         bool residual = r->role == TL_ROLE_O || r->role == TL_ROLE_DOWN;
         double std = residual && a->init_scaled_residual ? a->init_std / sqrt(2.0 * a->L) : a->init_std;
-        out->init_std = out->dims == 2 ? (float)std : is_gain(r->role) ? -1.0f : 0.0f;
+        bool ones = is_gain(r->role) && a->gain_add == 0; /* a gain of 1 + g begins at g = 0 */
+        out->init_std = out->dims == 2 ? (float)std : ones ? -1.0f : 0.0f;
         out->decay = out->dims == 2;
         p->by_role[(layer < 0 ? a->L : layer) * TL_ROLES + r->role] = p->n;
         p->count += out->count;
@@ -134,15 +172,15 @@ int tl__params_make(tl_params *params, const tl_arch *a, tl_error *err) {
     }
     for (int i = 0; i < (a->L + 1) * TL_ROLES; i++) params->by_role[i] = -1;
     if (gpt2) append(params, a, gpt2_first, COUNT(gpt2_first), "", -1);
-    else append(params, a, llama_first, COUNT(llama_first), "", -1);
+    else append(params, a, decoder_first, COUNT(decoder_first), "", -1);
     for (int l = 0; l < a->L; l++) {
         char prefix[64];
         snprintf(prefix, sizeof prefix, gpt2 ? "transformer.h.%d." : "model.layers.%d.", l);
         if (gpt2) append(params, a, gpt2_layer, COUNT(gpt2_layer), prefix, l);
-        else append(params, a, llama_layer, COUNT(llama_layer), prefix, l);
+        else append(params, a, decoder_layer, COUNT(decoder_layer), prefix, l);
     }
     if (gpt2) append(params, a, gpt2_last, COUNT(gpt2_last), "", -1);
-    else append(params, a, llama_last, COUNT(llama_last), "", -1);
+    else append(params, a, decoder_last, COUNT(decoder_last), "", -1);
     return 0;
 }
 

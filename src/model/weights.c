@@ -5,26 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/elementary.h"
 #include "base/rng.h"
 #include "model/model.h"
-
-/* ---- RoPE table ---- */
-
-/* cos_sin[p][D] = cos of p·θ^(−2i/D) for i < D/2, then sin. Frequencies and angles are f32 products, as in
- * transformers. */
-static void fill_rope(float *cos_sin, const tl_arch *a, int positions) {
-    int half = a->D / 2;
-    for (int i = 0; i < half; i++) {
-        float exponent = (float)(2 * i) / (float)a->D;
-        float frequency = 1.0f / (float)tl__pow_f64(a->rope_theta, (double)exponent);
-        for (int p = 0; p < positions; p++) {
-            float angle = (float)p * frequency;
-            cos_sin[(int64_t)p * a->D + i] = tl__cos(angle);
-            cos_sin[(int64_t)p * a->D + half + i] = tl__sin(angle);
-        }
-    }
-}
 
 /* ---- opening ---- */
 
@@ -35,14 +17,17 @@ static int prepare(tl_model *m, const tl_arch *arch, int positions, int64_t flat
     if (status) return status;
     m->weight = calloc((size_t)m->params.n, sizeof *m->weight);
     if (!m->weight) return tl__fail(err, TL_ENOMEM, "no memory for %d parameter records", m->params.n);
-    bool rope = arch->positions == TL_POS_ROPE;
+    int tables = tl__rope_tables(arch);
     for (int pass = 0; pass < 2; pass++) { /* measure, then take */
         if (pass == 0) m->arena = tl__arena_dry();
         else if ((status = tl__arena_open(&m->arena, m->arena.used_bytes, err))) return status;
         m->flat = flat_count ? TL_TAKE(&m->arena, float, flat_count) : NULL;
-        m->cos_sin = rope ? TL_TAKE(&m->arena, float, (int64_t)m->positions * arch->D) : NULL;
+        int64_t table = (int64_t)m->positions * arch->D;
+        m->cos_sin = tables > 0 ? TL_TAKE(&m->arena, float, table) : NULL;
+        m->cos_sin_local = tables > 1 ? TL_TAKE(&m->arena, float, table) : NULL;
     }
-    if (rope) fill_rope(m->cos_sin, arch, m->positions);
+    if (m->cos_sin) tl__rope_fill(m->cos_sin, arch, false, m->positions);
+    if (m->cos_sin_local) tl__rope_fill(m->cos_sin_local, arch, true, m->positions);
     return 0;
 }
 

@@ -75,8 +75,8 @@ void tl__train_bytes(tl_train_bytes *bytes, const tl_arch *arch, const tl_train_
     int64_t one = params.count * (int64_t)sizeof(float);
     tl__params_free(&params);
     tl__train_place(&memory, &arena, arch, shape);
-    bool rope = arch->positions == TL_POS_ROPE;
-    bytes->weights = one + (rope ? (int64_t)arch->max_positions * arch->D * (int64_t)sizeof(float) : 0);
+    int64_t table = (int64_t)arch->max_positions * arch->D * (int64_t)sizeof(float);
+    bytes->weights = one + tl__rope_tables(arch) * table;
     bytes->gradients = memory.grads * one;
     bytes->moments = 2 * one;
     bytes->activations = (int64_t)arena.used_bytes - bytes->gradients - bytes->moments;

@@ -1,10 +1,10 @@
-/* test_parity.c — whole models against transformers: tiny random GPT-2 and Llama configurations (tied, untied, grouped
- * heads), opened from the folders that it saved.
+/* test_parity.c — whole models against transformers: a tiny random configuration of each family, opened from the folder
+ * that it saved. T crosses attention's chunk of 64, every window and every scaled RoPE's original positions.
  *
  * Promises, as max|Δ| / max|reference|: logits, the gradient of each parameter, and the losses of 50 AdamW steps
  * (clipping, decay on matrices only) all within 1e-5. The project promises 1e-5, 1e-4 and 1e-4; both sides compute in
- * f32 by different orders of summation, and models this small (at most 160 terms a product, two layers) leave no honest
- * difference beyond 160 roundings of 2^-24 = 1e-5. */
+ * f32 by different orders of summation, and models this small (at most 160 terms a product, three layers) leave no
+ * honest difference beyond 160 roundings of 2^-24 = 1e-5. */
 #include "vectors.h"
 #include "model/model.h"
 
@@ -172,29 +172,43 @@ MODEL(gpt2_tied, "gpt2-tied")
 MODEL(gpt2_untied, "gpt2-untied")
 MODEL(llama_tied, "llama-tied")
 MODEL(llama_gqa, "llama-gqa")
+MODEL(llama3, "llama3")
+MODEL(smollm3, "smollm3")
+MODEL(mistral, "mistral")
+MODEL(qwen2, "qwen2")
+MODEL(qwen3, "qwen3")
+MODEL(gemma2, "gemma2")
+MODEL(gemma3, "gemma3")
 static void test_logits_ref(void **state) {
     check_logits("llama-gqa", "ref");
 }
 static void test_gradients_ref(void **state) {
     check_gradients("gpt2-tied", "ref");
 }
+static void test_gradients_ref_sandwich(void **state) {
+    check_gradients("gemma3", "ref");
+}
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_logits_gpt2_tied),
-        cmocka_unit_test(test_gradients_gpt2_tied),
-        cmocka_unit_test(test_losses_gpt2_tied),
-        cmocka_unit_test(test_logits_gpt2_untied),
-        cmocka_unit_test(test_gradients_gpt2_untied),
-        cmocka_unit_test(test_losses_gpt2_untied),
-        cmocka_unit_test(test_logits_llama_tied),
-        cmocka_unit_test(test_gradients_llama_tied),
-        cmocka_unit_test(test_losses_llama_tied),
-        cmocka_unit_test(test_logits_llama_gqa),
-        cmocka_unit_test(test_gradients_llama_gqa),
-        cmocka_unit_test(test_losses_llama_gqa),
-        cmocka_unit_test(test_logits_ref),
-        cmocka_unit_test(test_gradients_ref),
+        cmocka_unit_test(test_logits_gpt2_tied),      cmocka_unit_test(test_gradients_gpt2_tied),
+        cmocka_unit_test(test_losses_gpt2_tied),      cmocka_unit_test(test_logits_gpt2_untied),
+        cmocka_unit_test(test_gradients_gpt2_untied), cmocka_unit_test(test_losses_gpt2_untied),
+        cmocka_unit_test(test_logits_llama_tied),     cmocka_unit_test(test_gradients_llama_tied),
+        cmocka_unit_test(test_losses_llama_tied),     cmocka_unit_test(test_logits_llama_gqa),
+        cmocka_unit_test(test_gradients_llama_gqa),   cmocka_unit_test(test_losses_llama_gqa),
+        cmocka_unit_test(test_logits_llama3),         cmocka_unit_test(test_gradients_llama3),
+        cmocka_unit_test(test_losses_llama3),         cmocka_unit_test(test_logits_smollm3),
+        cmocka_unit_test(test_gradients_smollm3),     cmocka_unit_test(test_losses_smollm3),
+        cmocka_unit_test(test_logits_mistral),        cmocka_unit_test(test_gradients_mistral),
+        cmocka_unit_test(test_losses_mistral),        cmocka_unit_test(test_logits_qwen2),
+        cmocka_unit_test(test_gradients_qwen2),       cmocka_unit_test(test_losses_qwen2),
+        cmocka_unit_test(test_logits_qwen3),          cmocka_unit_test(test_gradients_qwen3),
+        cmocka_unit_test(test_losses_qwen3),          cmocka_unit_test(test_logits_gemma2),
+        cmocka_unit_test(test_gradients_gemma2),      cmocka_unit_test(test_losses_gemma2),
+        cmocka_unit_test(test_logits_gemma3),         cmocka_unit_test(test_gradients_gemma3),
+        cmocka_unit_test(test_losses_gemma3),         cmocka_unit_test(test_logits_ref),
+        cmocka_unit_test(test_gradients_ref),         cmocka_unit_test(test_gradients_ref_sandwich),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -61,6 +61,17 @@ static void write_text(const char *path, int lines) {
     fclose(f);
 }
 
+/* Every activation that a family may add: two tables, norms of queries and keys, norms after each branch. */
+static void write_model(const char *path) {
+    FILE *f = fopen(path, "w");
+    assert_non_null(f);
+    fputs("{\"model_type\":\"gemma3_text\",\"vocab_size\":1,\"hidden_size\":192,\"intermediate_size\":512,"
+          "\"num_hidden_layers\":6,\"num_attention_heads\":4,\"num_key_value_heads\":2,\"head_dim\":64,"
+          "\"max_position_embeddings\":4096,\"sliding_window\":32}",
+          f);
+    fclose(f);
+}
+
 static tl_train_config config(const char *out) {
     static const char *data[1];
     static char path[512];
@@ -177,7 +188,7 @@ static void test_L4_memory_is_known_before(void **state) {
     static const struct {
         const char *model;
         int batch, seq, leaves;
-    } runs[] = {{"demo", 8, 256, 1}, {"demo", 8, 128, 4}, {"nano", 16, 256, 1}};
+    } runs[] = {{"demo", 8, 256, 1}, {"demo", 8, 128, 4}, {"nano", 16, 256, 1}, {"gemma3.json", 8, 128, 1}};
     for (size_t i = 0; i < sizeof runs / sizeof *runs; i++) {
         int pipes[2];
         char name[32];
@@ -190,8 +201,8 @@ static void test_L4_memory_is_known_before(void **state) {
             tl_train_outcome outcome;
             tl_error err;
             watch w = {0};
-            c.model = runs[i].model, c.batch = runs[i].batch, c.seq = runs[i].seq, c.leaves = runs[i].leaves,
-            c.steps = 2, c.sample_tokens = 16;
+            c.model = strchr(runs[i].model, '.') ? in_folder(runs[i].model) : runs[i].model, c.batch = runs[i].batch,
+            c.seq = runs[i].seq, c.leaves = runs[i].leaves, c.steps = 2, c.sample_tokens = 16;
             int status = train(&c, &w, &outcome, &err);
             int64_t found[2] = {w.predicted_bytes, status ? -1 : outcome.peak_bytes};
             _exit(write(pipes[1], found, sizeof found) == (ssize_t)sizeof found ? 0 : 1);
@@ -427,6 +438,7 @@ static int make_folder(void **state) {
     snprintf(folder, sizeof folder, "/tmp/trilith-pretrain-XXXXXX");
     if (!mkdtemp(folder)) return -1;
     write_text(in_folder("text.txt"), 3000);
+    write_model(in_folder("gemma3.json"));
     return 0;
 }
 
