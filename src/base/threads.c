@@ -225,6 +225,7 @@ int tl__pool_open(tl_pool **out, int threads, tl_error *err) {
     /* Signals are the main thread's business: workers are born with all of them blocked. */
     sigset_t all, old;
     sigfillset(&all);
+    sigdelset(&all, SIGBUS); /* but a fault is raised in the thread that made it, and has its handler */
     pthread_sigmask(SIG_SETMASK, &all, &old);
     int failed = 0;
     for (int i = 1; i < threads && !failed; i++) {

@@ -328,12 +328,26 @@ int tl__cli_fail(const tl_cli *cli, const tl_error *err) {
     switch (err->status) {
     case TL_ESTOPPED:
         return TL_EXIT_DONE;
-    case TL_ENOSPACE:
     case TL_ENOMEM:
     case TL_ENONFINITE:
         return TL_EXIT_FAILED;
     default:
         return TL_EXIT_USAGE;
+    }
+}
+
+/* C1 controls are two bytes in UTF-8 (C2 80 … C2 9F), always complete here since a decoder never splits a character. */
+void tl__cli_show(FILE *out, const char *text, size_t n, bool terminal) {
+    if (!terminal) {
+        fwrite(text, 1, n, out);
+        return;
+    }
+    for (size_t i = 0; i < n; i++) {
+        unsigned char c = (unsigned char)text[i];
+        bool c1 = c == 0xC2 && i + 1 < n && (unsigned char)text[i + 1] < 0xA0;
+        if (c1) i++;
+        if (c1 || (c < 0x20 && c != '\n' && c != '\t') || c == 0x7f) c = '?';
+        fputc(c, out);
     }
 }
 
@@ -392,6 +406,7 @@ static int run_command(const char *prefix, const tl_command *command, int argc, 
         }
     cli.values = keep_bytes(&cli, command->values_bytes);
     cli.source = keep_bytes(&cli, (size_t)(tl__options_count(command->options) + 1) * sizeof *cli.source);
+    tl__cli_guard_mapped_files(cli.name);
     tl_error err = {0};
     int code = parse(&cli, argc, argv, &err) < 0 ? tl__cli_fail(&cli, &err) : command->run(&cli);
     free_all(&cli);

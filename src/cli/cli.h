@@ -3,7 +3,8 @@
  *
  * A command keeps its settings in a struct of its own; each option names a field of it, and TL_INT(T, field) and its
  * kin refuse to compile when the field has another type. Numbers take the suffixes k, M, G, T (powers of 1,000).
- * Precedence: command line, then the YAML file, then the default. Exit codes: 0 done, 1 failed, 2 bad usage or input.
+ * Precedence: command line, then the YAML file, then the default. Exit codes: 0 done, 1 failed, 2 bad usage, input or
+ * place to write to.
  * Standard output carries results only; an error is one sentence on standard error, 'trilith COMMAND: …'. */
 #ifndef TL_CLI_CLI_H
 #define TL_CLI_CLI_H
@@ -11,6 +12,7 @@
 #include <jansson.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdio.h>
 #include "base/error.h"
 #include "base/yaml.h"
 
@@ -101,11 +103,28 @@ char *tl__cli_value_text(const tl_cli *cli, int i);
 /* 'trilith COMMAND: sentence' on standard error; returns 2. */
 int tl__cli_bad(const tl_cli *cli, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* The same from a tl_error; returns the exit code of its status: 0 after TL_ESTOPPED, 1 where the machine or the run
- * failed (no memory, no space, not finite), 2 where what came in is at fault. */
+ * failed (no memory, not finite), 2 where what came in or the place to write to is at fault. */
 int tl__cli_fail(const tl_cli *cli, const tl_error *err);
 /* Print one line of JSON on standard output and drop the reference. Reals have 9 significant digits: an f32 reads back
  * with the same bits. Returns an exit code. */
 int tl__cli_print_json(const tl_cli *cli, json_t *value);
+/* Text that a model made. It may hold anything, and a terminal obeys control sequences: to one only line breaks and tabs
+ * pass, the other control characters become '?'. */
+void tl__cli_show(FILE *out, const char *text, size_t n, bool terminal);
+
+/* The two options of every command that computes with a model's weights: fields `verify` and `mmap` of its struct. */
+#define TL_MODEL_FILE_OPTIONS(T)                                                                                       \
+    {"verify", TL_FLAG(T, verify),                                                                                     \
+     .help = "First compare every weight with the hashes in the checkpoint's manifest, which reads the whole file."},  \
+    {                                                                                                                  \
+        "mmap", TL_FLAG(T, mmap), .initial = "true",                                                                   \
+        .help = "Use the weights where they lie in their file; --no-mmap reads them into memory, where nothing that "  \
+                "happens to the file can reach them."                                                                  \
+    }
+/* What --no-mmap asks for, from here on. */
+void tl__cli_mmap(bool mmap);
+/* From here on a mapped file that is cut short while it is used ends the process with one sentence and status 2. */
+void tl__cli_guard_mapped_files(const char *name);
 
 /* Parse and run; commands[n]. The whole of main. */
 int tl__cli_main(int argc, char **argv, const tl_command *const *commands, int n);

@@ -184,7 +184,8 @@ void tl__help_command(const char *full_name, const tl_command *command) {
 
 /* ---- the man page, in man(7) macros ---- */
 
-/* Text on its own line(s): backslashes and hyphens as typed, and no line that begins with a control character. */
+/* Text on its own line(s): backslashes and hyphens as typed, no line that begins with a control character, and what is
+ * not ASCII by its number, which every roff reads. */
 static void roff(const char *text) {
     bool line_start = true;
     for (; *text; text++) {
@@ -192,7 +193,12 @@ static void roff(const char *text) {
         line_start = *text == '\n';
         if (*text == '\\') fputs("\\e", stdout);
         else if (*text == '-') fputs("\\-", stdout);
-        else putchar(*text);
+        else if ((unsigned char)*text < 0x80) putchar(*text);
+        else { /* two or three bytes of UTF-8: our own text has no others */
+            unsigned c = (unsigned char)*text & ((unsigned char)*text < 0xE0 ? 0x1F : 0x0F);
+            while (((unsigned char)text[1] & 0xC0) == 0x80) c = c << 6 | ((unsigned char)*++text & 0x3F);
+            printf("\\[u%04X]", c);
+        }
     }
 }
 
@@ -263,11 +269,13 @@ void tl__help_man(const tl_command *const *commands, int n) {
     puts(".SH COMMANDS");
     for (int i = 0; i < n; i++) man_command("trilith", commands[i]);
     puts(".SH EXIT STATUS\n.TP\n0\nDone, or stopped by a signal after everything was kept.\n.TP\n1\nFailed: no memory, "
-         "no space, a loss "
-         "that is not finite.\n.TP\n2\nThe usage or the input is at fault; nothing was written over.");
+         "a loss "
+         "that is not finite, standard output that cannot be written.\n.TP\n2\nThe usage, the input or the place to "
+         "write to is at fault: no room on the disk, say. Nothing was written over.");
     puts(".SH ENVIRONMENT\n.TP\n.B TRILITH_LOG\nThe least that is said on standard error: debug, info, warn or error "
          "(default info).\n"
          ".TP\n.B TRILITH_ISA\nKernels to use: ref, avx2 or avx512 (default: the best that the CPU has). Results are "
          "the same bits.\n"
-         ".TP\n.B TRILITH_MMAP\n0 reads model files instead of mapping them.\n.TP\n.B NO_COLOR\nNo bold text in help.");
+         ".TP\n.B TRILITH_MMAP\n0 reads files of weights and of tokenised data instead of mapping them, as\n.B "
+         "\\-\\-no\\-mmap\ndoes.\n.TP\n.B NO_COLOR\nNo bold text in help.");
 }

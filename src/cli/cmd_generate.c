@@ -7,13 +7,13 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "cli/cli.h"
-#include "cli/engine.h"
+#include "infer/engine.h"
 #include "infer/sampler.h"
 #include "infer/session.h"
 
 typedef struct settings {
     const char *model, *prompt, *prompt_file;
-    bool special, stop_at_eos, json;
+    bool special, stop_at_eos, mmap, verify, json;
     int64_t max_tokens, top_k, seed, threads;
     double temperature, top_p, min_p;
 } settings;
@@ -46,6 +46,7 @@ static const tl_option options[] = {
     TL_HEADING("Running"),
     {"threads", TL_INT(settings, threads), .least = 0, .most = 1024,
      .help = "CPU threads; all that this process may use unless given."},
+    TL_MODEL_FILE_OPTIONS(settings),
     {"json", TL_FLAG(settings, json), .not_in_yaml = true,
      .help = "Print one JSON object at the end (text, ids, logprobs, prompt_tokens, seconds, tokens_per_second) and "
              "nothing else."},
@@ -53,39 +54,8 @@ static const tl_option options[] = {
 
 /* ---- showing text ---- */
 
-/* A model may emit anything, and a terminal obeys control sequences: only line breaks and tabs pass, the rest become
- * '?'. C1 controls are two bytes in UTF-8 (C2 80 … C2 9F), always complete here since the decoder never splits a
- * character. */
 static void show(const char *text, size_t n, bool terminal) {
-    if (!terminal) {
-        fwrite(text, 1, n, stdout);
-        return;
-    }
-    for (size_t i = 0; i < n; i++) {
-        unsigned char c = (unsigned char)text[i];
-        bool c1 = c == 0xC2 && i + 1 < n && (unsigned char)text[i + 1] < 0xA0;
-        if (c1) i++;
-        if (c1 || (c < 0x20 && c != '\n' && c != '\t') || c == 0x7f) c = '?';
-        putchar(c);
-    }
-}
-
-/* All of ids[n] as one text, malloc'd; special tokens leave no text. NULL: no memory. */
-static char *decode(const tl_tokenizer *tok, const int32_t *ids, int n, size_t *bytes) {
-    size_t room = tl__tokenizer_decode_room(tok), cap = 4096 + room, used = 0;
-    char *text = malloc(cap);
-    tl_decoder d = {0};
-    for (int i = 0; text && i <= n; i++) {
-        if (cap - used < room) {
-            char *more = realloc(text, cap = cap * 2 + room);
-            if (!more) free(text);
-            text = more;
-            if (!text) break;
-        }
-        used += i < n ? tl__decoder_push(tok, &d, ids[i], true, text + used) : tl__decoder_finish(&d, text + used);
-    }
-    *bytes = used;
-    return text;
+    tl__cli_show(stdout, text, n, terminal);
 }
 
 /* ---- one generation ---- */
@@ -99,7 +69,6 @@ typedef struct generation {
     const char *stop; /* "eos", "length", "positions" */
     double prompt_seconds, seconds;
     float *logits; /* [V] */
-    void *scratch; /* 2·V words */
     char *piece;   /* decoded bytes of one token */
 } generation;
 
@@ -108,12 +77,7 @@ static void free_generation(generation *g) {
     free(g->ids);
     free(g->logp);
     free(g->logits);
-    free(g->scratch);
     free(g->piece);
-}
-
-static bool ends_text(const tl_engine *e, int32_t id) {
-    return id == e->arch.eos || id == tl__tokenizer_eos(e->tokenizer);
 }
 
 /* The prompt's ids; an empty prompt is the token that precedes every document. */
@@ -131,7 +95,7 @@ static int read_prompt(const settings *o, const tl_engine *e, generation *g, tl_
     free(bytes);
     if (n < 0) return (int)n;
     if (n == 0) {
-        int first = e->arch.bos >= 0 ? e->arch.bos : tl__tokenizer_eos(e->tokenizer);
+        int first = tl__engine_begin_id(e);
         if (first < 0)
             return tl__fail(err, TL_EINVALID, "this model has no token that begins a text; give it a --prompt");
         g->prompt[n++] = first;
@@ -153,9 +117,8 @@ static int take_memory(const tl_engine *e, generation *g, tl_error *err) {
     g->ids = malloc(max * sizeof *g->ids);
     g->logp = malloc(max * sizeof *g->logp);
     g->logits = malloc(V * sizeof *g->logits);
-    g->scratch = malloc(2 * V * sizeof(int32_t));
     g->piece = malloc(tl__tokenizer_decode_room(e->tokenizer));
-    if (g->ids && g->logp && g->logits && g->scratch && g->piece) return 0;
+    if (g->ids && g->logp && g->logits && g->piece) return 0;
     return tl__fail(err, TL_ENOMEM, "not enough memory to hold %zu generated tokens; lower --max-tokens", max);
 }
 
@@ -169,10 +132,10 @@ static int run_generation(const settings *o, tl_engine *e, tl_session *session, 
     if (!status) status = tl__session_append(session, g->prompt, g->prompt_n, g->logits, err);
     int64_t decoding = tl__now_ns();
     while (!status && g->n < g->max) {
-        int32_t id = tl__sample(&e->ctx, &sampling, g->logits, e->arch.V, tl__session_length(session), g->scratch,
+        int32_t id = tl__sample(&e->ctx, &sampling, g->logits, e->arch.V, tl__session_length(session), e->scratch,
                                 &g->logp[g->n]);
         g->ids[g->n++] = id;
-        if (o->stop_at_eos && ends_text(e, id)) {
+        if (o->stop_at_eos && tl__engine_ends_text(e, id)) {
             g->stop = "eos";
             break;
         }
@@ -197,8 +160,12 @@ static double tokens_per_second(const generation *g) {
 
 static json_t *as_json(const tl_engine *e, const generation *g) {
     size_t bytes = 0;
-    char *text = decode(e->tokenizer, g->ids, g->n, &bytes);
-    if (!text) return NULL;
+    if (tl_engine_decode(e, g->ids, (size_t)g->n, false, NULL, 0, &bytes, NULL)) return NULL;
+    char *text = malloc(bytes + 1);
+    if (!text || tl_engine_decode(e, g->ids, (size_t)g->n, false, text, bytes + 1, &bytes, NULL)) {
+        free(text);
+        return NULL;
+    }
     json_t *ids = json_array(), *logp = json_array();
     for (int i = 0; i < g->n; i++) {
         json_array_append_new(ids, json_integer(g->ids[i]));
@@ -224,7 +191,8 @@ static int generate(const settings *o, tl_engine *e, generation *g, tl_session *
     int status = tl__engine_open(e, o->model, true, err);
     if (!status) status = read_prompt(o, e, g, err);
     if (!status) status = take_memory(e, g, err);
-    if (!status) status = tl__engine_load(e, g->prompt_n + g->max, o->threads, err);
+    tl_engine_options how = {.threads = (int)o->threads, .positions = g->prompt_n + g->max, .verify = o->verify};
+    if (!status) status = tl__engine_load(e, &how, err);
     if (!status) status = tl__session_open(session, &e->model, &e->ctx, g->prompt_n + g->max, 0, err);
     if (status) return status;
     if (!o->json) show_prompt(o);
@@ -245,6 +213,7 @@ static int generate(const settings *o, tl_engine *e, generation *g, tl_session *
 static int run(tl_cli *cli) {
     const settings *o = cli->values;
     if (o->prompt && o->prompt_file) return tl__cli_bad(cli, "--prompt and --prompt-file were both given; use one");
+    tl__cli_mmap(o->mmap);
     tl_engine engine = {0};
     generation g = {0};
     tl_session *session = NULL;

@@ -6,8 +6,9 @@
 #include <string.h>
 #include "base/json.h"
 #include "cli/cli.h"
-#include "cli/engine.h"
+#include "infer/engine.h"
 #include "infer/session.h"
+#include "io/manifest.h"
 
 typedef struct settings {
     bool tensors, json;
@@ -63,15 +64,6 @@ static json_t *last_line(const char *path) {
     return line;
 }
 
-static json_t *read_object(const char *path) {
-    char *bytes;
-    size_t size;
-    if (!tl__path_exists(path) || tl__file_slurp(&bytes, &size, path, (size_t)256 << 20, NULL) < 0) return NULL;
-    json_t *value = tl__json_parse(bytes, size, path, NULL);
-    free(bytes);
-    return value;
-}
-
 static int gather_folder(subject *s, tl_error *err) {
     char path[4096 + 64];
     int status = tl__model_folder(s->folder, sizeof s->folder, s->given, err);
@@ -91,8 +83,8 @@ static int gather_folder(subject *s, tl_error *err) {
         return 0;
     }
     s->has_model = true;
-    tl__path_join(path, sizeof path, s->folder, "manifest.json");
-    s->manifest = read_object(path);
+    status = tl__manifest_read(&s->manifest, s->folder, err);
+    if (status && status != TL_ENOTFOUND) return status;
     tl__path_join(path, sizeof path, s->given, "metrics.jsonl");
     s->kind = tl__path_exists(path) ? "run" : s->manifest ? "checkpoint" : "model";
     s->metrics = last_line(path);
@@ -107,7 +99,8 @@ static int gather_folder(subject *s, tl_error *err) {
         tl__tokenizer_close(tok);
     }
     if (!status) status = tl__safetensors_open(&s->file, s->folder, err);
-    return status ? status : tl__model_fits(&s->arch, s->file, s->folder, err);
+    if (!status) status = tl__model_fits(&s->arch, s->file, s->folder, err);
+    return status || !s->manifest ? status : tl__manifest_verify(s->manifest, s->folder, TL_WEIGHTS_NAME, err);
 }
 
 static int gather(subject *s, tl_error *err) {
@@ -187,6 +180,7 @@ static json_t *as_json(const subject *s) {
         json_object_set_new(out, "session_bytes",
                             json_integer((json_int_t)tl__session_bytes(&s->arch, s->arch.max_positions, 0)));
         json_object_set_new(out, "tokenizer_ids", s->has_tokenizer ? json_integer(s->vocab) : json_null());
+        json_object_set_new(out, "verified", s->manifest ? json_true() : json_null());
     }
     if (s->manifest && json_object_get(s->manifest, "state"))
         json_object_set(out, "state", json_object_get(s->manifest, "state"));
@@ -379,7 +373,7 @@ static void print_text(const subject *s, bool all) {
     putchar('\n');
     if (s->has_model) print_memory(s);
     row("weights hash");
-    puts(s->hash.hex);
+    printf("%s%s\n", s->hash.hex, s->manifest ? "; every tensor is as its manifest says" : "");
     print_tensors(s, all);
 }
 
@@ -401,7 +395,8 @@ const tl_command tl__cmd_inspect = {
     .usage = "FILE|DIR [--tensors] [--json]",
     .about = "Reads a .safetensors file, a model folder (sharded or not), a checkpoint or a run, and says what it is, "
              "how large, what a "
-             "conversation with it takes in memory, and the hash of its weights. The hash covers names, types, shapes "
+             "conversation with it takes in memory, and the hash of its weights. A checkpoint whose tensors differ "
+             "from its manifest is refused, by tensor. The hash covers names, types, shapes "
              "and bytes, and "
              "not how they are spread over files: two models with the same hash hold the same weights.",
     .examples = "  trilith inspect runs/demo\n"

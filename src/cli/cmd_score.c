@@ -6,14 +6,14 @@
 #include "base/clock.h"
 #include "base/json.h"
 #include "cli/cli.h"
-#include "cli/engine.h"
+#include "infer/engine.h"
 #include "infer/session.h"
 
 #define TEXT_LIMIT_BYTES ((size_t)1 << 30)
 
 typedef struct settings {
     const char *model, *text, *tokens;
-    bool special, json;
+    bool special, mmap, verify, json;
     int64_t window, chunk, threads;
 } settings;
 
@@ -35,6 +35,7 @@ static const tl_option options[] = {
      .help = "Rows computed at once: memory against speed; the result is the same to the bit."},
     {"threads", TL_INT(settings, threads), .least = 0, .most = 1024,
      .help = "CPU threads; all that this process may use unless given."},
+    TL_MODEL_FILE_OPTIONS(settings),
     {"json", TL_FLAG(settings, json), .not_in_yaml = true,
      .help = "Print one JSON object (logprobs, one for each token after the first; bits_per_byte; tokens; …) and "
              "nothing else."},
@@ -139,26 +140,6 @@ static int64_t count_bytes(const tl_engine *e, const scoring *s) {
     return total;
 }
 
-/* Windows of W tokens: the first scores all its tokens but one; each next begins W/2 before the first token not yet
- * scored and keeps what is new. out[W] is scratch. */
-static int score_windows(tl_session *session, scoring *s, float *out, tl_error *err) {
-    int64_t start = 0, scored = 1; /* tokens [1, scored) have their log-probability */
-    while (scored < s->n) {
-        int64_t left = s->n - start;
-        int n = left < s->window ? (int)left : s->window;
-        tl__session_rewind(session, 0);
-        int status = tl__session_score(session, s->ids + start, n, -1, out, err); /* out[i]: of token start+i+1 */
-        if (status) return status;
-        int64_t known = scored - (start + 1);
-        memcpy(s->logp + scored - 1, out + known, (size_t)(n - 1 - known) * sizeof *out);
-        scored = start + n;
-        start = scored - s->window / 2;
-        s->windows++;
-    }
-    for (int64_t i = 0; i < s->n - 1; i++) s->nats -= (double)s->logp[i];
-    return 0;
-}
-
 static int score(const settings *o, tl_engine *e, scoring *s, tl_error *err) {
     int status = tl__engine_open(e, o->model, o->text != NULL, err);
     if (!status) status = read_input(o, e, s, err);
@@ -171,18 +152,17 @@ static int score(const settings *o, tl_engine *e, scoring *s, tl_error *err) {
     s->window = o->window ? (int)o->window : positions;
     if (s->window > s->n) s->window = (int)s->n;
     s->logp = malloc((size_t)s->n * sizeof *s->logp);
-    float *out = malloc((size_t)s->window * sizeof *out);
     tl_session *session = NULL;
-    if (!s->logp || !out)
-        status = tl__fail(err, TL_ENOMEM, "not enough memory for %lld log-probabilities", (long long)s->n);
-    if (!status) status = tl__engine_load(e, s->window, o->threads, err);
+    if (!s->logp) status = tl__fail(err, TL_ENOMEM, "not enough memory for %lld log-probabilities", (long long)s->n);
+    tl_engine_options how = {.threads = (int)o->threads, .positions = s->window, .verify = o->verify};
+    if (!status) status = tl__engine_load(e, &how, err);
     if (!status) status = tl__session_open(&session, &e->model, &e->ctx, s->window, (int)o->chunk, err);
     int64_t begin = tl__now_ns();
-    if (!status) status = score_windows(session, s, out, err);
+    if (!status) status = tl__session_score_whole(session, s->ids, s->n, s->logp, &s->windows, err);
     s->seconds = (double)(tl__now_ns() - begin) * 1e-9;
+    for (int64_t i = 0; !status && i < s->n - 1; i++) s->nats -= (double)s->logp[i];
     s->bytes = count_bytes(e, s);
     tl__session_close(session);
-    free(out);
     return status;
 }
 
@@ -220,6 +200,7 @@ static void print_text(const scoring *s) {
 static int run(tl_cli *cli) {
     const settings *o = cli->values;
     if (!o->text == !o->tokens) return tl__cli_bad(cli, "give one of --text FILE and --tokens FILE");
+    tl__cli_mmap(o->mmap);
     tl_engine engine = {0};
     scoring s = {0};
     tl_error err = {0};

@@ -7,7 +7,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "cli/cli.h"
-#include "cli/engine.h"
+#include "infer/engine.h"
 #include "io/file.h"
 
 #define TEXT_LIMIT_BYTES ((size_t)1 << 30)

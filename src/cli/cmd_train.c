@@ -8,7 +8,7 @@
 #include "cli/cli.h"
 #include "cli/progress.h"
 #include "cli/sweep.h"
-#include "io/file.h"
+#include "infer/engine.h"
 #include "plan/depth.h"
 
 typedef struct values {
@@ -20,7 +20,7 @@ typedef struct values {
         checkpoint_every, keep, max_skipped, sample_every, sample_tokens;
     double minutes, lr, min_lr_ratio, warmup, decay_fraction, beta1, beta2, eps, weight_decay, clip, val_fraction;
     int schedule, optimizer;
-    bool document_mask, resume, quiet;
+    bool document_mask, mmap, resume, quiet;
 } values;
 
 static const char *const schedules[] = {"cosine", "linear", "wsd", "constant", NULL}; /* as tl_schedule_kind */
@@ -54,6 +54,9 @@ static const tl_option options[] = {
             "No attention across documents packed into one sequence.")},
     {OPTION("cache", TL_STRING(values, cache), "DIR", NULL,
             "Where tokenised data is kept for other runs; default: the run folder.")},
+    {OPTION("mmap", TL_FLAG(values, mmap), NULL, "true",
+            "Use tokenised data where it lies in its files; --no-mmap reads each sample instead, which survives files "
+            "that are cut short.")},
     {OPTION("val-fraction", TL_REAL(values, val_fraction), NULL, "0.02",
             "The last part of the text, kept for validation."),
      .least = 0, .most = 0.5},
@@ -225,6 +228,16 @@ static tl_train_config config_of(tl_cli *cli) {
     };
 }
 
+/* A run or its `latest` means the newest checkpoint there is now: that one is written down, so that a resumed run means
+ * it too. */
+static int name_model(tl_cli *cli, values *v, tl_error *err) {
+    char folder[4096];
+    if (!v->model || tl__arch_is_preset(v->model) || !tl__path_is_folder(v->model)) return 0;
+    int status = tl__model_folder(folder, sizeof folder, v->model, err);
+    if (!status) v->model = tl__cli_keep(cli, folder);
+    return status;
+}
+
 static int run(tl_cli *cli) {
     values *v = cli->values;
     tl_error err = {0};
@@ -232,7 +245,9 @@ static int run(tl_cli *cli) {
     if (v->sweep) return tl__sweep_run(cli, v->sweep, v->out, v->seeds);
     if (v->seeds) return tl__cli_bad(cli, "--seeds needs --sweep FILE; one run has one --seed");
     tl__path_join(saved, sizeof saved, v->out, "config.yaml");
+    int64_t stop_after = v->stop_after; /* this invocation's: the one before has stopped where it was told to */
     if (v->resume && tl__path_exists(saved) && tl__cli_read_yaml(cli, saved, &err)) return tl__cli_fail(cli, &err);
+    v->stop_after = stop_after;
     if (v->data.n == 0) return tl__cli_bad(cli, "--data is missing: name the text to train on");
     if (v->depth > 0 && v->model)
         return tl__cli_bad(cli,
@@ -241,6 +256,8 @@ static int run(tl_cli *cli) {
                            (long long)v->depth, v->model);
     if (v->depth == 0 && v->aspect > 0)
         return tl__cli_bad(cli, "--aspect is the width of a --depth N model; give --depth, or leave --aspect out");
+    if (name_model(cli, v, &err)) return tl__cli_fail(cli, &err);
+    tl__cli_mmap(v->mmap);
     tl_train_config config = config_of(cli);
     tl_progress *progress = tl__progress_open(v->quiet);
     if (!progress) return TL_EXIT_FAILED;

@@ -10,6 +10,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "cli/cli.h"
 
 struct tl_progress {
     bool quiet, terminal, drawn;
@@ -179,8 +180,11 @@ static void sample(void *user, int64_t at, const char *prompt, const char *text)
     tl_progress *p = user;
     if (p->quiet) return;
     clear_line(p);
-    fprintf(stderr, p->terminal ? "\nsample at step %lld: \033[2m%s\033[0m%s\n\n" : "sample at step %lld: %s%s\n",
-            (long long)at, prompt, text);
+    fprintf(stderr, "%ssample at step %lld: %s", p->terminal ? "\n" : "", (long long)at, p->terminal ? "\033[2m" : "");
+    tl__cli_show(stderr, prompt, strlen(prompt), p->terminal);
+    if (p->terminal) fputs("\033[0m", stderr);
+    tl__cli_show(stderr, text, strlen(text), p->terminal);
+    fputs(p->terminal ? "\n\n" : "\n", stderr);
     draw_line(p);
 }
 

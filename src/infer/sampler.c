@@ -16,7 +16,7 @@ int tl__sampling_check(const tl_sampling *s, tl_error *err) {
         return tl__fail(err, TL_EINVALID, "temperature is from 0 (always the likeliest token) to 1000, not %g",
                         (double)s->temperature);
     if (s->top_k < 0) return tl__fail(err, TL_EINVALID, "top-k is 0 (off) or a number of tokens, not %d", s->top_k);
-    if (!(s->top_p > 0 && s->top_p <= 1))
+    if (!(s->top_p >= 0 && s->top_p <= 1))
         return tl__fail(err, TL_EINVALID, "top-p is above 0 and at most 1 (off), not %g", (double)s->top_p);
     if (!(s->min_p >= 0 && s->min_p <= 1))
         return tl__fail(err, TL_EINVALID, "min-p is from 0 (off) to 1, not %g", (double)s->min_p);
@@ -94,7 +94,7 @@ static int32_t draw(const tl_sampling *s, const float *logits, int V, int64_t po
     }
     const int32_t *order = id + candidates - 1; /* order[−i]: the i-th taken out */
     int kept = cut ? taken : candidates;
-    if (s->top_p < 1) {
+    if (s->top_p > 0 && s->top_p < 1) {
         double share = (double)s->top_p * total, sum = 0;
         int n = 0;
         while (n < kept && sum < share) {

@@ -9,15 +9,7 @@
 
 #include "kernels/ops.h"
 
-typedef struct tl_sampling {
-    float temperature; /* 0: greedy */
-    int top_k;         /* 0: off */
-    float top_p;       /* 1: off */
-    float min_p;       /* 0: off */
-    uint64_t seed;
-} tl_sampling;
-
-/* Ranges, by name. */
+/* Ranges of a tl_sampling (trilith.h), by name. */
 int tl__sampling_check(const tl_sampling *s, tl_error *err);
 /* logits[V] is left as it is; scratch holds 2·V int32-sized words. logp (may be NULL): log-probability of the pick
  * under the model's own distribution (temperature 1, nothing cut), by the contract's softmax_loss. A logit that is not

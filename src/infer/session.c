@@ -98,6 +98,17 @@ void tl__session_rewind(tl_session *session, int length) {
     if (length < session->length) session->length = length;
 }
 
+static int check_ids(const tl_session *s, const int32_t *tokens, int64_t n, tl_error *err) {
+    int V = s->model->arch.V;
+    for (int64_t i = 0; i < n; i++)
+        if (tokens[i] < 0 || tokens[i] >= V)
+            return tl__fail(
+                err, TL_EINVALID,
+                "token %lld is id %d, but the model's ids are 0 to %d; was the text encoded with its tokenizer?",
+                (long long)i, (int)tokens[i], V - 1);
+    return 0;
+}
+
 /* Everything that could be wrong with a call, before anything is computed. */
 static int check(const tl_session *s, const int32_t *tokens, int n, tl_error *err) {
     if (n < 0 || n > s->capacity - s->length)
@@ -105,14 +116,7 @@ static int check(const tl_session *s, const int32_t *tokens, int n, tl_error *er
             err, TL_EINVALID,
             "%d more tokens do not fit: the session holds %d of at most %d; open it with more capacity or send less", n,
             s->length, s->capacity);
-    int V = s->model->arch.V;
-    for (int i = 0; i < n; i++)
-        if (tokens[i] < 0 || tokens[i] >= V)
-            return tl__fail(
-                err, TL_EINVALID,
-                "token %d is id %d, but the model's ids are 0 to %d; was the text encoded with its tokenizer?", i,
-                (int)tokens[i], V - 1);
-    return 0;
+    return check_ids(s, tokens, n, err);
 }
 
 /* The next n ≤ chunk tokens of the sequence: hidden rows are left in acts, keys and values in their blocks. */
@@ -162,4 +166,28 @@ int tl__session_score(tl_session *s, const int32_t *tokens, int n, int32_t next,
         if (given > 0) memcpy(logp + done, s->logp, (size_t)given * sizeof *logp);
     }
     return 0;
+}
+
+int tl__session_score_whole(tl_session *s, const int32_t *tokens, int64_t n, float *logp, int64_t *windows,
+                            tl_error *err) {
+    int W = s->capacity;
+    if (n < 2)
+        return tl__fail(err, TL_EINVALID,
+                        "%lld token%s cannot be scored: the first has nothing before it, so at least two are needed",
+                        (long long)n, n == 1 ? "" : "s");
+    if (W < 2) return tl__fail(err, TL_EINVALID, "a session of one token cannot score; open it with more capacity");
+    int status = check_ids(s, tokens, n, err);
+    if (windows) *windows = 0;
+    int64_t start = 0, scored = 1; /* tokens [1, scored) have their log-probability */
+    while (!status && scored < n) {
+        int64_t end = n - start < W ? n : start + W, known = scored - 1 - start;
+        s->length = 0;
+        status = tl__session_append(s, tokens + start, (int)known, NULL, err);
+        if (!status)
+            status = tl__session_score(s, tokens + scored - 1, (int)(end - scored + 1), -1, logp + scored - 1, err);
+        scored = end;
+        start = scored - W / 2;
+        if (windows) ++*windows;
+    }
+    return status;
 }

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -12,11 +13,44 @@
 
 struct tl_file {
     int fd;
+    int listed; /* place in the table of mapped files, or −1 */
     int64_t size_bytes;
     void *map;
     bool map_tried;
     char path[];
 };
+
+/* ---- mapped files, in a table that a signal handler may read at any instant ---- */
+
+enum { MAPPED_FILES = 1024 }; /* a file beyond is mapped, but not found */
+enum { FREE, TAKEN, LISTED };
+static struct place {
+    atomic_int state;
+    const unsigned char *begin;
+    size_t size_bytes;
+    const char *path;
+} places[MAPPED_FILES];
+
+static int list_mapping(const tl_file *file) {
+    for (int i = 0; i < MAPPED_FILES; i++) {
+        int expected = FREE;
+        if (!atomic_compare_exchange_strong(&places[i].state, &expected, TAKEN)) continue;
+        places[i].begin = file->map, places[i].size_bytes = (size_t)file->size_bytes, places[i].path = file->path;
+        atomic_store(&places[i].state, LISTED);
+        return i;
+    }
+    return -1;
+}
+
+const char *tl__file_mapped_at(const void *address) {
+    for (int i = 0; i < MAPPED_FILES; i++)
+        if (atomic_load(&places[i].state) == LISTED && (uintptr_t)address >= (uintptr_t)places[i].begin &&
+            (uintptr_t)address - (uintptr_t)places[i].begin < places[i].size_bytes)
+            return places[i].path;
+    return NULL;
+}
+
+/* ---- opening and reading ---- */
 
 int tl__file_open(tl_file **out, const char *path, tl_error *err) {
     *out = NULL;
@@ -40,7 +74,7 @@ int tl__file_open(tl_file **out, const char *path, tl_error *err) {
         close(fd);
         return tl__fail(err, TL_ENOMEM, "no memory to open %s; free some and try again", path);
     }
-    file->fd = fd, file->size_bytes = st.st_size;
+    file->fd = fd, file->listed = -1, file->size_bytes = st.st_size;
     memcpy(file->path, path, length);
     *out = file;
     return 0;
@@ -48,6 +82,7 @@ int tl__file_open(tl_file **out, const char *path, tl_error *err) {
 
 void tl__file_close(tl_file *file) {
     if (!file) return;
+    if (file->listed >= 0) atomic_store(&places[file->listed].state, FREE);
     if (file->map) munmap(file->map, (size_t)file->size_bytes);
     close(file->fd);
     free(file);
@@ -90,7 +125,9 @@ const void *tl__file_map(tl_file *file) {
     const char *wish = getenv("TRILITH_MMAP");
     if (file->size_bytes <= 0 || (wish && !strcmp(wish, "0"))) return NULL;
     void *map = mmap(NULL, (size_t)file->size_bytes, PROT_READ, MAP_PRIVATE, file->fd, 0);
-    if (map != MAP_FAILED) file->map = map;
+    if (map == MAP_FAILED) return NULL;
+    file->map = map;
+    file->listed = list_mapping(file);
     return file->map;
 }
 

@@ -16,6 +16,8 @@ const char *tl__file_path(const tl_file *file);
 int tl__file_read(tl_file *file, void *out, int64_t offset, size_t n, tl_error *err);
 /* A read-only mapping of the whole file, kept until close; NULL (no error) where mapping is off (TRILITH_MMAP=0) or fails. */
 const void *tl__file_map(tl_file *file);
+/* The path of the mapped file that an address lies in, or NULL. Safe in a signal handler. */
+const char *tl__file_mapped_at(const void *address);
 
 /* A range that will be read soon, mapped or not: the system may begin to fetch it, and does not wait. */
 void tl__file_will_need(const tl_file *file, int64_t offset, int64_t n);

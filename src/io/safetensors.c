@@ -398,6 +398,29 @@ static void hash_int(tl_hasher *h, int64_t x) {
     tl__hasher_add(h, le, 8);
 }
 
+/* Read, not mapped: a file that is cut short meanwhile is an error and no fault. */
+static int hash_bytes(const tl_safetensors *st, const tl_tensor_info *t, tl_hasher *h, unsigned char *chunk,
+                      tl_error *err) {
+    for (int64_t done = 0; done < t->size_bytes;) {
+        size_t k = t->size_bytes - done < (int64_t)CHUNK_BYTES ? (size_t)(t->size_bytes - done) : CHUNK_BYTES;
+        int rc = tl__file_read(st->shards[t->file].file, chunk, t->offset_bytes + done, k, err);
+        if (rc) return tl__error_prefix(err, "tensor \"%.200s\"", t->name);
+        tl__hasher_add(h, chunk, k);
+        done += (int64_t)k;
+    }
+    return 0;
+}
+
+int tl__safetensors_hash_tensor(const tl_safetensors *st, const tl_tensor_info *t, tl_hash *out, tl_error *err) {
+    unsigned char *chunk = malloc(CHUNK_BYTES);
+    if (!chunk) return tl__fail(err, TL_ENOMEM, "no memory to hash a tensor; free some and try again");
+    tl_hasher *h = tl__hasher_open();
+    int rc = hash_bytes(st, t, h, chunk, err);
+    *out = tl__hasher_close(h);
+    free(chunk);
+    return rc;
+}
+
 int tl__safetensors_hash(const tl_safetensors *st, tl_hash *out, tl_error *err) {
     unsigned char *chunk = malloc(CHUNK_BYTES);
     if (!chunk) return tl__fail(err, TL_ENOMEM, "no memory to hash a model; free some and try again");
@@ -410,13 +433,7 @@ int tl__safetensors_hash(const tl_safetensors *st, tl_hash *out, tl_error *err) 
         tl__hasher_add(h, type, strlen(type) + 1);
         hash_int(h, t->dims);
         for (int d = 0; d < t->dims; d++) hash_int(h, t->shape[d]);
-        for (int64_t done = 0; done < t->size_bytes && !rc;) {
-            size_t k = t->size_bytes - done < (int64_t)CHUNK_BYTES ? (size_t)(t->size_bytes - done) : CHUNK_BYTES;
-            rc = tl__file_read(st->shards[t->file].file, chunk, t->offset_bytes + done, k, err);
-            if (!rc) tl__hasher_add(h, chunk, k);
-            done += (int64_t)k;
-        }
-        if (rc) tl__error_prefix(err, "tensor \"%.200s\"", t->name);
+        rc = hash_bytes(st, t, h, chunk, err);
     }
     *out = tl__hasher_close(h);
     free(chunk);

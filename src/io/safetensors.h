@@ -42,6 +42,8 @@ const char *tl__safetensors_metadata(const tl_safetensors *st, const char *key);
 /* XXH3-128 over, in name order: name, NUL, type name, NUL, dims and shape as little-endian int64, then the bytes. The same
  * whatever the sharding or the order in the file. */
 int tl__safetensors_hash(const tl_safetensors *st, tl_hash *out, tl_error *err);
+/* XXH3-128 of one tensor's bytes: what manifests record. */
+int tl__safetensors_hash_tensor(const tl_safetensors *st, const tl_tensor_info *t, tl_hash *out, tl_error *err);
 
 typedef struct tl_tensor_out {
     const char *name;

@@ -164,6 +164,12 @@ const char *const *tl__arch_presets(void) {
     return list;
 }
 
+bool tl__arch_is_preset(const char *name) {
+    for (int i = 0; i < PRESETS; i++)
+        if (strcmp(name, presets[i].name) == 0) return true;
+    return false;
+}
+
 int tl__arch_open(tl_arch *arch, const char *spec, tl_error *err) {
     for (int i = 0; i < PRESETS; i++)
         if (strcmp(spec, presets[i].name) == 0)

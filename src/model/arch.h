@@ -62,10 +62,11 @@ typedef struct tl_arch {
 
 /* From config.json's bytes. */
 int tl__arch_parse(tl_arch *arch, const char *bytes, size_t size, const char *where, tl_error *err);
-/* spec: a preset's name, a config.json, or a folder holding one. */
+/* spec: a preset's name (even where a folder is called so), a config.json, or a folder holding one. */
 int tl__arch_open(tl_arch *arch, const char *spec, tl_error *err);
 /* "nano  6 layers, 384 wide …" for --help and errors; NULL-terminated. */
 const char *const *tl__arch_presets(void);
+bool tl__arch_is_preset(const char *name);
 /* config.json as transformers reads it. malloc'd, NUL-terminated. */
 char *tl__arch_config_json(const tl_arch *arch);
 /* Ranges and divisibility (heads divide, D even for RoPE, …), by field name and value. */

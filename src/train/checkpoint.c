@@ -11,7 +11,7 @@
 #include "base/log.h"
 #include "train/checkpoint_format.h"
 
-enum { PATH_BYTES = 4096, MANIFEST_LIMIT_BYTES = 64 << 20 };
+enum { PATH_BYTES = 4096 };
 
 /* ---- state as JSON ---- */
 
@@ -44,70 +44,10 @@ static int parse_state(const json_t *obj, tl_train_state *s, const char *where, 
 
 /* ---- verifying ---- */
 
-static int read_manifest(const char *checkpoint, json_t **manifest, tl_error *err) {
-    char path[PATH_BYTES];
-    char *bytes;
-    size_t size;
-    tl__path_join(path, sizeof path, checkpoint, TL_MANIFEST_NAME);
-    int status = tl__file_slurp(&bytes, &size, path, MANIFEST_LIMIT_BYTES, err);
-    if (status) return status;
-    *manifest = tl__json_parse(bytes, size, path, err);
-    free(bytes);
-    if (!*manifest) return TL_EFORMAT;
-    int64_t version;
-    const char *format;
-    status = tl__json_string_or(*manifest, "format", "", &format, path, err);
-    if (!status && strcmp(format, TL_CHECKPOINT_FORMAT) != 0)
-        status = tl__fail(err, TL_EFORMAT, "%s: 'format' should be \"%s\"", path, TL_CHECKPOINT_FORMAT);
-    if (!status) status = tl__json_int(*manifest, "version", 1, INT32_MAX, &version, path, err);
-    if (!status && version > TL_CHECKPOINT_VERSION)
-        status = tl__fail(err, TL_EUNSUPPORTED, "%s: written by a newer version (format %lld; this one reads up to %d)",
-                          path, (long long)version, TL_CHECKPOINT_VERSION);
-    if (status) json_decref(*manifest);
-    return status;
-}
-
-/* Every tensor that the manifest lists for one file is there with its hash, and no other. */
-static int verify_file(const char *checkpoint, const char *file_name, const json_t *hashes, tl_error *err) {
-    char path[PATH_BYTES];
-    tl_safetensors *file;
-    tl__path_join(path, sizeof path, checkpoint, file_name);
-    int status = tl__safetensors_open(&file, path, err);
-    if (status) return status;
-    if ((size_t)tl__safetensors_count(file) != json_object_size(hashes))
-        status = tl__fail(err, TL_EDAMAGED, "%s holds %d tensors, its manifest lists %zu", path,
-                          tl__safetensors_count(file), json_object_size(hashes));
-    for (int i = 0; !status && i < tl__safetensors_count(file); i++) {
-        const tl_tensor_info *t = tl__safetensors_at(file, i);
-        const char *want = json_string_value(json_object_get(hashes, t->name));
-        const void *data = tl__safetensors_data(file, t);
-        void *copy = NULL;
-        if (!data) {
-            copy = malloc((size_t)t->size_bytes + 1);
-            status = copy ? tl__safetensors_read(file, t, copy, err)
-                          : tl__fail(err, TL_ENOMEM, "no memory to verify tensor '%s'", t->name);
-            data = copy;
-        }
-        if (!status) {
-            tl_hash got = tl__hash_bytes(data, (size_t)t->size_bytes);
-            if (!want || strcmp(got.hex, want) != 0)
-                status = tl__fail(err, TL_EDAMAGED, "%s: tensor '%s' is damaged: its hash is %s, the manifest says %s",
-                                  path, t->name, got.hex, want ? want : "nothing");
-        }
-        free(copy);
-    }
-    tl__safetensors_close(file);
-    return status;
-}
-
 static int verify(const char *checkpoint, const json_t *manifest, tl_error *err) {
-    const json_t *tensors = json_object_get(manifest, "tensors");
-    static const char *const files[] = {TL_MODEL_NAME, TL_OPTIMIZER_NAME};
+    static const char *const files[] = {TL_WEIGHTS_NAME, TL_OPTIMIZER_NAME};
     for (size_t i = 0; i < 2; i++) {
-        const json_t *hashes = json_object_get(tensors, files[i]);
-        if (!json_is_object(hashes))
-            return tl__fail(err, TL_EFORMAT, "%s/%s: lists no tensors of %s", checkpoint, TL_MANIFEST_NAME, files[i]);
-        int status = verify_file(checkpoint, files[i], hashes, err);
+        int status = tl__manifest_verify(manifest, checkpoint, files[i], err);
         if (status) return status;
     }
     return 0;
@@ -155,14 +95,14 @@ int tl__checkpoint_find(const char *folder, char *path, size_t path_size, tl_tra
         char name[64];
         snprintf(name, sizeof name, "step-%lld", (long long)steps[i]);
         tl__path_join(path, path_size, folder, name);
-        status = read_manifest(path, &manifest, &why);
+        status = tl__manifest_read(&manifest, path, &why);
         if (!status) status = parse_state(json_object_get(manifest, "state"), state, path, &why);
         if (!status) status = verify(path, manifest, &why);
         if (!status) {
             *settings_json = json_dumps(json_object_get(manifest, "settings"), JSON_COMPACT | JSON_SORT_KEYS);
             if (!*settings_json) status = tl__fail(&why, TL_EFORMAT, "%s: the manifest holds no settings", path);
         }
-        if (manifest) json_decref(manifest);
+        json_decref(manifest);
         if (status) {
             tl__warn("checkpoint step-%lld is passed over: %s", (long long)steps[i], why.text);
             damaged++;
@@ -194,7 +134,7 @@ static int load_moment(const tl_safetensors *file, const tl_params *params, cons
 
 int tl__checkpoint_load(const char *path, tl_model *model, float *exp_avg, float *exp_avg_sq, tl_error *err) {
     json_t *manifest;
-    int status = read_manifest(path, &manifest, err);
+    int status = tl__manifest_read(&manifest, path, err);
     if (status) return status;
     status = verify(path, manifest, err);
     json_decref(manifest);

@@ -2,8 +2,7 @@
  *
  *   config.json generation_config.json tokenizer.json tokenizer_config.json model.safetensors
  *   optimizer.safetensors   exp_avg.NAME and exp_avg_sq.NAME for each parameter
- *   manifest.json           written last: trainer state, settings that determine bits, and XXH3-128 of every tensor and
- * size of every file
+ *   manifest.json           written last: trainer state, settings that determine bits, XXH3-128 of every tensor
  *
  * Written into checkpoints/.step-N.partial by a background thread that reads the state in place; the trainer must hold
  * back its next update until tl__saver_wait returns. When all is on disk and fsynced the folder is renamed to step-N

@@ -4,12 +4,9 @@
 #define TL_TRAIN_CHECKPOINT_FORMAT_H
 
 #include <jansson.h>
+#include "io/manifest.h"
 #include "train/checkpoint.h"
 
-#define TL_CHECKPOINT_FORMAT "trilith-checkpoint"
-#define TL_CHECKPOINT_VERSION 1
-#define TL_MANIFEST_NAME "manifest.json"
-#define TL_MODEL_NAME "model.safetensors"
 #define TL_OPTIMIZER_NAME "optimizer.safetensors"
 #define TL_EXP_AVG "exp_avg."
 #define TL_EXP_AVG_SQ "exp_avg_sq."

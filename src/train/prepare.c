@@ -9,7 +9,7 @@
 #include "base/clock.h"
 #include "base/json.h"
 #include "base/log.h"
-#include "io/file.h"
+#include "io/manifest.h"
 #include "plan/depth.h"
 #include "train/run.h"
 
@@ -60,7 +60,7 @@ static int train_tokenizer(tl_run *run, const char *number, tl_error *err) {
 
 /* A folder whose weights (and tokenizer) the run begins with. */
 static bool begins_with_weights(const tl_train_config *c) {
-    return c->depth == 0 && tl__path_is_folder(c->model);
+    return c->depth == 0 && !tl__arch_is_preset(c->model) && tl__path_is_folder(c->model);
 }
 
 /* A resumed run uses the tokenizer that it wrote down when it began. */
@@ -101,7 +101,8 @@ static int open_data(tl_run *run, tl_error *err) {
     TRY(tl__dataset_open(&run->data, &options, err));
     const tl_dataset_facts *facts = tl__dataset_facts(run->data);
     if (facts->invalid_utf8)
-        tl__warn("%lld bytes of the data are not UTF-8; each was replaced by U+FFFD", (long long)facts->invalid_utf8);
+        tl__warn("the data holds %lld invalid UTF-8 sequence%s, each read as U+FFFD", (long long)facts->invalid_utf8,
+                 facts->invalid_utf8 == 1 ? "" : "s");
     if (facts->train_samples < 1)
         return tl__fail(err, TL_EINVALID,
                         "the data holds %lld tokens: too few for one training sequence of %lld and validation; give "
@@ -212,6 +213,18 @@ static int size_run(tl_run *run, const tl_arch *arch, tl_error *err) {
                         (double)run->bytes.gradients * 1e-9, (double)run->bytes.moments * 1e-9,
                         (double)run->bytes.activations * 1e-9, (double)run->machine.memory_bytes * 1e-9);
     return 0;
+}
+
+/* A checkpoint's weights are held against its manifest: a run that begins on damaged ones would never show why it is
+ * bad. */
+static int load_weights(tl_run *run, tl_error *err) {
+    const char *folder = run->config->model;
+    json_t *manifest;
+    int status = tl__manifest_read(&manifest, folder, err);
+    if (!status) status = tl__manifest_verify(manifest, folder, TL_WEIGHTS_NAME, err);
+    json_decref(manifest);
+    if (status && status != TL_ENOTFOUND) return status;
+    return tl__model_load_into(&run->model, folder, err);
 }
 
 static int open_memory(tl_run *run, const tl_arch *arch, tl_error *err) {
@@ -362,7 +375,7 @@ static int open_parts(tl_run *run, int64_t begun_ns, tl_error *err) {
     tl__machine_measure(&run->machine, &run->ctx, MEASURE_SECONDS);
     TRY(size_run(run, &arch, err));
     TRY(open_memory(run, &arch, err));
-    if (weights) TRY(tl__model_load_into(&run->model, c->model, err));
+    if (weights) TRY(load_weights(run, err));
     else tl__model_init(&run->model, c->seed, run->ctx.pool);
     TRY(tl__spans_open(&run->ctx.spans, SPAN_CAPACITY, err));
     tl__spans_keep(run->ctx.spans, true);

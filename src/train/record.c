@@ -33,10 +33,10 @@ json_t *tl__run_settings(const tl_run *run) {
     json_t *s = json_object();
     json_object_set_new(s, "contract", json_string("f32"));
     json_object_set_new(s, "kb", json_integer(TL_KB));
-    json_object_set_new(s, "data", json_string(tl__dataset_facts(run->data)->hash));
+    json_object_set_new(s, "tokenizer_name", json_string(run->tokenizer_name));
     json_object_set_new(s, "tokenizer", json_string(tokenizer));
-    json_object_set_new(s, "model", arch);
     json_object_set_new(s, "initial_weights", json_string(c->model));
+    json_object_set_new(s, "model", arch);
     json_object_set_new(s, "batch", json_integer(c->batch));
     json_object_set_new(s, "seq", json_integer(c->seq));
     json_object_set_new(s, "leaves", json_integer(c->leaves));
@@ -55,6 +55,8 @@ json_t *tl__run_settings(const tl_run *run) {
     json_object_set_new(s, "seed", json_integer((json_int_t)c->seed));
     json_object_set_new(s, "document_mask", json_boolean(c->document_mask));
     json_object_set_new(s, "val_fraction", json_real(c->val_fraction));
+    /* Last, since it follows from others too: the first difference is the one that is named. */
+    json_object_set_new(s, "data", json_string(tl__dataset_facts(run->data)->hash));
     return s;
 }
 

@@ -133,15 +133,15 @@ static int save(tl_saver *s, const tl_train_state *state, tl_error *err) {
     tl__path_join(final, sizeof final, s->folder, name);
     json_t *tensors = json_object();
     int status = tl__folder_make(partial, err);
-    if (!status) status = write_tensors(s, partial, TL_MODEL_NAME, s->model_tensors, n, tensors, err);
+    if (!status) status = write_tensors(s, partial, TL_WEIGHTS_NAME, s->model_tensors, n, tensors, err);
     if (!status) status = write_tensors(s, partial, TL_OPTIMIZER_NAME, s->moment_tensors, 2 * n, tensors, err);
     enter(s, PUBLISHING); /* V2: the state may change from here on */
     if (!status) status = write_model_files(s, partial, err);
     if (!status) {
         char written[32];
         tl__utc_iso8601(written, sizeof written);
-        json_t *manifest = json_pack("{s:s,s:i,s:s,s:s,s:o,s:O,s:O}", "format", TL_CHECKPOINT_FORMAT, "version",
-                                     TL_CHECKPOINT_VERSION, "written_by", tl_version(), "written_at", written, "state",
+        json_t *manifest = json_pack("{s:s,s:i,s:s,s:s,s:o,s:O,s:O}", "format", TL_MANIFEST_FORMAT, "version",
+                                     TL_MANIFEST_VERSION, "written_by", tl_version(), "written_at", written, "state",
                                      tl__train_state_json(state), "settings", s->settings, "tensors", tensors);
         status = manifest ? write_json(partial, TL_MANIFEST_NAME, manifest, err)
                           : tl__fail(err, TL_ENOMEM, "no memory for the manifest");

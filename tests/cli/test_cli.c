@@ -7,6 +7,7 @@
 #include "cli/cli.c"
 #include "cli/cli_help.c"
 #include "cli/cli_yaml.c"
+#include "cli/mapped.c"
 
 typedef struct settings {
     bool json, stop, dry;

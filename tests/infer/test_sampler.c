@@ -221,7 +221,7 @@ static void settings_out_of_range_are_named(void **state) {
         tl_sampling s;
         const char *word;
     } bad[] = {{{-1, 0, 1, 0, 0}, "temperature"}, {{NAN, 0, 1, 0, 0}, "temperature"}, {{1, -1, 1, 0, 0}, "top-k"},
-               {{1, 0, 0, 0, 0}, "top-p"},        {{1, 0, 1.5f, 0, 0}, "top-p"},      {{1, 0, NAN, 0, 0}, "top-p"},
+               {{1, 0, -0.1f, 0, 0}, "top-p"},    {{1, 0, 1.5f, 0, 0}, "top-p"},      {{1, 0, NAN, 0, 0}, "top-p"},
                {{1, 0, 1, -0.1f, 0}, "min-p"},    {{1, 0, 1, 2, 0}, "min-p"}};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         tl_error err = {0};

@@ -11,17 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#include "files.h"
 #include "io/safetensors.h"
-
-static char folder[] = "/tmp/trilith-test-safetensors-XXXXXX";
-
-static const char *in_folder(const char *name) {
-    static char path[4][300];
-    static int turn;
-    char *out = path[turn++ & 3];
-    snprintf(out, sizeof path[0], "%s/%s", folder, name);
-    return out;
-}
 
 /* A file of header text and `data_bytes` zero bytes. */
 static const char *make(const char *name, const char *header, size_t data_bytes) {
@@ -295,20 +286,11 @@ static void nothing_there(void **state) {
     assert_non_null(strstr(err.text, "model.safetensors"));
 }
 
-static int set_up(void **state) {
-    (void)state;
-    return mkdtemp(folder) ? 0 : -1;
-}
-static int tear_down(void **state) {
-    (void)state;
-    return tl__folder_remove(folder, NULL);
-}
-
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(round_trip),        cmocka_unit_test(same_input_same_bytes), cmocka_unit_test(widening),
         cmocka_unit_test(shards_hash_alike), cmocka_unit_test(hostile_indexes),       cmocka_unit_test(hostile_headers),
         cmocka_unit_test(nothing_there),
     };
-    return cmocka_run_group_tests(tests, set_up, tear_down);
+    return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }

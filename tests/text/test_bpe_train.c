@@ -11,41 +11,9 @@
 #include <cmocka.h>
 #include <zlib.h>
 
-#include "base/json.h"
 #include "base/rng.h"
-#include "io/file.h"
 #include "text/bpe.h"
-
-#define VECTORS TL_SOURCE_DIR "/tests/vectors/tokenizer/"
-
-static char folder[64] = "/tmp/tl_train_XXXXXX";
-
-static const char *in_folder(const char *name) {
-    static char path[4][128];
-    static int turn;
-    char *out = path[turn++ % 4];
-    snprintf(out, 128, "%s/%s", folder, name);
-    return out;
-}
-
-static const char *written(const char *name, const void *bytes, size_t n) {
-    tl_error err = {0};
-    const char *path = in_folder(name);
-    if (tl__file_publish(path, bytes, n, &err)) fail_msg("%s", err.text);
-    return path;
-}
-
-static json_t *vector(const char *name) {
-    char path[512], *bytes;
-    size_t n;
-    tl_error err = {0};
-    snprintf(path, sizeof path, VECTORS "%s", name);
-    if (tl__file_slurp(&bytes, &n, path, 64 << 20, &err)) fail_msg("%s", err.text);
-    json_t *root = json_loadb(bytes, n, JSON_ALLOW_NUL, NULL);
-    assert_non_null(root);
-    free(bytes);
-    return root;
-}
+#include "tokenizer_vectors.h"
 
 static tl_tokenizer *trained(const char *const *paths, int n_paths, int vocab, int threads, bool by_line,
                              const char *second) {
@@ -119,7 +87,7 @@ static void test_ties_and_tokens_made_twice(void **state) {
     json_t *ties = vector("ties.json");
     for (size_t i = 0; i < json_array_size(ties); i++) {
         const json_t *c = json_array_get(ties, i), *text = json_object_get(c, "text");
-        const char *path = written("tie.txt", json_string_value(text), json_string_length(text));
+        const char *path = put("tie.txt", json_string_value(text), json_string_length(text));
         char what[32];
         snprintf(what, sizeof what, "ties %zu", i);
         tl_tokenizer *tok = trained(&path, 1, (int)json_integer_value(json_object_get(c, "vocab")), 2, false, "ab");
@@ -146,8 +114,8 @@ static void test_storage_does_not_matter(void **state) {
         at += (size_t)quoted;
         at += (size_t)sprintf(lines + at, "}\n");
     }
-    const char *plain = written("plain.txt", big, n * COPIES);
-    const char *jsonl = written("lines.jsonl", lines, at);
+    const char *plain = put("plain.txt", big, n * COPIES);
+    const char *jsonl = put("lines.jsonl", lines, at);
     gzFile gz = gzopen(in_folder("plain.txt.gz"), "wb");
     assert_int_equal(gzwrite(gz, big, (unsigned)(n * COPIES)), n * COPIES);
     gzclose(gz);
@@ -178,7 +146,7 @@ static void test_what_cannot_be_trained(void **state) {
     (void)state;
     tl_error err = {0};
     tl_tokenizer *tok;
-    const char *path = VECTORS "text.txt", *bad = written("bad.jsonl", "{\"text\": \"a\"}\n\n{\"words\": \"b\"}\n", 31);
+    const char *path = VECTORS "text.txt", *bad = put("bad.jsonl", "{\"text\": \"a\"}\n\n{\"words\": \"b\"}\n", 31);
     const char *special[] = {"<|a|>", "<|a|>"};
     tl_bpe_options o = {.vocab = 256};
     assert_int_equal(tl__tokenizer_train(&tok, &path, 1, &o, &err), TL_EINVALID);
@@ -194,20 +162,17 @@ static void test_what_cannot_be_trained(void **state) {
     assert_int_not_equal(tl__tokenizer_train(&tok, missing, 2, &o, &err), 0);
     assert_non_null(strstr(err.text, "/nowhere/text.txt"));
     /* An empty file leaves the bytes. */
-    const char *empty = written("empty.txt", "", 0);
+    const char *empty = put("empty.txt", "", 0);
     assert_int_equal(tl__tokenizer_train(&tok, &empty, 1, &o, &err), 0);
     assert_int_equal(tl__tokenizer_vocab(tok), 257);
     tl__tokenizer_close(tok);
 }
 
 int main(void) {
-    if (!mkdtemp(folder)) return 1;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_merges_equal_the_librarys),  cmocka_unit_test(test_by_line),
         cmocka_unit_test(test_ties_and_tokens_made_twice), cmocka_unit_test(test_storage_does_not_matter),
         cmocka_unit_test(test_what_cannot_be_trained),
     };
-    int failed = cmocka_run_group_tests(tests, NULL, NULL);
-    tl__folder_remove(folder, NULL);
-    return failed;
+    return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }

@@ -16,28 +16,11 @@
 #include <zlib.h>
 #include <zstd.h>
 
-#include "base/json.h"
 #include "base/rng.h"
-#include "io/file.h"
 #include "text/shard.h"
+#include "tokenizer_vectors.h"
 
-#define VECTORS TL_SOURCE_DIR "/tests/vectors/tokenizer/"
-
-static char folder[64] = "/tmp/tl_dataset_XXXXXX";
 static tl_tokenizer *tok;
-
-static const char *in_folder(const char *name) {
-    static char path[256][160]; /* more than any test asks for */
-    static int turn;
-    char *out = path[turn++ % 256];
-    snprintf(out, 160, "%s/%s", folder, name);
-    return out;
-}
-
-static void write_file(const char *path, const void *bytes, size_t n) {
-    tl_error err = {0};
-    if (tl__file_publish(path, bytes, n, &err)) fail_msg("%s", err.text);
-}
 
 static tl_dataset_options options(const char *const *paths, int n, int T, double val, const char *cache) {
     return (tl_dataset_options){
@@ -143,14 +126,14 @@ static void test_samples_are_windows_of_the_joined_stream(void **state) {
         lines + at, "{\"words\": \"\"}\n{\"words\": \"a\\u0000b\\ud83d\\ude00 \\udc00 x\xff\"}"); /* no line end */
     add_document(&s, "a\0b\xF0\x9F\x98\x80 \xEF\xBF\xBD x\xEF\xBF\xBD", 16);
     add_document(&s, text, n);
-    write_file(in_folder("a.txt"), text, n);
-    write_file(in_folder("b.jsonl"), lines, at);
+    put("a.txt", text, n);
+    put("b.jsonl", lines, at);
     gzFile gz = gzopen(in_folder("b.jsonl.gz"), "wb");
     assert_int_equal(gzwrite(gz, lines, (unsigned)at), at);
     gzclose(gz);
     char *packed = malloc(ZSTD_compressBound(at));
     size_t packed_n = ZSTD_compress(packed, ZSTD_compressBound(at), lines, at, 3);
-    write_file(in_folder("b.jsonl.zst"), packed, packed_n);
+    put("b.jsonl.zst", packed, packed_n);
     char hash[33] = "";
     static const char *const second[] = {"b.jsonl", "b.jsonl.gz", "b.jsonl.zst"};
     for (int k = 0; k < 3; k++) {
@@ -198,7 +181,7 @@ static void test_blocks_do_not_show(void **state) {
     enum { COPIES = 60 };
     char *big = malloc(n * COPIES);
     for (int i = 0; i < COPIES; i++) memcpy(big + (size_t)i * n, text, n);
-    write_file(in_folder("big.txt"), big, n * COPIES);
+    put("big.txt", big, n * COPIES);
     stream s = {0};
     add_document(&s, big, n * COPIES);
     const char *path = in_folder("big.txt");
@@ -223,7 +206,7 @@ static void test_blocks_do_not_show(void **state) {
 
 static void test_too_little_text(void **state) {
     (void)state;
-    write_file(in_folder("small.txt"), "the stone and the river", 23);
+    put("small.txt", "the stone and the river", 23);
     const char *path = in_folder("small.txt");
     int32_t ids[64];
     int n = (int)tl__tokenizer_encode(tok, "the stone and the river", 23, false, ids, 64, NULL) + 1;
@@ -239,7 +222,7 @@ static void test_too_little_text(void **state) {
     tl__dataset_close(d);
     o.val_fraction = 0.1;
     expect_refused(&o, TL_EINVALID, "validation");
-    write_file(in_folder("empty.txt"), "", 0);
+    put("empty.txt", "", 0);
     const char *empty = in_folder("empty.txt");
     o = options(&empty, 1, 8, 0, "small");
     expect_refused(&o, TL_EINVALID, "0 tokens");
@@ -248,7 +231,7 @@ static void test_too_little_text(void **state) {
     tl_error err = {0};
     assert_int_not_equal(tl__dataset_open(&d, &o, &err), 0);
     assert_non_null(strstr(err.text, "/nowhere/text.txt"));
-    write_file(in_folder("bad.jsonl"), "{\"text\": \"a\"}\n[1]\n", 18);
+    put("bad.jsonl", "{\"text\": \"a\"}\n[1]\n", 18);
     const char *bad = in_folder("bad.jsonl");
     o = options(&bad, 1, 8, 0, "small");
     expect_refused(&o, TL_EFORMAT, "line 2");
@@ -355,12 +338,12 @@ static void test_damage_is_refused(void **state) {
     assert_false(tl__dataset_facts(d)->reused);
     tl__dataset_close(d);
     /* A changed source is prepared again. */
-    write_file(in_folder("c.txt"), "one two three four five six seven", 33);
+    put("c.txt", "one two three four five six seven", 33);
     const char *changing = in_folder("c.txt");
     o = options(&changing, 1, 4, 0, "changing");
     d = opened(&o);
     tl__dataset_close(d);
-    write_file(in_folder("c.txt"), "one two three four five six eight", 33);
+    put("c.txt", "one two three four five six eight", 33);
     d = opened(&o);
     assert_false(tl__dataset_facts(d)->reused);
     tl__dataset_close(d);
@@ -400,7 +383,7 @@ static void test_indexes_that_lie(void **state) {
 
 int main(void) {
     tl_error err = {0};
-    if (!mkdtemp(folder) || tl__tokenizer_open(&tok, VECTORS "trained.json", &err)) return 1;
+    if (make_folder(NULL) || tl__tokenizer_open(&tok, VECTORS "trained.json", &err)) return 1;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_samples_are_windows_of_the_joined_stream),
         cmocka_unit_test(test_blocks_do_not_show),
@@ -411,6 +394,6 @@ int main(void) {
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     tl__tokenizer_close(tok);
-    tl__folder_remove(folder, NULL);
+    remove_folder(NULL);
     return failed;
 }

@@ -10,24 +10,9 @@
 #include <unistd.h>
 #include <cmocka.h>
 
-#include "base/json.h"
 #include "base/rng.h"
-#include "io/file.h"
 #include "text/bpe.h"
-
-#define VECTORS TL_SOURCE_DIR "/tests/vectors/tokenizer/"
-
-static json_t *vector(const char *name) {
-    char path[512], *bytes;
-    size_t n;
-    tl_error err = {0};
-    snprintf(path, sizeof path, VECTORS "%s", name);
-    if (tl__file_slurp(&bytes, &n, path, 64 << 20, &err)) fail_msg("%s", err.text);
-    json_t *root = json_loadb(bytes, n, JSON_ALLOW_NUL, NULL);
-    assert_non_null(root);
-    free(bytes);
-    return root;
-}
+#include "tokenizer_vectors.h"
 
 static tl_tokenizer *opened(const char *name) {
     char path[512];
@@ -265,8 +250,7 @@ static void test_decoding_broken_bytes(void **state) {
 
 static void test_saving_keeps_what_was_read_and_reads_what_was_written(void **state) {
     (void)state;
-    char folder[] = "/tmp/tl_tokenizer_XXXXXX", path[300], *a, *b;
-    assert_non_null(mkdtemp(folder));
+    char path[300], *a, *b;
     tl_error err = {0};
     size_t an, bn;
     tl_tokenizer *tok = opened("llama3"), *again;
@@ -290,7 +274,6 @@ static void test_saving_keeps_what_was_read_and_reads_what_was_written(void **st
     assert_int_equal(tl__tokenizer_eos(again), 256);
     tl__tokenizer_close(tok);
     tl__tokenizer_close(again);
-    tl__folder_remove(folder, &err);
 }
 
 /* ---- hostile files ---- */
@@ -391,5 +374,5 @@ int main(void) {
         cmocka_unit_test(test_other_constructs_are_refused_by_name),
         cmocka_unit_test(test_files_that_contradict_themselves),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }

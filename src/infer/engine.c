@@ -1,11 +1,12 @@
-/* engine.c — opening a model for a command, in the order that lets a mistake show before anything large is read. */
-#include "cli/engine.h"
+/* engine.c — opening a model folder, in the order that lets a mistake show before anything large is read. */
+#include "infer/engine.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 #include "base/log.h"
+#include "io/manifest.h"
 
 /* "…/latest" → "…/step-N": while a run goes on the link moves, and every file must come from one checkpoint. */
 static void follow_link(char *path, size_t size) {
@@ -65,16 +66,40 @@ int tl__engine_open(tl_engine *e, const char *given, bool needs_tokenizer, tl_er
     return 0;
 }
 
-int tl__engine_load(tl_engine *e, int positions, int64_t threads, tl_error *err) {
-    int status = tl__ctx_open(&e->ctx, (int)threads, NULL, err);
-    return status ? status : tl__model_open(&e->model, e->folder, positions, err);
+/* manifest.json records a hash of every tensor: reading them all costs what reading the file costs, and is asked for.
+ */
+static int verify(const tl_engine *e, tl_error *err) {
+    json_t *manifest;
+    int status = tl__manifest_read(&manifest, e->folder, err);
+    if (status == TL_ENOTFOUND) return tl__error_prefix(err, "there is nothing to verify the weights against");
+    if (!status) status = tl__manifest_verify(manifest, e->folder, TL_WEIGHTS_NAME, err);
+    json_decref(manifest);
+    return status;
+}
+
+int tl__engine_load(tl_engine *e, const tl_engine_options *o, tl_error *err) {
+    int status = o->verify ? verify(e, err) : 0;
+    if (!status) status = tl__ctx_open(&e->ctx, o->threads, NULL, err);
+    if (!status) status = tl__model_open(&e->model, e->folder, o->positions, err);
+    if (status) return status;
+    e->scratch = malloc(2 * (size_t)e->arch.V * sizeof(int32_t));
+    return e->scratch ? 0 : tl__fail(err, TL_ENOMEM, "not enough memory to sample among %d ids", e->arch.V);
 }
 
 void tl__engine_close(tl_engine *e) {
     if (e->model.weight) tl__model_close(&e->model);
     tl__ctx_close(&e->ctx);
     if (e->tokenizer) tl__tokenizer_close(e->tokenizer);
+    free(e->scratch);
     *e = (tl_engine){0};
+}
+
+bool tl__engine_ends_text(const tl_engine *e, int32_t id) {
+    return id >= 0 && (id == e->arch.eos || (e->tokenizer && id == tl__tokenizer_eos(e->tokenizer)));
+}
+
+int tl__engine_begin_id(const tl_engine *e) {
+    return e->arch.bos >= 0 ? e->arch.bos : e->tokenizer ? tl__tokenizer_eos(e->tokenizer) : -1;
 }
 
 int64_t tl__engine_encode(const tl_engine *e, int32_t **ids, const char *text, size_t n, bool special, const char *what,
