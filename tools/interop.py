@@ -7,6 +7,7 @@ Each check runs the program as a user would and compares what it says with what 
 """
 
 import argparse
+import functools
 import json
 import math
 import os
@@ -26,6 +27,7 @@ from safetensors.torch import load_file
 from tokenizers import AddedToken, Tokenizer, decoders, models as bpe_models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
+import make_optimizer_vectors
 import make_vectors
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -272,14 +274,14 @@ def metrics_of(run):
         return [row for row in map(json.loads, f) if "loss" in row and "step" in row]
 
 
-def trained_losses(trilith, folder, model, work, name, batch=4, seq=64, steps=50):
-    """`trilith train` from a folder that transformers saved against PyTorch's AdamW from the same folder. The data is one batch long, so each
+def trained_losses(trilith, folder, model, work, name, batch=4, seq=64, steps=50, options=(), reference=make_vectors.train):
+    """`trilith train` from a folder that transformers saved against PyTorch's AdamW (or `reference`) from the same folder. The data is one batch long, so each
     step sees all of it, in whatever order; the learning rate of each step is the one that metrics.jsonl says."""
     text = english(1 << 20)[1000 : 1000 + batch * seq + 8]
     data = write(os.path.join(work, f"{name}.txt"), text)
     run = os.path.join(work, f"run-{name}")
     trilith.run("train", "--data", data, "--out", run, "--model", folder, "--tokenizer", "bytes", "--batch", batch, "--seq", seq,
-                "--steps", steps, "--lr", 1e-3, "--val-fraction", 0, "--seed", 3, "--sample-tokens", 0, "--quiet")
+                "--steps", steps, "--lr", 1e-3, "--val-fraction", 0, "--seed", 3, "--sample-tokens", 0, "--quiet", *options)
     rows = metrics_of(run)
     assert len(rows) == steps, f"{len(rows)} lines in metrics.jsonl for {steps} steps"
     # Ids as AutoTokenizer reads them from the checkpoint.
@@ -288,8 +290,7 @@ def trained_losses(trilith, folder, model, work, name, batch=4, seq=64, steps=50
     windows = torch.tensor([ids[i * seq : i * seq + seq + 1] for i in range(batch)])
     with open(os.path.join(run, "run.json")) as f:
         settings = json.load(f)["settings"]
-    hyper = {k: settings[k] for k in ("lr", "beta1", "beta2", "eps", "weight_decay", "clip")}
-    want = make_vectors.train(model, [windows], steps, hyper, lr_of_step=lambda i: rows[i]["learning_rate"])
+    want = reference(model, [windows], steps, settings, lr_of_step=lambda i: rows[i]["learning_rate"])
     said = near("losses", [row["loss"] for row in rows], want, 1e-4)
     return f"loss {want[0]:.3f} → {want[-1]:.3f}, {said}", run
 
@@ -402,6 +403,19 @@ def main():
                 said, run = trained_losses(trilith, folder, model, work, name)
                 return said
 
+            def muon_losses():
+                copy = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
+                reference = functools.partial(make_optimizer_vectors.train, loss_of=make_vectors.loss_of)
+                options = ("--optimizer", "muon", "--ema", 0.9, "--recompute", "full")
+                said, run_of_muon = trained_losses(trilith, folder, copy, work, name + "-muon", steps=20, options=options, reference=reference)
+                average = os.path.join(run_of_muon, "checkpoints", "latest", "ema")
+                model, info = AutoModelForCausalLM.from_pretrained(average, output_loading_info=True, attn_implementation="eager")
+                assert not any(info[k] for k in ("missing_keys", "unexpected_keys", "mismatched_keys")), f"{average}: {info}"
+                AutoTokenizer.from_pretrained(average)
+                ids = torch.randint(0, 256, (40,)).tolist()
+                return said + ", average: " + score_tokens(trilith, average, model.float().eval(), ids, work)
+
+            checks.run(f"muon {name}", muon_losses)
             run = None
             checks.run(f"train {name}", losses)
             if run:

@@ -1,6 +1,7 @@
 """Reference vectors from PyTorch and transformers, for tests/kernels/test_vectors.c and tests/model/test_parity.c.
 
     tests/vectors/ops.safetensors             each operator of src/kernels/ops.h: inputs in f32, results computed in f64 and rounded once
+    tests/vectors/optimizer.safetensors       Muon's updates (tools/make_optimizer_vectors.py)
     tests/vectors/<model>/config.json, model.safetensors       a tiny random model as transformers saves it
     tests/vectors/<model>/expected.safetensors                 its logits, every parameter's gradient and 50 AdamW losses, in f32
 
@@ -17,6 +18,8 @@ from safetensors.torch import save_file
 from transformers import (AutoModelForCausalLM, Gemma2Config, Gemma3TextConfig, GPT2Config, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config,
                           SmolLM3Config)
 from transformers.utils import logging
+
+import make_optimizer_vectors
 
 logging.disable_progress_bar()
 
@@ -347,6 +350,7 @@ def whole_models(folder, seed, odd=False):
 def write_all(folder, seed, odd=False):
     os.makedirs(folder, exist_ok=True)
     save_file(operators(seed), os.path.join(folder, "ops.safetensors"))
+    save_file(make_optimizer_vectors.vectors(seed), os.path.join(folder, "optimizer.safetensors"))
     return whole_models(folder, 100 * seed, odd)
 
 

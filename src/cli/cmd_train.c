@@ -18,13 +18,15 @@ typedef struct values {
     double flops, tokens_per_param;
     int64_t steps, tokens, stop_after, batch, seq, micro_batch, leaves, threads, seed, val_every, val_samples,
         checkpoint_every, keep, max_skipped, sample_every, sample_tokens;
-    double minutes, lr, min_lr_ratio, warmup, decay_fraction, beta1, beta2, eps, weight_decay, clip, val_fraction;
-    int schedule, optimizer;
+    double minutes, lr, min_lr_ratio, warmup, decay_fraction, beta1, beta2, eps, weight_decay, clip, val_fraction,
+        muon_lr, muon_momentum, ema;
+    int schedule, optimizer, recompute;
     bool document_mask, mmap, resume, quiet;
 } values;
 
 static const char *const schedules[] = {"cosine", "linear", "wsd", "constant", NULL}; /* as tl_schedule_kind */
-static const char *const optimizers[] = {"adamw", NULL};
+static const char *const optimizers[] = {"adamw", "muon", NULL};                      /* as tl_optimizer */
+static const char *const recomputes[] = {"none", "attention", "full", NULL};          /* as tl_recompute */
 
 #define OPTION(name_, field_, value_, initial_, help_)                                                                 \
     .name = name_, field_, .value = value_, .initial = initial_, .help = help_
@@ -35,9 +37,10 @@ static const tl_option options[] = {
             "Text to train on: plain text, or JSON lines (.jsonl); gzip and zstd are read as they are.")},
     {OPTION("out", TL_STRING(values, out), "DIR", NULL, "The run folder; must not hold a run already unless --resume."),
      .required = true},
-    {OPTION("model", TL_STRING(values, model), "NAME|FILE|DIR", NULL,
-            "A preset (demo, tiny, nano, gpt2-124m, smollm2-135m, qwen3-0.6b, llama-3.2-1b, gemma3-270m), a config.json "
-            "(random weights), or a model folder (its weights). Default: demo.")},
+    {OPTION(
+        "model", TL_STRING(values, model), "NAME|FILE|DIR", NULL,
+        "A preset (demo, tiny, nano, gpt2-124m, smollm2-135m, qwen3-0.6b, llama-3.2-1b, gemma3-270m), a config.json "
+        "(random weights), or a model folder (its weights). Default: demo.")},
     {OPTION("depth", TL_INT(values, depth), "N", NULL,
             "Instead of --model: a Llama-style model of N layers; width, heads, batch, learning rate, weight decay and "
             "length follow, each unless it is given (docs/depth.md)."),
@@ -81,6 +84,10 @@ static const tl_option options[] = {
     {OPTION("micro-batch", TL_INT(values, micro_batch), NULL, "0",
             "Sequences computed at once; 0: about 2,048 tokens. Changes memory and speed, never a bit."),
      .least = 0, .most = 1 << 24},
+    {OPTION("recompute", TL_CHOICE(values, recompute), NULL, "none",
+            "Activations given up and computed again in the backward: none, attention (its own only) or full (all but "
+            "each layer's input). Less memory, more time, never another bit."),
+     .choices = recomputes},
     {OPTION(
          "leaves", TL_INT(values, leaves), NULL, "1",
          "Leaves of the gradient's sum, a power of two: the most ranks that can share a step and give the same bits."),
@@ -96,8 +103,16 @@ static const tl_option options[] = {
     {OPTION("decay-fraction", TL_REAL(values, decay_fraction), NULL, "0.2",
             "wsd: the last part of the steps, in which the rate falls."),
      .least = 0, .most = 1},
-    {OPTION("optimizer", TL_CHOICE(values, optimizer), NULL, "adamw", "Loshchilov & Hutter 2019."),
+    {OPTION("optimizer", TL_CHOICE(values, optimizer), NULL, "adamw",
+            "adamw (Loshchilov & Hutter 2019), or muon (Jordan et al. 2024): the layers' matrices by momentum and "
+            "Newton-Schulz, embeddings, head, norms and biases by AdamW."),
      .choices = optimizers},
+    {OPTION("muon-lr", TL_REAL(values, muon_lr), NULL, "0",
+            "Largest learning rate of Muon's matrices, before the factor 0.2 sqrt(max(rows, columns)) that gives its "
+            "updates AdamW's size (Liu et al. 2025); 0: as --lr."),
+     .least = 0, .most = 100},
+    {OPTION("muon-momentum", TL_REAL(values, muon_momentum), NULL, "0.95", "Muon's, in Nesterov's form."), .least = 0,
+     .most = 0.999999},
     {OPTION("beta1", TL_REAL(values, beta1), NULL, "0.9", "Decay of the mean of gradients."), .least = 0,
      .most = 0.999999},
     {OPTION("beta2", TL_REAL(values, beta2), NULL, "0.95", "Decay of the mean of squared gradients."), .least = 0,
@@ -108,6 +123,10 @@ static const tl_option options[] = {
      .most = 100},
     {OPTION("clip", TL_REAL(values, clip), NULL, "1.0", "Largest norm of the gradient; 0: no clipping."), .least = 0,
      .most = 1e9},
+    {OPTION("ema", TL_REAL(values, ema), NULL, "0",
+            "Keep an exponential average of the weights with this decay, such as 0.999, in each checkpoint's ema/; 0: "
+            "none."),
+     .least = 0, .most = 0.9999999},
     {OPTION("max-skipped", TL_INT(values, max_skipped), NULL, "10",
             "Steps in a row whose loss or gradient is not finite before the run gives up."),
      .least = 1, .most = 1e9},
@@ -211,6 +230,11 @@ static tl_train_config config_of(tl_cli *cli) {
         .warmup = v->warmup,
         .decay_fraction = v->decay_fraction,
         .schedule = (tl_schedule_kind)v->schedule,
+        .optimizer = (tl_optimizer)v->optimizer,
+        .muon_lr = v->muon_lr,
+        .muon_momentum = v->muon_momentum,
+        .ema = v->ema,
+        .recompute = (tl_recompute)v->recompute,
         .adamw =
             {.beta1 = v->beta1, .beta2 = v->beta2, .eps = v->eps, .weight_decay = v->weight_decay, .clip = v->clip},
         .seed = (uint64_t)v->seed,

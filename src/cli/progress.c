@@ -116,7 +116,14 @@ static void started(void *user, const tl_train_start *s) {
     fprintf(stderr, "memory   %s at most: weights %s, gradients %s, moments %s", size(a, (double)s->memory->total),
             size(b, (double)s->memory->weights), size(c, (double)s->memory->gradients),
             size(d, (double)s->memory->moments));
+    if (s->memory->average) fprintf(stderr, ", average %s", size(a, (double)s->memory->average));
     fprintf(stderr, ", activations %s\n", size(a, (double)s->memory->activations));
+    fputs("         with --recompute", stderr);
+    for (int i = 0, said = 0; i < TL_RECOMPUTES; i++)
+        if (i != (int)s->shape->recompute)
+            fprintf(stderr, "%s %s %s", said++ ? "," : "", tl__recompute_name((tl_recompute)i),
+                    size(a, (double)s->memory_by_recompute[i]));
+    fputs("\n", stderr);
     const tl_train_config *how = s->config;
     double tokens = (double)s->steps * s->shape->batch * s->shape->T;
     if (how->depth > 0) /* what it stands for: docs/depth.md */

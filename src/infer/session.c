@@ -42,7 +42,7 @@ static tl_session *place(tl_arena *arena, const tl_arch *a, int capacity, int ch
     int blocks = block_count(capacity);
     tl_session unplaced, *real = TL_TAKE(arena, tl_session, 1), *s = real ? real : &unplaced;
     *s = (tl_session){.capacity = capacity, .chunk = chunk};
-    tl__acts_place(&s->acts, arena, a, chunk, 0, false);
+    tl__acts_place(&s->acts, arena, a, chunk, 0, false, TL_RECOMPUTE_NONE);
     s->kv = TL_TAKE(arena, float, 2 * (int64_t)a->L * blocks * block_floats(a));
     s->token = TL_TAKE(arena, int32_t, chunk);
     s->pos = TL_TAKE(arena, int32_t, chunk);

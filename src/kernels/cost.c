@@ -82,6 +82,9 @@ tl_cost tl__op_cost(tl_op op, int64_t d0, int64_t d1, int64_t d2) {
         return (tl_cost){0, F32 * 2 * a * b + ID * a};
     case TL_OP_COMBINE:
         return (tl_cost){a * b * (c - 1), F32 * a * b * (c + 1) + ID * a * c};
+    /* x, y read; y written. */
+    case TL_OP_BLEND:
+        return (tl_cost){3 * a, F32 * 3 * a};
     case TL_OPS:
         break;
     }
@@ -90,29 +93,12 @@ tl_cost tl__op_cost(tl_op op, int64_t d0, int64_t d1, int64_t d2) {
 }
 
 const char *tl__op_name(tl_op op) {
-    static const char *const names[TL_OPS] = {"gemm",
-                                              "bias_backward",
-                                              "embed",
-                                              "embed_backward",
-                                              "norm",
-                                              "norm_backward",
-                                              "head_norm",
-                                              "head_norm_backward",
-                                              "rope",
-                                              "kv_store",
-                                              "attention",
-                                              "attention_backward",
-                                              "act",
-                                              "act_backward",
-                                              "add",
-                                              "softcap",
-                                              "softmax_loss",
-                                              "sum_squares",
-                                              "adamw",
-                                              "route",
-                                              "route_backward",
-                                              "dispatch",
-                                              "gather",
+    static const char *const names[TL_OPS] = {"gemm",         "bias_backward",  "embed",     "embed_backward",
+                                              "norm",         "norm_backward",  "head_norm", "head_norm_backward",
+                                              "rope",         "kv_store",       "attention", "attention_backward",
+                                              "act",          "act_backward",   "add",       "softcap",
+                                              "softmax_loss", "sum_squares",    "adamw",     "blend",
+                                              "route",        "route_backward", "dispatch",  "gather",
                                               "combine"};
     assert((unsigned)op < TL_OPS);
     return names[op];
@@ -150,6 +136,7 @@ tl_bucket tl__op_bucket(tl_op op) {
         return TL_BUCKET_LOSS;
     case TL_OP_SUM_SQUARES:
     case TL_OP_ADAMW:
+    case TL_OP_BLEND:
         return TL_BUCKET_OPTIMIZER;
     case TL_OPS:
         break;

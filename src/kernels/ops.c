@@ -237,3 +237,9 @@ void tl__adamw(tl_ctx *ctx, float *w, float *m, float *v, const float *g, int64_
     ctx->ops->adamw(ctx, w, m, v, g, n, hyper);
     end(ctx, TL_OP_ADAMW, n, 0, 0);
 }
+void tl__blend(tl_ctx *ctx, float *y, int64_t ldy, float t, const float *x, int64_t ldx, float s, int64_t R,
+               int64_t C) {
+    begin(ctx, "blend", TL_OP_BLEND);
+    ctx->ops->blend(ctx, y, ldy, t, x, ldx, s, R, C);
+    end(ctx, TL_OP_BLEND, R * C, 0, 0);
+}

@@ -194,6 +194,9 @@ struct tl_ops {
      *   w *= 1 − lr·wd; m = m + (1−b1)·(g' − m) [lerp]; v = b2·v + (1−b2)·g'²; w −= (lr/c1)·m / (sqrt(v)/sqrt(c2) + eps)
      * where c1 = 1 − b1^t, c2 = 1 − b2^t come in as f32 factors. */
     void (*adamw)(tl_ctx *ctx, float *w, float *m, float *v, const float *g, int64_t n, const struct tl_adamw *hyper);
+    /* y = fmaf(s, x, t·y) over R rows of C elements; t = 0: y = s·x and y is not read. x may be y. Momentum, decayed steps and
+     * averages are made of it. */
+    void (*blend)(tl_ctx *ctx, float *y, int64_t ldy, float t, const float *x, int64_t ldx, float s, int64_t R, int64_t C);
 };
 
 typedef struct tl_adamw {
@@ -215,12 +218,12 @@ typedef struct tl_cost { double flops, bytes; } tl_cost;
 typedef enum tl_op {
     TL_OP_GEMM, TL_OP_BIAS_BACKWARD, TL_OP_EMBED, TL_OP_EMBED_BACKWARD, TL_OP_NORM, TL_OP_NORM_BACKWARD, TL_OP_HEAD_NORM,
     TL_OP_HEAD_NORM_BACKWARD, TL_OP_ROPE, TL_OP_KV_STORE, TL_OP_ATTENTION, TL_OP_ATTENTION_BACKWARD, TL_OP_ACT,
-    TL_OP_ACT_BACKWARD, TL_OP_ADD, TL_OP_SOFTCAP, TL_OP_SOFTMAX_LOSS, TL_OP_SUM_SQUARES, TL_OP_ADAMW,
+    TL_OP_ACT_BACKWARD, TL_OP_ADD, TL_OP_SOFTCAP, TL_OP_SOFTMAX_LOSS, TL_OP_SUM_SQUARES, TL_OP_ADAMW, TL_OP_BLEND,
     TL_OP_ROUTE, TL_OP_ROUTE_BACKWARD, TL_OP_DISPATCH, TL_OP_GATHER, TL_OP_COMBINE, TL_OPS
 } tl_op;
 /* Dimensions by operator: GEMM (M,N,K); BIAS_BACKWARD, EMBED*, NORM* (R,C,–); HEAD_NORM*, ROPE, KV_STORE (R, heads·D, –); ATTENTION*
- * (pairs of query and key, H, D); ACT*, ADD, SOFTCAP (elements of the output,–,–), SOFTMAX_LOSS (R,V,–), SUM_SQUARES, ADAMW
- * (n,–,–), ROUTE*, DISPATCH (R,E,k), GATHER (n,C,–), COMBINE (R,C,k). A soft-cap inside attention or the loss is a SOFTCAP's FLOPs more. */
+ * (pairs of query and key, H, D); ACT*, ADD, SOFTCAP (elements of the output,–,–), SOFTMAX_LOSS (R,V,–), SUM_SQUARES, ADAMW,
+ * BLEND (n,–,–), ROUTE*, DISPATCH (R,E,k), GATHER (n,C,–), COMBINE (R,C,k). A soft-cap inside attention or the loss is a SOFTCAP's FLOPs more. */
 tl_cost tl__op_cost(tl_op op, int64_t d0, int64_t d1, int64_t d2);
 const char *tl__op_name(tl_op op);
 tl_bucket tl__op_bucket(tl_op op);
@@ -267,5 +270,25 @@ void tl__expert_swiglu_backward(tl_ctx *ctx, float *dgu, float *dweight, const f
 void tl__softmax_loss(tl_ctx *ctx, float *logp, float *logz, float *logits, const int32_t *target, const tl_loss_form *form, int R, int V);
 double tl__sum_squares(tl_ctx *ctx, const float *x, int64_t n);
 void tl__adamw(tl_ctx *ctx, float *w, float *m, float *v, const float *g, int64_t n, const tl_adamw *hyper);
+void tl__blend(tl_ctx *ctx, float *y, int64_t ldy, float t, const float *x, int64_t ldx, float s, int64_t R, int64_t C);
+
+/* ---- Muon (Jordan et al. 2024), of one matrix and made of the operators above ---- */
+
+#define TL_MUON_STEPS 5 /* of Newton–Schulz */
+
+typedef struct tl_muon {
+    float lr, weight_decay, grad_scale;
+    double momentum;
+} tl_muon;
+typedef struct tl_muon_scratch {
+    float *update, *next; /* [rows·cols] of the largest matrix */
+    float *gram, *square; /* [side, side], side the smaller of rows and cols, of the largest */
+} tl_muon_scratch;
+
+/* w, m and g are [rows, cols] with leading dimension ld. With g' = g·grad_scale and μ the momentum, PyTorch's order:
+ *   m = μ·m + (1−μ)·g';  u = μ·m + (1−μ)·g' (Nesterov's);  X = u / max(‖u‖, 1e−7);  TL_MUON_STEPS times X = (a·I + b·A + c·A²)·X
+ *   with A = X·Xᵀ (of the wide form; the tall one from the other side, to the same effect); w = (1 − lr·wd)·w − lr·0.2·√max(rows, cols)·X.
+ * The last factor gives the update the RMS of AdamW's, so that one rate serves both (Liu et al. 2025, eq. 4). Everything is f32. */
+void tl__muon(tl_ctx *ctx, float *w, float *m, const float *g, int rows, int cols, int64_t ld, const tl_muon_scratch *scratch, const tl_muon *hyper);
 
 #endif

@@ -120,6 +120,16 @@ void tl__params_free(tl_params *params);
 /* Index of a role in a layer (−1 for the model's own), or −1. */
 int tl__params_find(const tl_params *params, const tl_arch *arch, int layer, tl_role role);
 
+/* A matrix within the flat buffer of all parameters. */
+typedef struct tl_matrix {
+    int64_t offset; /* of its first element */
+    int rows, cols;
+    int64_t ld;     /* elements from a row to the next */
+} tl_matrix;
+#define TL_MAX_FUSED 3
+/* The matrices that a parameter holds if it is a weight of a layer (a fused one holds several); 0: embeddings, head, norms, biases. */
+int tl__param_matrices(tl_matrix out[TL_MAX_FUSED], const tl_param *param, const tl_arch *arch);
+
 /* Model FLOPs of one training token at sequence length T: 6·N + Σ over layers 12·H·D·min(T, window) (Chowdhery et al. 2022, PaLM,
  * appendix B, where no layer has a window), N the parameters that take part in products or norms: all but look-up-only embeddings. Attention
  * is counted whole, as there, but a window's keys are all that a sliding layer is asked for. */

@@ -35,12 +35,22 @@ static int k_norms(const tl_arch *a) {
     return a->qk_norm == TL_QK_NORM_WHOLE ? 1 : a->Hkv;
 }
 
-static void place_layer(tl_layer_acts *out, tl_arena *arena, const tl_arch *a, int R, int kv_blocks, bool training) {
-    tl_layer_acts *p = out;
-    *p = (tl_layer_acts){0};
-    p->x = TL_TAKE(arena, float, (int64_t)R * a->C);
+/* Attention's part of a layer. */
+static void place_attention(tl_layer_acts *p, tl_arena *arena, const tl_arch *a, int R, int kv_blocks, bool training) {
     p->qkv = TL_TAKE(arena, float, R *width_qkv(a));
     p->att = TL_TAKE(arena, float, R *width_q(a));
+    if (!training) return; /* a session brings its own keys and values */
+    if (a->qk_norm != TL_QK_NORM_NONE) {
+        p->qk = TL_TAKE(arena, float, R *width_qk(a));
+        p->qk_rstd = TL_TAKE(arena, float, (int64_t)R *(q_norms(a) + k_norms(a)));
+    }
+    p->max_sum = TL_TAKE(arena, float, (int64_t)R * a->H * 2);
+    p->kv.k = TL_TAKE(arena, float, kv_blocks *width_kv(a) * TL_KV_BLOCK);
+    p->kv.v = TL_TAKE(arena, float, kv_blocks *width_kv(a) * TL_KV_BLOCK);
+}
+
+/* The rest of it, but for its input. */
+static void place_rest(tl_layer_acts *p, tl_arena *arena, const tl_arch *a, int R, bool training) {
     p->x_mid = TL_TAKE(arena, float, (int64_t)R * a->C);
     p->up = TL_TAKE(arena, float, R *width_up(a));
     if (a->sandwich) {
@@ -54,27 +64,31 @@ static void place_layer(tl_layer_acts *out, tl_arena *arena, const tl_arch *a, i
         p->norm1_mean = TL_TAKE(arena, float, R);
         p->norm2_mean = TL_TAKE(arena, float, R);
     }
-    if (a->qk_norm != TL_QK_NORM_NONE) {
-        p->qk = TL_TAKE(arena, float, R *width_qk(a));
-        p->qk_rstd = TL_TAKE(arena, float, (int64_t)R *(q_norms(a) + k_norms(a)));
-    }
     if (a->sandwich) {
         p->post1_rstd = TL_TAKE(arena, float, R);
         p->post2_rstd = TL_TAKE(arena, float, R);
     }
-    p->max_sum = TL_TAKE(arena, float, (int64_t)R * a->H * 2);
-    p->kv.k = TL_TAKE(arena, float, kv_blocks *width_kv(a) * TL_KV_BLOCK);
-    p->kv.v = TL_TAKE(arena, float, kv_blocks *width_kv(a) * TL_KV_BLOCK);
 }
 
-void tl__acts_place(tl_acts *acts, tl_arena *arena, const tl_arch *a, int R, int kv_blocks, bool training) {
-    *acts = (tl_acts){.R = R, .training = training};
+const char *tl__recompute_name(tl_recompute recompute) {
+    static const char *const names[TL_RECOMPUTES] = {"none", "attention", "full"};
+    assert((unsigned)recompute < TL_RECOMPUTES);
+    return names[recompute];
+}
+
+void tl__acts_place(tl_acts *acts, tl_arena *arena, const tl_arch *a, int R, int kv_blocks, bool training,
+                    tl_recompute recompute) {
+    *acts = (tl_acts){.R = R, .training = training, .recompute = recompute};
     acts->layer = TL_TAKE(arena, tl_layer_acts, a->L);
     tl_layer_acts unseen; /* a dry arena hands out no memory: placing must not write through it */
     for (int l = 0; l < a->L; l++) {
         tl_layer_acts *p = arena->dry ? &unseen : &acts->layer[l];
-        if (training || l == 0) place_layer(p, arena, a, R, kv_blocks, training);
-        else if (!arena->dry) *p = acts->layer[0];
+        if (l == 0) *p = (tl_layer_acts){0};
+        else if (!arena->dry) *p = acts->layer[0]; /* what a layer has not of its own is the first one's */
+        if (l == 0 || training) p->x = TL_TAKE(arena, float, (int64_t)R * a->C);
+        if (l == 0 || (training && recompute == TL_RECOMPUTE_NONE))
+            place_attention(p, arena, a, R, kv_blocks, training);
+        if (l == 0 || (training && recompute != TL_RECOMPUTE_FULL)) place_rest(p, arena, a, R, training);
     }
     acts->x_out = TL_TAKE(arena, float, (int64_t)R * a->C);
     acts->hidden = TL_TAKE(arena, float, (int64_t)R * a->C);
@@ -217,8 +231,8 @@ static void qk_norm_backward(tl_ctx *ctx, const tl_model *m, const tl_layer_acts
                            (int)(KV / nk));
 }
 
-static void attention_block(tl_ctx *ctx, const tl_model *m, tl_acts *acts, tl_layer_acts *p, const tl_rows *rows,
-                            int l) {
+/* normed → att, with all that the backward needs on the way. */
+static void attend(tl_ctx *ctx, const tl_model *m, tl_acts *acts, tl_layer_acts *p, const tl_rows *rows, int l) {
     const tl_arch *a = &m->arch;
     int R = rows->R;
     int64_t Q = width_q(a), KV = width_kv(a), ld = width_qkv(a);
@@ -238,7 +252,15 @@ static void attention_block(tl_ctx *ctx, const tl_model *m, tl_acts *acts, tl_la
     rotate(ctx, m, q, rows, l, 1);
     tl__kv_store(ctx, p->kv, k, ld, v, ld, rows, a->Hkv, a->D);
     tl__attention(ctx, p->att, Q, p->max_sum, q, ld, p->kv, rows, &form);
-    product(ctx, m, a->sandwich ? p->attended : acts->branch, a->C, p->att, l, TL_ROLE_O, TL_ROLE_O_BIAS, R, a->C, Q);
+}
+
+static void attention_block(tl_ctx *ctx, const tl_model *m, tl_acts *acts, tl_layer_acts *p, const tl_rows *rows,
+                            int l) {
+    const tl_arch *a = &m->arch;
+    int R = rows->R;
+    attend(ctx, m, acts, p, rows, l);
+    product(ctx, m, a->sandwich ? p->attended : acts->branch, a->C, p->att, l, TL_ROLE_O, TL_ROLE_O_BIAS, R, a->C,
+            width_q(a));
     if (a->sandwich) post_norm(ctx, m, acts, p->attended, p->post1_rstd, l, TL_ROLE_POST1_GAIN, R);
 }
 
@@ -300,7 +322,8 @@ static void activate_backward(tl_ctx *ctx, const tl_arch *a, float *d_up, const 
     }
 }
 
-static void feed_forward_block(tl_ctx *ctx, const tl_model *m, tl_acts *acts, tl_layer_acts *p, int R, int l) {
+/* normed → up */
+static void widen(tl_ctx *ctx, const tl_model *m, tl_acts *acts, tl_layer_acts *p, int R, int l) {
     const tl_arch *a = &m->arch;
     int64_t ld = width_up(a);
     if (tl__arch_gated(a)) {
@@ -309,6 +332,11 @@ static void feed_forward_block(tl_ctx *ctx, const tl_model *m, tl_acts *acts, tl
     } else {
         product(ctx, m, p->up, ld, acts->normed, l, TL_ROLE_UP, TL_ROLE_UP_BIAS, R, a->F, a->C);
     }
+}
+
+static void feed_forward_block(tl_ctx *ctx, const tl_model *m, tl_acts *acts, tl_layer_acts *p, int R, int l) {
+    const tl_arch *a = &m->arch;
+    widen(ctx, m, acts, p, R, l);
     activate(ctx, a, acts->act, p->up, R);
     product(ctx, m, a->sandwich ? p->fed : acts->branch, a->C, acts->act, l, TL_ROLE_DOWN, TL_ROLE_DOWN_BIAS, R, a->C,
             a->F);
@@ -337,6 +365,47 @@ static void feed_forward_block_backward(tl_ctx *ctx, const tl_model *m, tl_acts 
     }
 }
 
+/* ---- one layer: x → x_mid and branch ---- */
+
+/* The first time, x is the sum of what the layer before left; again, x is at hand, and the branch is wanted only as the
+ * input of a norm of its own. */
+static void layer_forward(tl_ctx *ctx, const tl_model *m, tl_acts *acts, const tl_rows *rows, int l, bool again) {
+    tl_layer_acts *p = &acts->layer[l];
+    int R = rows->R;
+    tl__spans_set(ctx->spans, -1, l);
+    /* Each norm first adds the branch that came before it to the residual stream: one pass over memory, not two. */
+    if (l == 0 || again)
+        norm(ctx, m, acts->normed, NULL, p->norm1_mean, p->norm1_rstd, p->x, NULL, l, TL_ROLE_NORM1_GAIN,
+             TL_ROLE_NORM1_BIAS, R);
+    else
+        norm(ctx, m, acts->normed, p->x, p->norm1_mean, p->norm1_rstd, acts->layer[l - 1].x_mid, acts->branch, l,
+             TL_ROLE_NORM1_GAIN, TL_ROLE_NORM1_BIAS, R);
+    attention_block(ctx, m, acts, p, rows, l);
+    norm(ctx, m, acts->normed, p->x_mid, p->norm2_mean, p->norm2_rstd, p->x, acts->branch, l, TL_ROLE_NORM2_GAIN,
+         TL_ROLE_NORM2_BIAS, R);
+    if (again && !m->arch.sandwich) widen(ctx, m, acts, p, R, l);
+    else feed_forward_block(ctx, m, acts, p, R, l);
+}
+
+/* d_x of the layer's output → d_x of its input. What the layer shares with others is computed again first; the last
+ * layer's is as the forward has just left it. */
+static void layer_backward(tl_ctx *ctx, const tl_model *m, tl_acts *acts, const tl_rows *rows, int l, float *grad) {
+    tl_layer_acts *p = &acts->layer[l];
+    int R = rows->R;
+    bool gone = l < m->arch.L - 1;
+    tl__spans_set(ctx->spans, -1, l);
+    if (gone && acts->recompute == TL_RECOMPUTE_FULL) layer_forward(ctx, m, acts, rows, l, true); /* normed too */
+    else norm(ctx, m, acts->normed, NULL, NULL, NULL, p->x_mid, NULL, l, TL_ROLE_NORM2_GAIN, TL_ROLE_NORM2_BIAS, R);
+    feed_forward_block_backward(ctx, m, acts, p, R, l, grad);
+    norm_backward(ctx, m, acts->d_x, grad, acts->d_normed, p->x_mid, p->norm2_mean, p->norm2_rstd, l,
+                  TL_ROLE_NORM2_GAIN, TL_ROLE_NORM2_BIAS, R);
+    norm(ctx, m, acts->normed, NULL, NULL, NULL, p->x, NULL, l, TL_ROLE_NORM1_GAIN, TL_ROLE_NORM1_BIAS, R);
+    if (gone && acts->recompute == TL_RECOMPUTE_ATTENTION) attend(ctx, m, acts, p, rows, l);
+    attention_block_backward(ctx, m, acts, p, rows, l, grad);
+    norm_backward(ctx, m, acts->d_x, grad, acts->d_normed, p->x, p->norm1_mean, p->norm1_rstd, l, TL_ROLE_NORM1_GAIN,
+                  TL_ROLE_NORM1_BIAS, R);
+}
+
 /* ---- the whole ---- */
 
 void tl__model_forward(tl_ctx *ctx, const tl_model *m, tl_acts *acts, const tl_rows *rows) {
@@ -346,21 +415,7 @@ void tl__model_forward(tl_ctx *ctx, const tl_model *m, tl_acts *acts, const tl_r
     tl__spans_set(ctx->spans, -1, -1);
     tl__embed(ctx, acts->layer[0].x, weight(m, -1, TL_ROLE_EMBED), weight(m, -1, TL_ROLE_POSITION), rows->token,
               rows->pos, a->embed_scale, R, a->C);
-    for (int l = 0; l < a->L; l++) {
-        tl_layer_acts *p = &acts->layer[l];
-        tl__spans_set(ctx->spans, -1, l);
-        /* Each norm first adds the branch that came before it to the residual stream: one pass over memory, not two. */
-        if (l == 0)
-            norm(ctx, m, acts->normed, NULL, p->norm1_mean, p->norm1_rstd, p->x, NULL, l, TL_ROLE_NORM1_GAIN,
-                 TL_ROLE_NORM1_BIAS, R);
-        else
-            norm(ctx, m, acts->normed, p->x, p->norm1_mean, p->norm1_rstd, acts->layer[l - 1].x_mid, acts->branch, l,
-                 TL_ROLE_NORM1_GAIN, TL_ROLE_NORM1_BIAS, R);
-        attention_block(ctx, m, acts, p, rows, l);
-        norm(ctx, m, acts->normed, p->x_mid, p->norm2_mean, p->norm2_rstd, p->x, acts->branch, l, TL_ROLE_NORM2_GAIN,
-             TL_ROLE_NORM2_BIAS, R);
-        feed_forward_block(ctx, m, acts, p, R, l);
-    }
+    for (int l = 0; l < a->L; l++) layer_forward(ctx, m, acts, rows, l, false);
     tl__spans_set(ctx->spans, -1, -1);
     norm(ctx, m, acts->hidden, acts->x_out, acts->final_mean, acts->final_rstd, acts->layer[a->L - 1].x_mid,
          acts->branch, -1, TL_ROLE_FINAL_GAIN, TL_ROLE_FINAL_BIAS, R);
@@ -419,18 +474,7 @@ void tl__model_backward(tl_ctx *ctx, const tl_model *m, tl_acts *acts, const tl_
         memset(acts->d_x, 0, sizeof(float) * (size_t)R * (size_t)a->C);
     norm_backward(ctx, m, acts->d_x, grad, acts->d_normed, acts->x_out, acts->final_mean, acts->final_rstd, -1,
                   TL_ROLE_FINAL_GAIN, TL_ROLE_FINAL_BIAS, R);
-    for (int l = a->L - 1; l >= 0; l--) {
-        tl_layer_acts *p = &acts->layer[l];
-        tl__spans_set(ctx->spans, -1, l);
-        norm(ctx, m, acts->normed, NULL, NULL, NULL, p->x_mid, NULL, l, TL_ROLE_NORM2_GAIN, TL_ROLE_NORM2_BIAS, R);
-        feed_forward_block_backward(ctx, m, acts, p, R, l, grad);
-        norm_backward(ctx, m, acts->d_x, grad, acts->d_normed, p->x_mid, p->norm2_mean, p->norm2_rstd, l,
-                      TL_ROLE_NORM2_GAIN, TL_ROLE_NORM2_BIAS, R);
-        norm(ctx, m, acts->normed, NULL, NULL, NULL, p->x, NULL, l, TL_ROLE_NORM1_GAIN, TL_ROLE_NORM1_BIAS, R);
-        attention_block_backward(ctx, m, acts, p, rows, l, grad);
-        norm_backward(ctx, m, acts->d_x, grad, acts->d_normed, p->x, p->norm1_mean, p->norm1_rstd, l,
-                      TL_ROLE_NORM1_GAIN, TL_ROLE_NORM1_BIAS, R);
-    }
+    for (int l = a->L - 1; l >= 0; l--) layer_backward(ctx, m, acts, rows, l, grad);
     tl__spans_set(ctx->spans, -1, -1);
     if (a->tied) tl__embed_backward(ctx, embed_grad, slot, rows->token, acts->d_x, a->embed_scale, R, a->C);
     else

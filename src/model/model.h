@@ -31,6 +31,16 @@ int tl__model_load_into(tl_model *model, const char *folder, tl_error *err);
 void tl__model_init(tl_model *model, uint64_t seed, tl_pool *pool);
 void tl__model_close(tl_model *model);
 
+/* What a layer's activations give up between forward and backward, to be computed again from its input (Chen et al. 2016). The same
+ * operators on the same operands: no bit changes. */
+typedef enum tl_recompute {
+    TL_RECOMPUTE_NONE,
+    TL_RECOMPUTE_ATTENTION, /* attention's: qkv, att, max_sum, K and V lie in one set for all layers */
+    TL_RECOMPUTE_FULL,      /* all but the input x do */
+    TL_RECOMPUTES
+} tl_recompute;
+const char *tl__recompute_name(tl_recompute recompute); /* "none", "attention", "full" */
+
 /* What one layer keeps for its backward; sizes in floats a row. */
 typedef struct tl_layer_acts {
     float *x;        /* [R,C] the layer's input (residual stream) */
@@ -53,6 +63,7 @@ typedef struct tl_layer_acts {
 typedef struct tl_acts {
     int R;                 /* rows there is room for */
     bool training;
+    tl_recompute recompute; /* training: which of layer[] lie in one set */
     tl_layer_acts *layer;  /* [L] */
     float *x_out;          /* [R,C] after the last layer (before the final norm) */
     float *final_mean, *final_rstd;
@@ -64,8 +75,9 @@ typedef struct tl_acts {
     bool first;            /* a leaf's first micro-batch: products write their weight's gradient instead of adding to it */
 } tl_acts;
 
-/* Place activations for R rows in an arena (dry or real): the one sizing function of law L4. kv_blocks: blocks a layer (training). */
-void tl__acts_place(tl_acts *acts, tl_arena *arena, const tl_arch *arch, int R, int kv_blocks, bool training);
+/* Place activations for R rows in an arena (dry or real): the one sizing function of law L4. kv_blocks: blocks a layer (training).
+ * Without training all layers share one set, and recompute is of no account. */
+void tl__acts_place(tl_acts *acts, tl_arena *arena, const tl_arch *arch, int R, int kv_blocks, bool training, tl_recompute recompute);
 
 /* Fill hidden[R,C] (and all kept activations) for rows. acts->layer[l].kv must be set. */
 void tl__model_forward(tl_ctx *ctx, const tl_model *model, tl_acts *acts, const tl_rows *rows);

@@ -68,6 +68,10 @@ int tl__metrics_line(char *out, size_t size, const tl_step_metrics *m) {
         put(&t, ",\"validation_loss\":");
         put_real(&t, m->validation_loss, 0);
     }
+    if (isfinite(m->ema_validation_loss) && m->ema_validation_loss > 0) {
+        put(&t, ",\"ema_validation_loss\":");
+        put_real(&t, m->ema_validation_loss, 0);
+    }
     put(&t, ",\"grad_norm\":");
     put_real(&t, m->grad_norm, 0);
     put(&t, ",\"learning_rate\":");

@@ -66,6 +66,8 @@ static double no_sum_squares(tl_ctx *ctx, const float *x, int64_t n) {
     return 0;
 }
 static void no_adamw(tl_ctx *ctx, float *w, float *m, float *v, const float *g, int64_t n, const tl_adamw *hyper) {}
+static void no_blend(tl_ctx *ctx, float *y, int64_t ldy, float t, const float *x, int64_t ldx, float s, int64_t R,
+                     int64_t C) {}
 
 static const tl_ops counting = {
     .isa = "none",
@@ -101,6 +103,7 @@ static const tl_ops counting = {
     .softmax_loss = no_softmax_loss,
     .sum_squares = no_sum_squares,
     .adamw = no_adamw,
+    .blend = no_blend,
 };
 
 /* ---- roofline ---- */
@@ -133,6 +136,7 @@ static int count(tl_train_seconds *out, void (*run)(tl_ctx *ctx, void *user), vo
 }
 
 typedef struct micro_batch {
+    const tl_train_shape *shape;
     tl_model model;
     tl_acts acts;
     tl_rows rows;
@@ -150,9 +154,20 @@ static void run_micro_batch(tl_ctx *ctx, void *user) {
 
 static void run_update(tl_ctx *ctx, void *user) {
     const micro_batch *m = user;
-    tl_adamw hyper = {0};
-    tl__sum_squares(ctx, NULL, m->model.params.count);
-    tl__adamw(ctx, NULL, NULL, NULL, NULL, m->model.params.count, &hyper);
+    const tl_params *params = &m->model.params;
+    int64_t adamw = 0;
+    tl__sum_squares(ctx, NULL, params->count);
+    for (int i = 0; i < params->n; i++) {
+        tl_matrix matrix[TL_MAX_FUSED];
+        int n =
+            m->shape->optimizer == TL_OPTIMIZER_MUON ? tl__param_matrices(matrix, &params->list[i], &m->model.arch) : 0;
+        for (int k = 0; k < n; k++)
+            tl__muon(ctx, NULL, NULL, NULL, matrix[k].rows, matrix[k].cols, matrix[k].ld, &(tl_muon_scratch){0},
+                     &(tl_muon){0});
+        if (!n) adamw += params->list[i].count;
+    }
+    tl__adamw(ctx, NULL, NULL, NULL, NULL, adamw, &(tl_adamw){0});
+    if (m->shape->average) tl__blend(ctx, NULL, 0, 0, NULL, 0, 0, 1, params->count);
 }
 
 int tl__train_predict(tl_train_seconds *out, const tl_arch *arch, const tl_train_shape *s, double peak_flops,
@@ -160,7 +175,9 @@ int tl__train_predict(tl_train_seconds *out, const tl_arch *arch, const tl_train
     static const float present = 0; /* never read: says only that the parameter exists */
     *out = (tl_train_seconds){0};
     int R = s->micro_batch * s->T, S = s->micro_batch;
-    micro_batch m = {.model.arch = *arch, .acts = {.R = R, .training = true, .loss_rows = R < TL_KB ? R : TL_KB}};
+    micro_batch m = {.shape = s,
+                     .model.arch = *arch,
+                     .acts = {.R = R, .training = true, .recompute = s->recompute, .loss_rows = R < TL_KB ? R : TL_KB}};
     int32_t *numbers = calloc((size_t)R + (size_t)S + 1, sizeof *numbers); /* pos[R], seq_row[S+1] */
     m.acts.layer = calloc((size_t)arch->L, sizeof *m.acts.layer);
     int status = tl__params_make(&m.model.params, arch, err);
@@ -178,9 +195,10 @@ int tl__train_predict(tl_train_seconds *out, const tl_arch *arch, const tl_train
                            .seq_row = numbers + R,
                            .seq_block = numbers,
                            .block = numbers};
-        int room = 64 * (arch->L + 1) + 8 * (R / TL_KB + 1);
+        int room = 128 * (arch->L + 1) + 8 * (R / TL_KB + 1);
         status = count(out, run_micro_batch, &m, room, (double)s->batch / s->micro_batch, peak_flops, bandwidth, err);
-        if (!status) status = count(out, run_update, &m, 16, 1, peak_flops, bandwidth, err);
+        if (!status)
+            status = count(out, run_update, &m, TL_MAX_FUSED * m.model.params.n + 4, 1, peak_flops, bandwidth, err);
     }
     tl__params_free(&m.model.params);
     free(m.model.weight);

@@ -30,15 +30,38 @@ int tl__micro_batch(int *micro_batch, int wanted, int batch, int leaves, int T, 
         TL_KB, near < leaf ? near : leaf, near < leaf ? " or another multiple of it" : ", the whole leaf");
 }
 
+/* What the optimizer keeps between steps, and Muon's scratch, as large as its largest matrix needs. */
+static void place_optimizer(tl_train_memory *memory, tl_arena *arena, const tl_arch *arch, const tl_params *params,
+                            tl_optimizer optimizer) {
+    int64_t most = 0, side = 0;
+    memory->exp_avg = TL_TAKE(arena, float, params->count);
+    memory->sq_offset = TL_TAKE(arena, int64_t, params->n);
+    for (int i = 0; i < params->n; i++) {
+        tl_matrix matrix[TL_MAX_FUSED];
+        int n = optimizer == TL_OPTIMIZER_MUON ? tl__param_matrices(matrix, &params->list[i], arch) : 0;
+        if (!arena->dry) memory->sq_offset[i] = n ? -1 : memory->sq_count;
+        if (!n) memory->sq_count += params->list[i].count;
+        for (int k = 0; k < n; k++) {
+            int64_t rows = matrix[k].rows, cols = matrix[k].cols, smaller = rows < cols ? rows : cols;
+            most = rows * cols > most ? rows * cols : most;
+            side = smaller > side ? smaller : side;
+        }
+    }
+    memory->exp_avg_sq = TL_TAKE(arena, float, memory->sq_count);
+    if (optimizer != TL_OPTIMIZER_MUON) return;
+    memory->muon = (tl_muon_scratch){TL_TAKE(arena, float, most), TL_TAKE(arena, float, most),
+                                     TL_TAKE(arena, float, side *side), TL_TAKE(arena, float, side *side)};
+    memory->muon_bytes = (2 * most + 2 * side * side) * (int64_t)sizeof(float);
+}
+
 void tl__train_place(tl_train_memory *memory, tl_arena *arena, const tl_arch *arch, const tl_train_shape *s) {
     tl_params params;
     *memory = (tl_train_memory){0};
     if (tl__params_make(&params, arch, NULL)) return;
     int64_t count = params.count, tokens = (int64_t)s->batch * s->T;
+    place_optimizer(memory, arena, arch, &params, s->optimizer);
     tl__params_free(&params);
-
-    memory->exp_avg = TL_TAKE(arena, float, count);
-    memory->exp_avg_sq = TL_TAKE(arena, float, count);
+    if (s->average) memory->average = TL_TAKE(arena, float, count);
     memory->grads = 1;
     for (int leaves = s->leaves; leaves > 1; leaves /= 2) memory->grads++;
     memory->grad = TL_TAKE(arena, float *, memory->grads);
@@ -54,7 +77,7 @@ void tl__train_place(tl_train_memory *memory, tl_arena *arena, const tl_arch *ar
     }
     int R = s->micro_batch * s->T, documents = s->micro_batch * s->max_documents;
     memory->kv_blocks = s->micro_batch * ((s->T + TL_KV_BLOCK - 1) / TL_KV_BLOCK) + documents;
-    tl__acts_place(&memory->acts, arena, arch, R, memory->kv_blocks, true);
+    tl__acts_place(&memory->acts, arena, arch, R, memory->kv_blocks, true, s->recompute);
     memory->input = TL_TAKE(arena, int32_t, tokens);
     memory->target = TL_TAKE(arena, int32_t, tokens);
     memory->pos = TL_TAKE(arena, int32_t, tokens);
@@ -78,13 +101,26 @@ void tl__train_bytes(tl_train_bytes *bytes, const tl_arch *arch, const tl_train_
     int64_t table = (int64_t)arch->max_positions * arch->D * (int64_t)sizeof(float);
     bytes->weights = one + tl__rope_tables(arch) * table;
     bytes->gradients = memory.grads * one;
-    bytes->moments = 2 * one;
-    bytes->activations = (int64_t)arena.used_bytes - bytes->gradients - bytes->moments;
-    bytes->scratch = (int64_t)tl__ops_workspace_bytes(shape->threads);
+    bytes->moments = one + memory.sq_count * (int64_t)sizeof(float);
+    bytes->average = shape->average ? one : 0;
+    bytes->activations =
+        (int64_t)arena.used_bytes - bytes->gradients - bytes->moments - bytes->average - memory.muon_bytes;
+    bytes->scratch = (int64_t)tl__ops_workspace_bytes(shape->threads) + memory.muon_bytes;
     bytes->sampling = sampling_bytes;
     bytes->program = PROGRAM_BYTES;
-    bytes->total = bytes->weights + bytes->gradients + bytes->moments + bytes->activations + bytes->scratch +
-                   bytes->sampling + bytes->program;
+    bytes->total = bytes->weights + bytes->gradients + bytes->moments + bytes->average + bytes->activations +
+                   bytes->scratch + bytes->sampling + bytes->program;
+}
+
+void tl__train_bytes_by_recompute(int64_t bytes[TL_RECOMPUTES], const tl_arch *arch, const tl_train_shape *shape,
+                                  int64_t sampling_bytes) {
+    for (int i = 0; i < TL_RECOMPUTES; i++) {
+        tl_train_shape other = *shape;
+        tl_train_bytes all;
+        other.recompute = (tl_recompute)i;
+        tl__train_bytes(&all, arch, &other, sampling_bytes);
+        bytes[i] = all.total;
+    }
 }
 
 void tl__train_rows(tl_rows *rows, tl_train_memory *memory, const int32_t *input, const int32_t *pos, int n, int T) {

@@ -5,6 +5,9 @@
 
 #include "model/model.h"
 
+/* What updates the layers' matrices; embeddings, head, norms and biases are always AdamW's. */
+typedef enum tl_optimizer { TL_OPTIMIZER_ADAMW, TL_OPTIMIZER_MUON, TL_OPTIMIZERS } tl_optimizer;
+
 typedef struct tl_train_shape {
     int batch;         /* B, sequences a step */
     int T;             /* tokens a sequence */
@@ -12,6 +15,9 @@ typedef struct tl_train_shape {
     int leaves;        /* of the gradient's tree; divides batch */
     int max_documents; /* most documents in one sequence: 1 without document masks */
     int threads;
+    tl_recompute recompute;
+    tl_optimizer optimizer;
+    bool average;      /* an exponential average of the weights is kept */
 } tl_train_shape;
 
 /* Micro-batch for a shape: `wanted` if it keeps the bits (its rows a multiple of TL_KB, or the whole leaf), else TL_EINVALID
@@ -20,7 +26,13 @@ typedef struct tl_train_shape {
 int tl__micro_batch(int *micro_batch, int wanted, int batch, int leaves, int T, tl_error *err);
 
 typedef struct tl_train_memory {
-    float *exp_avg, *exp_avg_sq;   /* [params] */
+    float *exp_avg;                /* [params] AdamW's first moment, or Muon's momentum */
+    float *exp_avg_sq;             /* [sq_count] AdamW's second moment, of the parameters that it updates, in params order */
+    int64_t *sq_offset;            /* [params.n] where a parameter's lies in exp_avg_sq; −1: Muon's, which has none */
+    int64_t sq_count;
+    tl_muon_scratch muon;
+    int64_t muon_bytes;            /* of that scratch */
+    float *average;                /* [params] of the weights; NULL: not kept */
     float **grad;                  /* [grads] buffers of [params]: the stack of the leaves' tree; the sum ends in grad[0] */
     int grads;
     float *embed_grad;             /* [slots, C] tied embeddings: look-up gradients of a leaf; NULL untied */
@@ -38,11 +50,13 @@ typedef struct tl_train_memory {
 void tl__train_place(tl_train_memory *memory, tl_arena *arena, const tl_arch *arch, const tl_train_shape *shape);
 
 typedef struct tl_train_bytes { /* predicted RssAnon of the process, by part */
-    int64_t weights, gradients, moments, activations, scratch, sampling, program;
+    int64_t weights, gradients, moments, average, activations, scratch, sampling, program;
     int64_t total;
 } tl_train_bytes;
 /* sampling_bytes: what a session for the samples takes (0: none). */
 void tl__train_bytes(tl_train_bytes *bytes, const tl_arch *arch, const tl_train_shape *shape, int64_t sampling_bytes);
+/* The total for each way of recomputing, everything else as it is. */
+void tl__train_bytes_by_recompute(int64_t bytes[TL_RECOMPUTES], const tl_arch *arch, const tl_train_shape *shape, int64_t sampling_bytes);
 
 /* ---- rows of a micro-batch ---- */
 

@@ -45,8 +45,9 @@ static int parse_state(const json_t *obj, tl_train_state *s, const char *where, 
 /* ---- verifying ---- */
 
 static int verify(const char *checkpoint, const json_t *manifest, tl_error *err) {
-    static const char *const files[] = {TL_WEIGHTS_NAME, TL_OPTIMIZER_NAME};
-    for (size_t i = 0; i < 2; i++) {
+    static const char *const files[] = {TL_WEIGHTS_NAME, TL_OPTIMIZER_NAME, TL_AVERAGE_NAME};
+    for (size_t i = 0; i < 3; i++) {
+        if (i == 2 && !json_object_get(json_object_get(manifest, "tensors"), files[i])) continue; /* none was kept */
         int status = tl__manifest_verify(manifest, checkpoint, files[i], err);
         if (status) return status;
     }
@@ -116,39 +117,65 @@ int tl__checkpoint_find(const char *folder, char *path, size_t path_size, tl_tra
 
 /* ---- loading ---- */
 
-static int load_moment(const tl_safetensors *file, const tl_params *params, const char *prefix, float *out,
-                       tl_error *err) {
-    for (int i = 0; i < params->n; i++) {
-        const tl_param *p = &params->list[i];
-        char name[192];
-        snprintf(name, sizeof name, "%s%s", prefix, p->name);
-        const tl_tensor_info *t = tl__safetensors_find(file, name);
-        if (!t || t->type != TL_F32 || t->size_bytes != p->count * (int64_t)sizeof(float))
-            return tl__fail(err, TL_EDAMAGED, "the optimizer's state lacks tensor '%s' of %lld f32 numbers", name,
-                            (long long)p->count);
-        int status = tl__safetensors_read(file, t, out + p->offset, err);
-        if (status) return status;
-    }
-    return 0;
+int tl__optimizer_tensors(tl_tensor_out *tensors, char (*names)[192], const tl_params *params,
+                          const tl_train_memory *memory) {
+    int n = 0;
+    for (int moment = 0; moment < 2; moment++)
+        for (int i = 0; i < params->n; i++) {
+            const tl_param *p = &params->list[i];
+            int64_t sq = memory->sq_offset[i];
+            if (moment && sq < 0) continue;
+            snprintf(names[n], sizeof names[n], "%s.%s",
+                     moment   ? "exp_avg_sq"
+                     : sq < 0 ? "momentum_buffer"
+                              : "exp_avg",
+                     p->name);
+            tensors[n] = (tl_tensor_out){.name = names[n], .type = TL_F32, .dims = p->dims};
+            for (int d = 0; d < p->dims; d++) tensors[n].shape[d] = p->shape[d];
+            tensors[n].data = moment ? memory->exp_avg_sq + sq : memory->exp_avg + p->offset;
+            n++;
+        }
+    return n;
 }
 
-int tl__checkpoint_load(const char *path, tl_model *model, float *exp_avg, float *exp_avg_sq, tl_error *err) {
+static int load_optimizer(const char *path, const tl_params *params, tl_train_memory *memory, tl_error *err) {
+    size_t most = 2 * (size_t)params->n;
+    tl_tensor_out *tensors = calloc(most, sizeof *tensors);
+    char(*names)[192] = calloc(most, sizeof *names);
+    tl_safetensors *file = NULL;
+    int status = tensors && names ? tl__safetensors_open(&file, path, err)
+                                  : tl__fail(err, TL_ENOMEM, "no memory to read the optimizer's state");
+    int n = status ? 0 : tl__optimizer_tensors(tensors, names, params, memory);
+    for (int i = 0; !status && i < n; i++) {
+        int64_t count = 1;
+        for (int d = 0; d < tensors[i].dims; d++) count *= tensors[i].shape[d];
+        const tl_tensor_info *t = tl__safetensors_find(file, tensors[i].name);
+        if (!t || t->type != TL_F32 || t->size_bytes != count * (int64_t)sizeof(float))
+            status = tl__fail(err, TL_EDAMAGED, "%s lacks tensor '%s' of %lld f32 numbers", path, tensors[i].name,
+                              (long long)count);
+        else status = tl__safetensors_read(file, t, (void *)(uintptr_t)tensors[i].data, err); /* our own memory */
+    }
+    if (file) tl__safetensors_close(file);
+    free(tensors);
+    free(names);
+    return status;
+}
+
+int tl__checkpoint_load(const char *path, tl_model *model, tl_train_memory *memory, tl_error *err) {
     json_t *manifest;
+    char part[PATH_BYTES];
     int status = tl__manifest_read(&manifest, path, err);
     if (status) return status;
     status = verify(path, manifest, err);
     json_decref(manifest);
     if (!status) status = tl__model_load_into(model, path, err);
-    if (status) return status;
-    char file_path[PATH_BYTES];
-    tl_safetensors *file;
-    tl__path_join(file_path, sizeof file_path, path, TL_OPTIMIZER_NAME);
-    status = tl__safetensors_open(&file, file_path, err);
-    if (status) return status;
-    status = load_moment(file, &model->params, TL_EXP_AVG, exp_avg, err);
-    if (!status) status = load_moment(file, &model->params, TL_EXP_AVG_SQ, exp_avg_sq, err);
-    tl__safetensors_close(file);
-    return status;
+    tl__path_join(part, sizeof part, path, TL_OPTIMIZER_NAME);
+    if (!status) status = load_optimizer(part, &model->params, memory, err);
+    if (status || !memory->average) return status;
+    tl_model averaged = *model; /* the same parameters in another buffer */
+    averaged.flat = memory->average;
+    tl__path_join(part, sizeof part, path, TL_AVERAGE_FOLDER);
+    return tl__model_load_into(&averaged, part, err);
 }
 
 /* ---- sweeping ---- */

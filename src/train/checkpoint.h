@@ -1,7 +1,8 @@
 /* checkpoint.h — step-N/ folders: a Hugging Face model folder plus optimizer state, and a manifest that makes it exist.
  *
  *   config.json generation_config.json tokenizer.json tokenizer_config.json model.safetensors
- *   optimizer.safetensors   exp_avg.NAME and exp_avg_sq.NAME for each parameter
+ *   optimizer.safetensors   exp_avg.NAME and exp_avg_sq.NAME for each parameter; momentum_buffer.NAME for Muon's
+ *   ema/                    the averaged weights as a model folder of their own, where they are kept
  *   manifest.json           written last: trainer state, settings that determine bits, XXH3-128 of every tensor
  *
  * Written into checkpoints/.step-N.partial by a background thread that reads the state in place; the trainer must hold
@@ -11,7 +12,7 @@
 #ifndef TL_TRAIN_CHECKPOINT_H
 #define TL_TRAIN_CHECKPOINT_H
 
-#include "model/model.h"
+#include "plan/size.h"
 #include "text/tokenizer.h"
 
 typedef struct tl_train_state { /* all that a run is, beside its tensors */
@@ -28,12 +29,12 @@ typedef struct tl_train_state { /* all that a run is, beside its tensors */
 
 /* Open a saver: one background thread, memory taken now. folder: RUN/checkpoints. settings_json: the resolved settings
  * that determine bits (kept in the manifest, compared on resume). keep: how many finished checkpoints stay (oldest go;
- * 0 = all). exp_avg and exp_avg_sq are flat, in params order. */
+ * 0 = all). memory: the optimizer's state and the average. */
 typedef struct tl_saver tl_saver;
 typedef struct tl_saver_options {
     const char *folder;
     const tl_model *model; /* flat form */
-    const float *exp_avg, *exp_avg_sq;
+    const tl_train_memory *memory;
     const tl_tokenizer *tokenizer;
     const char *settings_json;
     int keep;
@@ -51,8 +52,8 @@ void tl__saver_close(tl_saver *saver); /* waits */
  * warned about by tensor name and passed over. TL_ENOTFOUND when there is none. Tensors are not read into place yet. */
 int tl__checkpoint_find(const char *folder, char *path, size_t path_size, tl_train_state *state, char **settings_json,
                         tl_error *err);
-/* Read weights and moments into place, verifying every hash. */
-int tl__checkpoint_load(const char *path, tl_model *model, float *exp_avg, float *exp_avg_sq, tl_error *err);
+/* Read weights, the optimizer's state and the average into place, verifying every hash. */
+int tl__checkpoint_load(const char *path, tl_model *model, tl_train_memory *memory, tl_error *err);
 /* Remove partial folders that a killed run left. */
 void tl__checkpoint_sweep(const char *folder);
 

@@ -187,6 +187,17 @@ static int sample_capacity(const tl_run *run, const tl_arch *arch) {
     return (int)(want < arch->max_positions ? want : arch->max_positions);
 }
 
+/* Ways to recompute that would fit where the chosen one does not; "" where there is none. */
+static const char *less_memory(const tl_run *run, char out[160]) {
+    const int64_t *bytes = run->bytes_by_recompute;
+    out[0] = 0;
+    for (int i = run->shape.recompute + 1; i < TL_RECOMPUTES && !out[0]; i++)
+        if (bytes[i] <= run->machine.memory_bytes)
+            snprintf(out, 160, "--recompute %s would take %.2f GB and fit; or ", tl__recompute_name((tl_recompute)i),
+                     (double)bytes[i] * 1e-9);
+    return out;
+}
+
 /* Say before anything is taken what the run will take, and refuse what the machine has not. */
 static int size_run(tl_run *run, const tl_arch *arch, tl_error *err) {
     const tl_train_config *c = run->config;
@@ -198,20 +209,26 @@ static int size_run(tl_run *run, const tl_arch *arch, tl_error *err) {
                          .micro_batch = micro,
                          .leaves = (int)c->leaves,
                          .max_documents = c->document_mask ? tl__dataset_facts(run->data)->max_documents_per_sample : 1,
-                         .threads = tl__pool_threads(run->ctx.pool)};
+                         .threads = tl__pool_threads(run->ctx.pool),
+                         .recompute = c->recompute,
+                         .optimizer = c->optimizer,
+                         .average = c->ema > 0};
     int64_t sampling =
         c->sample_tokens ? (int64_t)tl__session_bytes(arch, sample_capacity(run, arch), SAMPLE_CHUNK) : 0;
     tl__train_bytes(&run->bytes, arch, &run->shape, sampling);
+    tl__train_bytes_by_recompute(run->bytes_by_recompute, arch, &run->shape, sampling);
+    char advice[160];
     TRY(tl__train_predict(&run->seconds, arch, &run->shape, run->machine.f32_flops, run->machine.read_bytes_per_second,
                           err));
     if (run->machine.memory_bytes > 0 && run->bytes.total > run->machine.memory_bytes)
         return tl__fail(err, TL_ENOMEM,
                         "the run needs %.2f GB (weights %.2f, gradients %.2f, moments %.2f, activations %.2f) and this "
-                        "machine has %.2f GB; use a "
+                        "machine has %.2f GB; %suse a "
                         "smaller --micro-batch, --leaves or --model",
                         (double)run->bytes.total * 1e-9, (double)run->bytes.weights * 1e-9,
                         (double)run->bytes.gradients * 1e-9, (double)run->bytes.moments * 1e-9,
-                        (double)run->bytes.activations * 1e-9, (double)run->machine.memory_bytes * 1e-9);
+                        (double)run->bytes.activations * 1e-9, (double)run->machine.memory_bytes * 1e-9,
+                        less_memory(run, advice));
     return 0;
 }
 
@@ -233,6 +250,12 @@ static int open_memory(tl_run *run, const tl_arch *arch, tl_error *err) {
     tl__train_place(&run->memory, &dry, arch, &run->shape);
     TRY(tl__arena_open(&run->arena, dry.used_bytes, err));
     tl__train_place(&run->memory, &run->arena, arch, &run->shape);
+    if (!run->memory.average) return 0;
+    run->averaged = run->model;
+    run->averaged.weight = calloc((size_t)run->model.params.n, sizeof *run->averaged.weight);
+    if (!run->averaged.weight) return tl__fail(err, TL_ENOMEM, "no memory for the average's records");
+    for (int i = 0; i < run->model.params.n; i++)
+        run->averaged.weight[i] = run->memory.average + run->model.params.list[i].offset;
     return 0;
 }
 
@@ -349,7 +372,7 @@ static int load_checkpoint(tl_run *run, const char *folder, tl_error *err) {
     if (!settings) return TL_EFORMAT;
     status = compare_settings(run, settings, path, err);
     json_decref(settings);
-    if (!status) status = tl__checkpoint_load(path, &run->model, run->memory.exp_avg, run->memory.exp_avg_sq, err);
+    if (!status) status = tl__checkpoint_load(path, &run->model, &run->memory, err);
     if (!status) {
         run->state = state;
         tl__info("resumed from %s", path);
@@ -377,6 +400,8 @@ static int open_parts(tl_run *run, int64_t begun_ns, tl_error *err) {
     TRY(open_memory(run, &arch, err));
     if (weights) TRY(load_weights(run, err));
     else tl__model_init(&run->model, c->seed, run->ctx.pool);
+    if (run->memory.average) /* what a checkpoint before the first update holds */
+        memcpy(run->memory.average, run->model.flat, sizeof(float) * (size_t)run->model.params.count);
     TRY(tl__spans_open(&run->ctx.spans, SPAN_CAPACITY, err));
     tl__spans_keep(run->ctx.spans, true);
 
@@ -424,8 +449,7 @@ static int open_parts(tl_run *run, int64_t begun_ns, tl_error *err) {
     char *text = json_dumps(run->settings, JSON_COMPACT | JSON_SORT_KEYS);
     tl_saver_options saver = {.folder = folder,
                               .model = &run->model,
-                              .exp_avg = run->memory.exp_avg,
-                              .exp_avg_sq = run->memory.exp_avg_sq,
+                              .memory = &run->memory,
                               .tokenizer = run->tokenizer,
                               .settings_json = text,
                               .keep = (int)c->keep};
@@ -461,6 +485,7 @@ void tl__run_close(tl_run *run) {
     free(run->prompt), free(run->logits), free(run->sampler_scratch), free(run->text), free(run->line);
     free(run->step_seconds);
     tl__arena_close(&run->arena);
+    free(run->averaged.weight);
     tl__model_close(&run->model);
     if (run->data) tl__dataset_close(run->data);
     if (run->tokenizer) tl__tokenizer_close(run->tokenizer);

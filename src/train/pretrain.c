@@ -27,7 +27,7 @@ void tl__pretrain_request_stop(void) {
 
 /* Mean loss over the first val_samples validation windows. Its operators are not in the ledger one by one: the whole is
  * "eval". */
-static int evaluate(tl_run *run, double *loss, tl_error *err) {
+static int evaluate(tl_run *run, const tl_model *model, double *loss, tl_error *err) {
     int64_t samples = tl__dataset_facts(run->data)->val_samples, counted = 0;
     if (samples > run->config->val_samples) samples = run->config->val_samples;
     tl_spans *spans = run->ctx.spans;
@@ -40,7 +40,7 @@ static int evaluate(tl_run *run, double *loss, tl_error *err) {
         int n = samples - i < run->shape.micro_batch ? (int)(samples - i) : run->shape.micro_batch;
         int64_t tokens;
         status = tl__run_load_validation(run, i, n, err);
-        if (!status) sum += tl__step_evaluate(&run->ctx, &run->model, &run->memory, n, run->shape.T, &tokens);
+        if (!status) sum += tl__step_evaluate(&run->ctx, model, &run->memory, n, run->shape.T, &tokens);
         if (!status) counted += tokens;
     }
     run->ctx.spans = spans;
@@ -105,7 +105,11 @@ static int step_once(tl_run *run, tl_step_metrics *m, tl_error *err) {
     if (finite) {
         run->state.updates++;
         run->state.skipped_in_a_row = 0;
-        tl__step_update(&run->ctx, &run->model, &run->memory, &c->adamw, rate, result.grad_norm, run->state.updates);
+        tl_muon_settings muon = {.momentum = c->muon_momentum,
+                                 .rate_ratio = c->muon_lr > 0 && c->lr > 0 ? c->muon_lr / c->lr : 1};
+        tl__step_update(&run->ctx, &run->model, &run->memory, &c->adamw, &muon, rate, result.grad_norm,
+                        run->state.updates);
+        if (run->memory.average) tl__step_average(&run->ctx, &run->model, &run->memory, c->ema, run->state.updates);
         run->last_loss = result.loss;
     } else {
         run->state.skipped++;
@@ -150,7 +154,8 @@ static bool due(int64_t step, int64_t every, int64_t last) {
 /* Twenty validations in the run, unless they would cost more than a twentieth of its time: a forward is a third of a
  * step. */
 static int64_t validation_interval(const tl_train_config *c, int64_t steps) {
-    int64_t twentieth = (steps + 19) / 20, affordable = (20 * c->val_samples + 3 * c->batch - 1) / (3 * c->batch);
+    int64_t samples = c->ema > 0 ? 2 * c->val_samples : c->val_samples; /* the average is validated too */
+    int64_t twentieth = (steps + 19) / 20, affordable = (20 * samples + 3 * c->batch - 1) / (3 * c->batch);
     return twentieth > affordable ? twentieth : affordable;
 }
 
@@ -168,7 +173,8 @@ static int loop(tl_run *run, tl_train_outcome *outcome, tl_error *err) {
         int64_t step = run->state.step;
         bool stop = stop_requested || (c->stop_after > 0 && step >= c->stop_after);
         if (validate && due(step, val_every, steps)) {
-            status = evaluate(run, &m.validation_loss, err);
+            status = evaluate(run, &run->model, &m.validation_loss, err);
+            if (!status && run->memory.average) status = evaluate(run, &run->averaged, &m.ema_validation_loss, err);
             if (status) return status;
             run->last_validation_loss = m.validation_loss;
         }
@@ -214,6 +220,7 @@ static void tell_start(tl_run *run) {
                             .machine = &run->machine,
                             .shape = &run->shape,
                             .memory = &run->bytes,
+                            .memory_by_recompute = run->bytes_by_recompute,
                             .seconds = &run->seconds,
                             .params = run->model.params.count,
                             .steps = run->schedule.steps,

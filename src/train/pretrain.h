@@ -35,7 +35,11 @@ typedef struct tl_train_config {
     int64_t batch, seq, micro_batch, leaves, threads;
     double lr, min_lr_ratio, warmup, decay_fraction; /* warmup < 1: a fraction of the steps */
     tl_schedule_kind schedule;
+    tl_optimizer optimizer;
     tl_adamw_settings adamw;
+    double muon_lr, muon_momentum; /* of Muon's matrices; muon_lr 0: lr */
+    double ema;                    /* decay of the average of the weights; 0: none is kept */
+    tl_recompute recompute;
     uint64_t seed;
     bool document_mask;
     double val_fraction;
@@ -65,6 +69,7 @@ struct tl_train_start {
     const tl_machine *machine;
     const tl_train_shape *shape;
     const tl_train_bytes *memory;
+    const int64_t *memory_by_recompute; /* [TL_RECOMPUTES] totals */
     const tl_train_seconds *seconds; /* predicted, of a step */
     int64_t params, steps, first_step;
     double flops; /* of the model, over the whole run */

@@ -21,7 +21,8 @@ static json_t *real_or_null(double x) {
 
 /* ---- settings ---- */
 
-/* Not here because they change no bit: threads, micro-batch, instruction set, checkpoint and validation intervals. */
+/* Not here because they change no bit: threads, micro-batch, recomputation, instruction set, checkpoint and validation
+ * intervals. */
 json_t *tl__run_settings(const tl_run *run) {
     const tl_train_config *c = run->config;
     char tokenizer[33];
@@ -46,7 +47,13 @@ json_t *tl__run_settings(const tl_run *run) {
     json_object_set_new(s, "min_lr_ratio", json_real(c->min_lr_ratio));
     json_object_set_new(s, "warmup_steps", json_integer(run->schedule.warmup_steps));
     json_object_set_new(s, "decay_fraction", json_real(c->decay_fraction));
-    json_object_set_new(s, "optimizer", json_string("adamw"));
+    bool muon = c->optimizer == TL_OPTIMIZER_MUON;
+    json_object_set_new(s, "optimizer", json_string(muon ? "muon" : "adamw"));
+    if (muon) {
+        json_object_set_new(s, "muon_lr", json_real(c->muon_lr > 0 ? c->muon_lr : c->lr));
+        json_object_set_new(s, "muon_momentum", json_real(c->muon_momentum));
+    }
+    if (c->ema > 0) json_object_set_new(s, "ema", json_real(c->ema));
     json_object_set_new(s, "beta1", json_real(c->adamw.beta1));
     json_object_set_new(s, "beta2", json_real(c->adamw.beta2));
     json_object_set_new(s, "eps", json_real(c->adamw.eps));
@@ -87,9 +94,14 @@ static json_t *record_predicted(const tl_run *run) {
                                (json_int_t)b->gradients, "moments", (json_int_t)b->moments, "activations",
                                (json_int_t)b->activations, "scratch", (json_int_t)b->scratch, "sampling",
                                (json_int_t)b->sampling, "program", (json_int_t)b->program);
-    return json_pack("{s:I,s:f,s:I,s:o,s:o,s:o,s:o,s:o,s:s}", "steps", (json_int_t)run->schedule.steps, "model_flops",
-                     model_flops * tokens * (double)run->schedule.steps, "peak_bytes", (json_int_t)b->total, "memory",
-                     memory, "step_seconds", real_or_null(t->total), "tokens_per_second",
+    if (b->average > 0) json_object_set_new(memory, "average", json_integer(b->average));
+    json_t *modes = json_object();
+    for (int i = 0; i < TL_RECOMPUTES; i++)
+        json_object_set_new(modes, tl__recompute_name((tl_recompute)i), json_integer(run->bytes_by_recompute[i]));
+    return json_pack("{s:I,s:f,s:I,s:o,s:s,s:o,s:o,s:o,s:o,s:o,s:s}", "steps", (json_int_t)run->schedule.steps,
+                     "model_flops", model_flops * tokens * (double)run->schedule.steps, "peak_bytes",
+                     (json_int_t)b->total, "memory", memory, "recompute", tl__recompute_name(run->shape.recompute),
+                     "peak_bytes_by_recompute", modes, "step_seconds", real_or_null(t->total), "tokens_per_second",
                      real_or_null(tokens / t->total), "mfu",
                      real_or_null(model_flops * tokens / t->total / run->machine.f32_flops), "seconds",
                      real_or_null(t->total * (double)run->schedule.steps), "bottleneck", bottleneck);

@@ -22,9 +22,11 @@ typedef struct tl_run {
     tl_train_shape shape;
     tl_machine machine;
     tl_model model;
+    tl_model averaged; /* the same with the average for weights; .weight NULL: none is kept */
     tl_arena arena;
     tl_train_memory memory;
     tl_train_bytes bytes;     /* predicted */
+    int64_t bytes_by_recompute[TL_RECOMPUTES];
     tl_train_seconds seconds; /* predicted */
     tl_schedule schedule;
     tl_saver *saver;

@@ -3,7 +3,7 @@
  *
  * Invariants of the state machine, asserted by number:
  *   V1  IDLE → READING → PUBLISHING → IDLE, moved by start (the trainer) and then by the thread alone.
- *   V2  weights and moments are read only in READING; the trainer writes them only outside READING.
+ *   V2  weights, moments and average are read only in READING; the trainer writes them only outside READING.
  *   V3  a folder called step-N has its manifest: the manifest is the last file written, and the rename follows it.
  *   V4  a failed save removes its partial folder and leaves every finished one, and `latest`, as they were. */
 #include <assert.h>
@@ -25,15 +25,17 @@ typedef enum phase { IDLE, READING, PUBLISHING } phase;
 struct tl_saver {
     char folder[PATH_BYTES];
     const tl_model *model;
-    const float *exp_avg, *exp_avg_sq;
+    const tl_train_memory *memory;
     const tl_tokenizer *tokenizer;
     json_t *settings;
     int keep;
     /* Made at opening, so that saving asks the heap for nothing large. */
-    char (*moment_names)[192];     /* [2n] */
-    tl_tensor_out *model_tensors;  /* [n] */
-    tl_tensor_out *moment_tensors; /* [2n] */
-    tl_hash *hashes;               /* [2n] */
+    tl_tensor_out *model_tensors;   /* [n] */
+    tl_tensor_out *average_tensors; /* [n] */
+    char (*moment_names)[192];      /* [2n] */
+    tl_tensor_out *moment_tensors;  /* [2n], of which moments are used */
+    int moments;
+    tl_hash *hashes; /* [2n] */
 
     pthread_t thread;
     pthread_mutex_t lock;
@@ -125,18 +127,24 @@ static void enter(tl_saver *s, phase next) {
 }
 
 static int save(tl_saver *s, const tl_train_state *state, tl_error *err) {
-    char name[64], partial_name[80], partial[PATH_BYTES], final[PATH_BYTES];
+    char name[64], partial_name[80], partial[PATH_BYTES], final[PATH_BYTES], average[PATH_BYTES];
     int n = s->model->params.n;
     snprintf(name, sizeof name, "step-%lld", (long long)state->step);
     snprintf(partial_name, sizeof partial_name, ".%s.partial", name);
     tl__path_join(partial, sizeof partial, s->folder, partial_name);
     tl__path_join(final, sizeof final, s->folder, name);
+    tl__path_join(average, sizeof average, partial, TL_AVERAGE_FOLDER);
     json_t *tensors = json_object();
     int status = tl__folder_make(partial, err);
     if (!status) status = write_tensors(s, partial, TL_WEIGHTS_NAME, s->model_tensors, n, tensors, err);
-    if (!status) status = write_tensors(s, partial, TL_OPTIMIZER_NAME, s->moment_tensors, 2 * n, tensors, err);
+    if (!status) status = write_tensors(s, partial, TL_OPTIMIZER_NAME, s->moment_tensors, s->moments, tensors, err);
+    if (!status && s->memory->average) {
+        status = tl__folder_make(average, err);
+        if (!status) status = write_tensors(s, partial, TL_AVERAGE_NAME, s->average_tensors, n, tensors, err);
+    }
     enter(s, PUBLISHING); /* V2: the state may change from here on */
     if (!status) status = write_model_files(s, partial, err);
+    if (!status && s->memory->average) status = write_model_files(s, average, err);
     if (!status) {
         char written[32];
         tl__utc_iso8601(written, sizeof written);
@@ -190,20 +198,16 @@ static void describe(tl_saver *s) {
         tl_tensor_out out = {.name = p->name, .type = TL_F32, .dims = p->dims, .data = s->model->flat + p->offset};
         for (int d = 0; d < p->dims; d++) out.shape[d] = p->shape[d];
         s->model_tensors[i] = out;
-        for (int moment = 0; moment < 2; moment++) {
-            int at = moment * params->n + i;
-            snprintf(s->moment_names[at], sizeof s->moment_names[at], "%s%s", moment ? TL_EXP_AVG_SQ : TL_EXP_AVG,
-                     p->name);
-            out.name = s->moment_names[at];
-            out.data = (moment ? s->exp_avg_sq : s->exp_avg) + p->offset;
-            s->moment_tensors[at] = out;
-        }
+        if (!s->memory->average) continue;
+        out.data = s->memory->average + p->offset;
+        s->average_tensors[i] = out;
     }
+    s->moments = tl__optimizer_tensors(s->moment_tensors, s->moment_names, params, s->memory);
 }
 
 static void release(tl_saver *s) {
     json_decref(s->settings);
-    free(s->moment_names), free(s->model_tensors), free(s->moment_tensors), free(s->hashes);
+    free(s->moment_names), free(s->model_tensors), free(s->average_tensors), free(s->moment_tensors), free(s->hashes);
     free(s);
 }
 
@@ -216,13 +220,14 @@ int tl__saver_open(tl_saver **saver, const tl_saver_options *o, tl_error *err) {
     size_t n = (size_t)o->model->params.n;
     s->moment_names = calloc(2 * n, sizeof *s->moment_names);
     s->model_tensors = calloc(n, sizeof *s->model_tensors);
+    s->average_tensors = calloc(n, sizeof *s->average_tensors);
     s->moment_tensors = calloc(2 * n, sizeof *s->moment_tensors);
     s->hashes = calloc(2 * n, sizeof *s->hashes);
     s->settings = tl__json_parse(o->settings_json, strlen(o->settings_json), "settings", err);
     snprintf(s->folder, sizeof s->folder, "%s", o->folder);
-    s->model = o->model, s->exp_avg = o->exp_avg, s->exp_avg_sq = o->exp_avg_sq, s->tokenizer = o->tokenizer,
-    s->keep = o->keep;
-    if (!s->moment_names || !s->model_tensors || !s->moment_tensors || !s->hashes || !s->settings) {
+    s->model = o->model, s->memory = o->memory, s->tokenizer = o->tokenizer, s->keep = o->keep;
+    if (!s->moment_names || !s->model_tensors || !s->average_tensors || !s->moment_tensors || !s->hashes ||
+        !s->settings) {
         release(s);
         return tl__fail(err, TL_ENOMEM, "no memory for the checkpoint writer");
     }

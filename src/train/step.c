@@ -1,4 +1,4 @@
-/* step.c — leaves, micro-batches, the tree, clipping and AdamW. */
+/* step.c — leaves, micro-batches, the tree, clipping, the update and the average of the weights. */
 #include "train/step.h"
 
 #include <assert.h>
@@ -103,8 +103,20 @@ int tl__step_gradient(tl_ctx *ctx, tl_comm *comm, const tl_model *model, tl_trai
 
 /* ---- the update ---- */
 
-void tl__step_update(tl_ctx *ctx, tl_model *model, tl_train_memory *memory, const tl_adamw_settings *s, double rate,
-                     double grad_norm, int64_t update) {
+/* The matrices of one parameter by Muon. */
+static void update_matrices(tl_ctx *ctx, tl_model *model, tl_train_memory *memory, const tl_param *p,
+                            const tl_muon *hyper) {
+    tl_matrix matrix[TL_MAX_FUSED];
+    int n = tl__param_matrices(matrix, p, &model->arch);
+    for (int k = 0; k < n; k++) {
+        int64_t at = matrix[k].offset;
+        tl__muon(ctx, model->flat + at, memory->exp_avg + at, memory->grad[0] + at, matrix[k].rows, matrix[k].cols,
+                 matrix[k].ld, &memory->muon, hyper);
+    }
+}
+
+void tl__step_update(tl_ctx *ctx, tl_model *model, tl_train_memory *memory, const tl_adamw_settings *s,
+                     const tl_muon_settings *m, double rate, double grad_norm, int64_t update) {
     double correction1 = 1.0 - tl__pow_f64(s->beta1, (double)update),
            correction2 = 1.0 - tl__pow_f64(s->beta2, (double)update);
     double clip = s->clip > 0 ? s->clip / (grad_norm + 1e-6) : 1.0; /* as torch.nn.utils.clip_grad_norm_ */
@@ -115,15 +127,34 @@ void tl__step_update(tl_ctx *ctx, tl_model *model, tl_train_memory *memory, cons
                       .grad_scale = clip < 1.0 ? (float)clip : 1.0f,
                       .step_size = (float)(rate / correction1),
                       .inv_sqrt_correction2 = (float)(1.0 / sqrt(correction2))};
+    tl_muon muon = {.lr = m ? (float)(rate * m->rate_ratio) : 0,
+                    .weight_decay = (float)s->weight_decay,
+                    .grad_scale = hyper.grad_scale,
+                    .momentum = m ? m->momentum : 0};
     const tl_params *p = &model->params;
-    for (int i = 0, j; i < p->n; i = j) { /* one call for each run of neighbours that decay alike */
+    const int64_t *sq = memory->sq_offset;
+    for (int i = 0, j; i < p->n;
+         i = j) { /* one call for each run of neighbours that AdamW updates and that decay alike */
+        if (sq[i] < 0) {
+            assert(m);
+            update_matrices(ctx, model, memory, &p->list[i], &muon);
+            j = i + 1;
+            continue;
+        }
         int64_t count = 0;
-        for (j = i; j < p->n && p->list[j].decay == p->list[i].decay; j++) count += p->list[j].count;
+        for (j = i; j < p->n && sq[j] >= 0 && p->list[j].decay == p->list[i].decay; j++) count += p->list[j].count;
         int64_t at = p->list[i].offset;
         hyper.weight_decay = p->list[i].decay ? (float)s->weight_decay : 0.0f;
-        tl__adamw(ctx, model->flat + at, memory->exp_avg + at, memory->exp_avg_sq + at, memory->grad[0] + at, count,
+        tl__adamw(ctx, model->flat + at, memory->exp_avg + at, memory->exp_avg_sq + sq[i], memory->grad[0] + at, count,
                   &hyper);
     }
+}
+
+void tl__step_average(tl_ctx *ctx, const tl_model *model, tl_train_memory *memory, double decay, int64_t update) {
+    /* 1 − t is exact in f32 for t ≥ 1/2, so that weights that stand still are their own average. */
+    float t = update > 1 ? (float)decay : 0.0f;
+    int64_t n = model->params.count;
+    tl__blend(ctx, memory->average, n, t, model->flat, n, 1.0f - t, 1, n);
 }
 
 /* ---- validation ---- */

@@ -24,9 +24,19 @@ typedef struct tl_adamw_settings {
     double clip; /* largest norm of the gradient; 0: none */
 } tl_adamw_settings;
 
-/* AdamW on every parameter with the gradient in grad[0]; update = 1 for the first. */
-void tl__step_update(tl_ctx *ctx, tl_model *model, tl_train_memory *memory, const tl_adamw_settings *settings,
-                     double rate, double grad_norm, int64_t update);
+typedef struct tl_muon_settings {
+    double momentum;
+    double rate_ratio; /* the matrices' rate as a multiple of the others' */
+} tl_muon_settings;
+
+/* Every parameter with the gradient in grad[0], by AdamW or, where memory was placed for Muon, the layers' matrices by
+ * it (muon is then not NULL; AdamW's weight decay and clipping hold for both); update = 1 for the first. */
+void tl__step_update(tl_ctx *ctx, tl_model *model, tl_train_memory *memory, const tl_adamw_settings *adamw,
+                     const tl_muon_settings *muon, double rate, double grad_norm, int64_t update);
+
+/* memory->average = decay·average + (1 − decay)·weights, after an update; after the first one the weights themselves,
+ * as torch.optim.swa_utils.AveragedModel begins. */
+void tl__step_average(tl_ctx *ctx, const tl_model *model, tl_train_memory *memory, double decay, int64_t update);
 
 /* Mean negative log-probability of n sequences of T (in input/target/pos of `memory`, beginning at its start), forward
  * only. */

@@ -108,9 +108,9 @@ static void score_as_training(const tl_model *m, tl_ctx *c, const int32_t *token
     int blocks = (n + TL_KV_BLOCK - 1) / TL_KV_BLOCK, R = B * n;
     tl_arena dry = tl__arena_dry(), arena;
     tl_acts acts;
-    tl__acts_place(&acts, &dry, &m->arch, R, B * blocks, true);
+    tl__acts_place(&acts, &dry, &m->arch, R, B * blocks, true, TL_RECOMPUTE_NONE);
     assert_int_equal(tl__arena_open(&arena, dry.used_bytes, NULL), 0);
-    tl__acts_place(&acts, &arena, &m->arch, R, B * blocks, true);
+    tl__acts_place(&acts, &arena, &m->arch, R, B * blocks, true, TL_RECOMPUTE_NONE);
     int32_t *pos = malloc((size_t)R * sizeof *pos), *target = malloc((size_t)R * sizeof *target);
     int32_t seq_row[8], seq_block[8], *block = malloc((size_t)(B * blocks) * sizeof *block);
     for (int b = 0; b <= B; b++) seq_row[b] = b * n;

@@ -30,7 +30,7 @@ typedef struct learner {
 
 static void place(learner *s) {
     int64_t n = s->model.params.count;
-    tl__acts_place(&s->acts, &s->arena, &s->model.arch, T, BLOCKS, true);
+    tl__acts_place(&s->acts, &s->arena, &s->model.arch, T, BLOCKS, true, TL_RECOMPUTE_NONE);
     s->grad = TL_TAKE(&s->arena, float, n);
     s->m = TL_TAKE(&s->arena, float, n);
     s->v = TL_TAKE(&s->arena, float, n);

@@ -25,7 +25,7 @@ typedef struct run {
 } run;
 
 static void place(run *r) {
-    tl__acts_place(&r->acts, &r->arena, &r->model.arch, R, B * BLOCKS, true);
+    tl__acts_place(&r->acts, &r->arena, &r->model.arch, R, B * BLOCKS, true, TL_RECOMPUTE_NONE);
     r->grad = TL_TAKE(&r->arena, float, r->model.params.count);
     r->m = TL_TAKE(&r->arena, float, r->model.params.count);
     r->v = TL_TAKE(&r->arena, float, r->model.params.count);

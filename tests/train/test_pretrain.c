@@ -92,6 +92,7 @@ static tl_train_config config(const char *out) {
                              .warmup = 2,
                              .decay_fraction = 0.2,
                              .adamw = {.beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1, .clip = 1},
+                             .muon_momentum = 0.95,
                              .seed = 1,
                              .document_mask = true,
                              .val_fraction = 0.05,
@@ -132,19 +133,33 @@ static int train(const tl_train_config *c, watch *w, tl_train_outcome *outcome, 
     return tl__pretrain(c, &observer, outcome, err);
 }
 
-static void weights(const char *run, char **bytes, size_t *n) {
+static void slurp(const char *run, const char *name, char **bytes, size_t *n) {
     char path[1024];
-    snprintf(path, sizeof path, "%s/checkpoints/latest/model.safetensors", run);
+    snprintf(path, sizeof path, "%s/checkpoints/latest/%s", run, name);
     assert_int_equal(tl__file_slurp(bytes, n, path, 1 << 30, NULL), 0);
 }
 
-static void assert_same_weights(const char *a, const char *b) {
+static void assert_same_file(const char *a, const char *b, const char *name) {
     char *x, *y;
     size_t nx, ny;
-    weights(a, &x, &nx), weights(b, &y, &ny);
+    slurp(a, name, &x, &nx), slurp(b, name, &y, &ny);
     assert_int_equal(nx, ny);
     assert_memory_equal(x, y, nx);
     free(x), free(y);
+}
+
+static void assert_same_weights(const char *a, const char *b) {
+    assert_same_file(a, b, "model.safetensors");
+}
+
+static void flip_byte(const char *path) {
+    FILE *f = fopen(path, "r+b");
+    assert_non_null(f);
+    fseek(f, -5, SEEK_END);
+    int byte = fgetc(f);
+    fseek(f, -5, SEEK_END);
+    fputc(byte ^ 1, f);
+    fclose(f);
 }
 
 /* ---- law L4 ---- */
@@ -155,16 +170,19 @@ static int by_value(const void *a, const void *b) {
 }
 
 static void test_L4_no_heap_call_between_steps(void **state) {
-    tl_train_config c = config(in_folder("heap"));
-    tl_train_outcome outcome;
-    tl_error err;
-    watch w = {0};
     (void)state;
-    assert_int_equal(train(&c, &w, &outcome, &err), 0);
-    assert_int_equal(w.steps, 12);
-    if (COUNTS_HEAP) {
-        assert_true(atomic_load(&heap_calls) > 100); /* the counter counts */
-        assert_int_equal(w.heap_between, 0);
+    for (int more = 0; more < 2; more++) {
+        tl_train_config c = config(in_folder(more ? "heap-more" : "heap"));
+        tl_train_outcome outcome;
+        tl_error err;
+        watch w = {0};
+        if (more) c.optimizer = TL_OPTIMIZER_MUON, c.ema = 0.9, c.recompute = TL_RECOMPUTE_FULL;
+        assert_int_equal(train(&c, &w, &outcome, &err), 0);
+        assert_int_equal(w.steps, 12);
+        if (COUNTS_HEAP) {
+            assert_true(atomic_load(&heap_calls) > 100); /* the counter counts */
+            assert_int_equal(w.heap_between, 0);
+        }
     }
 }
 
@@ -188,7 +206,16 @@ static void test_L4_memory_is_known_before(void **state) {
     static const struct {
         const char *model;
         int batch, seq, leaves;
-    } runs[] = {{"demo", 8, 256, 1}, {"demo", 8, 128, 4}, {"nano", 16, 256, 1}, {"gemma3.json", 8, 128, 1}};
+        tl_recompute recompute;
+        tl_optimizer optimizer;
+        double ema;
+    } runs[] = {{"demo", 8, 256, 1, TL_RECOMPUTE_NONE, TL_OPTIMIZER_ADAMW, 0},
+                {"demo", 8, 128, 4, TL_RECOMPUTE_NONE, TL_OPTIMIZER_MUON, 0.99},
+                {"nano", 16, 256, 1, TL_RECOMPUTE_NONE, TL_OPTIMIZER_ADAMW, 0},
+                {"nano", 16, 256, 1, TL_RECOMPUTE_ATTENTION, TL_OPTIMIZER_ADAMW, 0},
+                {"nano", 16, 256, 1, TL_RECOMPUTE_FULL, TL_OPTIMIZER_MUON, 0},
+                {"gemma3.json", 8, 128, 1, TL_RECOMPUTE_NONE, TL_OPTIMIZER_ADAMW, 0},
+                {"gemma3.json", 8, 128, 1, TL_RECOMPUTE_FULL, TL_OPTIMIZER_ADAMW, 0}};
     for (size_t i = 0; i < sizeof runs / sizeof *runs; i++) {
         int pipes[2];
         char name[32];
@@ -202,7 +229,8 @@ static void test_L4_memory_is_known_before(void **state) {
             tl_error err;
             watch w = {0};
             c.model = strchr(runs[i].model, '.') ? in_folder(runs[i].model) : runs[i].model, c.batch = runs[i].batch,
-            c.seq = runs[i].seq, c.leaves = runs[i].leaves, c.steps = 2, c.sample_tokens = 16;
+            c.seq = runs[i].seq, c.leaves = runs[i].leaves, c.steps = 2, c.sample_tokens = 16,
+            c.recompute = runs[i].recompute, c.optimizer = runs[i].optimizer, c.ema = runs[i].ema;
             int status = train(&c, &w, &outcome, &err);
             int64_t found[2] = {w.predicted_bytes, status ? -1 : outcome.peak_bytes};
             _exit(write(pipes[1], found, sizeof found) == (ssize_t)sizeof found ? 0 : 1);
@@ -330,6 +358,68 @@ static void test_a_depth_is_a_whole_run(void **state) {
     assert_int_equal(s.config.tokens, 20 * s.params);
 }
 
+/* Muon's momentum and the average are state like any other. */
+static void test_stop_and_resume_with_muon_and_average(void **state) {
+    const char *whole = in_folder("muon-whole"), *halves = in_folder("muon-halves");
+    tl_train_config c = config(whole);
+    tl_train_outcome outcome;
+    tl_error err;
+    (void)state;
+    c.optimizer = TL_OPTIMIZER_MUON, c.ema = 0.8, c.keep = 0;
+    assert_int_equal(train(&c, NULL, &outcome, &err), 0);
+    c.out = halves, c.stop_after = 7, c.recompute = TL_RECOMPUTE_FULL;
+    assert_int_equal(train(&c, NULL, &outcome, &err), 0);
+    c.stop_after = 0, c.resume = true, c.threads = 1, c.recompute = TL_RECOMPUTE_ATTENTION;
+    assert_int_equal(train(&c, NULL, &outcome, &err), 0);
+    assert_int_equal(outcome.steps, 12);
+    assert_same_weights(whole, halves);
+    assert_same_file(whole, halves, "optimizer.safetensors");
+    assert_same_file(whole, halves, "ema/model.safetensors");
+
+    /* The average is a model folder, and not the weights. */
+    char path[1024], *average, *weights;
+    size_t n, m;
+    tl_model model;
+    snprintf(path, sizeof path, "%s/checkpoints/latest/ema", whole);
+    assert_int_equal(tl__model_open(&model, path, 0, &err), 0);
+    tl__model_close(&model);
+    slurp(whole, "ema/model.safetensors", &average, &n), slurp(whole, "model.safetensors", &weights, &m);
+    assert_int_equal(n, m);
+    assert_memory_not_equal(average, weights, n);
+    free(average), free(weights);
+    slurp(whole, "ema/tokenizer.json", &average, &n), free(average);
+
+    /* Muon's matrices have a momentum and no second moment; the others both. */
+    tl_safetensors *file;
+    snprintf(path, sizeof path, "%s/checkpoints/latest/optimizer.safetensors", whole);
+    assert_int_equal(tl__safetensors_open(&file, path, &err), 0);
+    assert_non_null(tl__safetensors_find(file, "momentum_buffer.model.layers.0.mlp.up_proj.weight"));
+    assert_null(tl__safetensors_find(file, "exp_avg_sq.model.layers.0.mlp.up_proj.weight"));
+    assert_non_null(tl__safetensors_find(file, "exp_avg_sq.model.layers.0.input_layernorm.weight"));
+    assert_non_null(tl__safetensors_find(file, "exp_avg.model.embed_tokens.weight"));
+    tl__safetensors_close(file);
+
+    c.optimizer = TL_OPTIMIZER_ADAMW; /* another optimizer has no use for this state */
+    assert_int_equal(train(&c, NULL, &outcome, &err), TL_EINVALID);
+    assert_non_null(strstr(err.text, "muon"));
+}
+
+/* One bit of one averaged weight: the checkpoint is damaged. */
+static void test_a_damaged_average_is_noticed(void **state) {
+    const char *out = in_folder("average-damaged");
+    char path[1024];
+    tl_train_config c = config(out);
+    tl_train_outcome outcome;
+    tl_error err;
+    (void)state;
+    c.ema = 0.9, c.stop_after = 6;
+    assert_int_equal(train(&c, NULL, &outcome, &err), 0);
+    snprintf(path, sizeof path, "%s/checkpoints/step-6/ema/model.safetensors", out);
+    flip_byte(path);
+    c.stop_after = 0, c.resume = true;
+    assert_int_equal(train(&c, NULL, &outcome, &err), TL_EDAMAGED);
+}
+
 static void test_a_run_folder_is_not_written_over(void **state) {
     (void)state;
     tl_train_config c = config(in_folder("once"));
@@ -339,16 +429,6 @@ static void test_a_run_folder_is_not_written_over(void **state) {
     assert_int_equal(train(&c, NULL, &outcome, &err), 0);
     assert_int_equal(train(&c, NULL, &outcome, &err), TL_EEXISTS);
     assert_non_null(strstr(err.text, "--resume"));
-}
-
-static void flip_byte(const char *path) {
-    FILE *f = fopen(path, "r+b");
-    assert_non_null(f);
-    fseek(f, -5, SEEK_END);
-    int byte = fgetc(f);
-    fseek(f, -5, SEEK_END);
-    fputc(byte ^ 1, f);
-    fclose(f);
 }
 
 static void test_a_damaged_checkpoint_is_passed_over(void **state) {
@@ -455,6 +535,8 @@ int main(void) {
         cmocka_unit_test(test_stop_and_resume_give_the_same_bits),
         cmocka_unit_test(test_budgets_of_flops_and_of_tokens_per_parameter),
         cmocka_unit_test(test_a_depth_is_a_whole_run),
+        cmocka_unit_test(test_stop_and_resume_with_muon_and_average),
+        cmocka_unit_test(test_a_damaged_average_is_noticed),
         cmocka_unit_test(test_a_run_folder_is_not_written_over),
         cmocka_unit_test(test_a_damaged_checkpoint_is_passed_over),
         cmocka_unit_test(test_refusals_are_sentences),

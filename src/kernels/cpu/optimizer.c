@@ -1,5 +1,5 @@
-/* cpu/optimizer.c — the sum of squares and AdamW: ref/optimizer.c to the bit. Each number is read once, and w, m and v
- * are written once: the limit is memory. */
+/* cpu/optimizer.c — the sum of squares, AdamW and the blend: ref/optimizer.c to the bit. Each number is read once, and
+ * w, m and v are written once: the limit is memory. */
 #include <math.h>
 #include "kernels/cpu/cut.h"
 #include "kernels/simd.h"
@@ -100,7 +100,52 @@ static void adamw(tl_ctx *ctx, float *w, float *m, float *v, const float *g, int
     tl__parallel_for(ctx->pool, tl_pieces(n, TL_PIECE), adamw_piece, &job);
 }
 
+typedef struct blend_job {
+    float *y;
+    const float *x;
+    int64_t ldy, ldx, R, C;
+    float s, t;
+} blend_job;
+
+static void blend_run(float *y, const float *x, float s, float t, int64_t n) {
+    const v16 s16 = v16_set1(s), t16 = v16_set1(t);
+    int64_t k = 0;
+    if (t == 0) {
+        for (; k + 16 <= n; k += 16) v16_store(y + k, v16_mul(s16, v16_load(x + k)));
+        if (k < n) v16_store_n(y + k, v16_mul(s16, v16_load_n(x + k, (int)(n - k))), (int)(n - k));
+        return;
+    }
+    for (; k + 16 <= n; k += 16) v16_store(y + k, v16_fma(s16, v16_load(x + k), v16_mul(t16, v16_load(y + k))));
+    if (k < n) {
+        const int rest = (int)(n - k);
+        const v16 scaled = v16_mul(t16, v16_load_n(y + k, rest));
+        v16_store_n(y + k, v16_fma(s16, v16_load_n(x + k, rest), scaled), rest);
+    }
+}
+
+/* Whole rows, or pieces of a long one. */
+static void blend_piece(void *user, int64_t i, int worker) {
+    const blend_job *a = user;
+    if (a->C > TL_PIECE) {
+        const int64_t pieces = tl_pieces(a->C, TL_PIECE), r = i / pieces, k = i % pieces * TL_PIECE;
+        blend_run(a->y + r * a->ldy + k, a->x + r * a->ldx + k, a->s, a->t, tl_least(TL_PIECE, a->C - k));
+        return;
+    }
+    const int64_t rows = tl_piece_rows(a->C), end = tl_least((i + 1) * rows, a->R);
+    for (int64_t r = i * rows; r < end; r++) blend_run(a->y + r * a->ldy, a->x + r * a->ldx, a->s, a->t, a->C);
+}
+
+static void blend(tl_ctx *ctx, float *y, int64_t ldy, float t, const float *x, int64_t ldx, float s, int64_t R,
+                  int64_t C) {
+    blend_job job = {y, x, ldy, ldx, R, C, s, t};
+    if (ldy == C && ldx == C) job.R = 1, job.C = R * C; /* one long row */
+    const int64_t tasks =
+        job.C > TL_PIECE ? job.R * tl_pieces(job.C, TL_PIECE) : tl_pieces(job.R, tl_piece_rows(job.C));
+    tl__parallel_for(ctx->pool, tasks, blend_piece, &job);
+}
+
 void TL_NAME(ops_optimizer)(tl_ops *ops) {
     ops->sum_squares = sum_squares;
     ops->adamw = adamw;
+    ops->blend = blend;
 }

@@ -1,5 +1,5 @@
-/* ref/optimizer.c — the sum of squares for the gradient's norm, and AdamW, in the contract's order. Not compiled in
- * double: nothing here has a backward. */
+/* ref/optimizer.c — the sum of squares for the gradient's norm, AdamW and the blend, in the contract's order. Not
+ * compiled in double: nothing here has a backward. */
 #include "kernels/ref/real.h"
 
 #define CHUNK 4096
@@ -31,7 +31,17 @@ static void ref_adamw(tl_ctx *ctx, float *w, float *m, float *v, const float *g,
     }
 }
 
+static void ref_blend(tl_ctx *ctx, float *y, int64_t ldy, float t, const float *x, int64_t ldx, float s, int64_t R,
+                      int64_t C) {
+    for (int64_t r = 0; r < R; r++)
+        for (int64_t c = 0; c < C; c++) {
+            const float in = x[r * ldx + c];
+            y[r * ldy + c] = t == 0 ? s * in : fmaf(s, in, t * y[r * ldy + c]);
+        }
+}
+
 void tl__ops_optimizer_ref(tl_ops *ops) {
     ops->sum_squares = ref_sum_squares;
     ops->adamw = ref_adamw;
+    ops->blend = ref_blend;
 }
