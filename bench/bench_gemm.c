@@ -1,7 +1,7 @@
-/* bench_gemm.c — the product's speed on the shapes of training and decoding, beside the FMA peak measured in turn with
- * it.
+/* bench_gemm.c — the product's speed on the shapes of training and decoding, beside the peak of its type measured in
+ * turn with it.
  *
- *   build/bench_gemm [--threads N] [--isa NAME] [--seconds S] [--cpu-time] [filter]
+ *   build/bench_gemm [--threads N] [--isa NAME] [--bf16] [--seconds S] [--cpu-time] [filter]
  *
  * For each shape: trials of product and peak in turn, best of each, and the ratio of bests. Few-row shapes also print
  * the bytes of W read a second beside the rate of a plain read of the same memory. */
@@ -24,6 +24,7 @@ static int64_t time_ns(void) {
 
 typedef struct peak_job {
     const tl_peak *peak;
+    bool bf16;
     int64_t rounds;
     const float *memory; /* NULL: FMAs, else a read of it */
     size_t piece_bytes;
@@ -35,11 +36,12 @@ static void peak_task(void *user, int64_t i, int worker) {
     uint64_t bits;
     (void)worker;
     if (p->memory) p->peak->read((const char *)p->memory + (size_t)i * p->piece_bytes, p->piece_bytes, &bits);
+    else if (p->bf16 && p->peak->dot) p->flops[i] = p->peak->dot(p->rounds, &sink);
     else p->flops[i] = p->peak->fma(p->rounds, &sink);
 }
-/* GFLOP/s of FMAs in registers on all threads, for about half a millisecond. */
-static double peak_once(tl_pool *pool, const tl_peak *peak) {
-    peak_job p = {.peak = peak, .rounds = 3000};
+/* GFLOP/s of FMAs or dots in registers on all threads, for about half a millisecond. */
+static double peak_once(tl_pool *pool, const tl_peak *peak, bool bf16) {
+    peak_job p = {.peak = peak, .bf16 = bf16, .rounds = 3000};
     const int threads = tl__pool_threads(pool) < 64 ? tl__pool_threads(pool) : 64;
     const int64_t t = time_ns();
     tl__parallel_for(pool, threads, peak_task, &p);
@@ -105,11 +107,13 @@ static const struct shape {
 int main(int argc, char **argv) {
     int threads = 0;
     double seconds = 0.3;
+    bool bf16 = false;
     const char *isa = NULL, *filter = NULL;
     for (int i = 1; i < argc; i++) {
         if (!strcmp(argv[i], "--threads") && i + 1 < argc) threads = atoi(argv[++i]);
         else if (!strcmp(argv[i], "--isa") && i + 1 < argc) isa = argv[++i];
         else if (!strcmp(argv[i], "--seconds") && i + 1 < argc) seconds = atof(argv[++i]);
+        else if (!strcmp(argv[i], "--bf16")) bf16 = true;
         else if (!strcmp(argv[i], "--cpu-time")) cpu_time_threads = 1;
         else filter = argv[i];
     }
@@ -122,15 +126,18 @@ int main(int argc, char **argv) {
         fprintf(stderr, "bench_gemm: %s\n", err.text);
         return 2;
     }
+    tl_ops ops = *ctx.ops;
+    ctx.ops = &ops;
     threads = tl__pool_threads(ctx.pool);
     if (cpu_time_threads) cpu_time_threads = threads;
     ctx.workspace_bytes = tl__ops_workspace_bytes(threads);
     ctx.workspace = tl__arena_take(&arena, ctx.workspace_bytes, 1);
     float *memory = TL_TAKE(&arena, float, floats);
     for (size_t i = 0; i < floats; i++) memory[i] = (float)(int)((i * 2654435761u >> 20) % 2048 - 1024) / 1024.f;
+    if (bf16) ops.gemm = ops.gemm_bf16;
     const tl_peak *loops = tl__peak_select(ctx.ops->isa);
-    printf("%s, %d threads, %s; best of trials in turn with the peak\n", ctx.ops->isa, threads,
-           cpu_time_threads ? "CPU time" : "wall");
+    printf("%s, %s, %d threads, %s; best of trials in turn with the peak\n", bf16 ? "bf16" : "f32", ctx.ops->isa,
+           threads, cpu_time_threads ? "CPU time" : "wall");
     printf("%-8s %6s %6s %6s %10s %8s %8s %7s\n", "product", "rows", "out", "in", "ms", "GFLOP/s", "peak", "ratio");
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         const struct shape *s = &shapes[i];
@@ -143,7 +150,7 @@ int main(int argc, char **argv) {
         double best = 1e30, peak = 0, read = 0;
         const int64_t start = tl__now_ns();
         for (int trial = 0; trial < 3 || (double)(tl__now_ns() - start) < seconds * 1e9; trial++) {
-            const double p = peak_once(ctx.pool, loops);
+            const double p = peak_once(ctx.pool, loops, bf16);
             if (p > peak) peak = p;
             if (R <= 16) {
                 const double rate = read_once(ctx.pool, loops, W, sizeof(float) * N * K);

@@ -54,6 +54,7 @@ typedef struct tl_engine tl_engine;
 typedef struct tl_engine_options {
     int threads;   /* CPU threads; 0: all that this process may use */
     int positions; /* most tokens of a session; 0: all the positions that the model has */
+    bool bf16;     /* products with their factors rounded to bf16, summed in f32; false: all in f32. Each has bits of its own */
     bool verify;   /* read all weights first and compare them with the folder's manifest, which must be there */
 } tl_engine_options;
 

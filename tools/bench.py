@@ -6,7 +6,7 @@ A pair is one turn of Trilith and one of the peer, on the same model, batch, tok
 pair's figure is the ratio of the two; the table gives the geometric mean of the ratios with a 95 % interval (Student's t on their logarithms).
 Pairs go on from --pairs to twenty where the two are within 30 % of each other; three do where one is twice the other. Nothing else should run on the machine meanwhile.
 
-Sections (for --only): gpt2-t64, gpt2-t256, nano, start, gemm, tokenizer. A section measured alone replaces its part of the page and leaves the
+Sections (for --only): gpt2-t64, gpt2-t256, nano, start, gemm, tokenizer, and bf16-gpt2-t64, bf16-gpt2-t256, bf16-nano, bf16-gemm. A section measured alone replaces its part of the page and leaves the
 others as they were, each with its own date: results are kept in build/bench.json.
 """
 
@@ -38,6 +38,8 @@ COLUMNS = {  # section → preset, batch, sequence, measured steps a turn
     "nano": ("nano", 64, 256, 3),
 }
 TITLES = {"gpt2-t64": "GPT-2 124M, B4 T64", "gpt2-t256": "GPT-2 124M, B4 T256", "nano": "nano 10.8M, B64 T256"}
+BF16 = "bf16-"  # before a section: the same in bf16, --dtype bf16 against autocast
+SECTIONS = [*COLUMNS, "start", "gemm", "tokenizer", *(BF16 + c for c in COLUMNS), BF16 + "gemm"]
 WARM = 2  # steps left out at the beginning of a turn
 
 
@@ -99,10 +101,10 @@ class Bench:
         if line not in self.commands.setdefault(section, []):
             self.commands[section].append(line)
 
-    def trilith_command(self, preset, batch, seq, steps, out):
+    def trilith_command(self, preset, batch, seq, steps, out, bf16=False):
         # No validation and no samples; the checkpoint comes after the last step and so is in no figure.
         return [self.trilith, "train", "--data", self.data, "--out", out, "--model", preset, "--tokenizer", "bytes", "--batch", batch, "--seq", seq,
-                "--steps", steps, "--threads", self.args.threads, "--val-fraction", 0, "--sample-tokens", 0, "--quiet"]
+                "--steps", steps, "--threads", self.args.threads, "--val-fraction", 0, "--sample-tokens", 0, "--quiet"] + (["--dtype", "bf16"] if bf16 else [])
 
     def out_folder(self):
         self.runs += 1
@@ -111,7 +113,7 @@ class Bench:
     def trilith_turn(self, section, preset, batch, seq, steps, facts):
         """Median tokens/s of a short run; peak memory and MFU go into facts."""
         out = self.out_folder()
-        command = self.trilith_command(preset, batch, seq, steps + WARM, out)
+        command = self.trilith_command(preset, batch, seq, steps + WARM, out, section.startswith(BF16))
         self.note(section, command[:5] + ["RUN"] + command[6:])
         peak = run_measured(command, os.path.join(self.work, "log"))[0]
         with open(os.path.join(out, "metrics.jsonl")) as f:
@@ -122,9 +124,9 @@ class Bench:
             facts.setdefault("mfu", []).append(statistics.median(row["mfu"] for row in rows))
         return statistics.median(row["tokens_per_second"] for row in rows)
 
-    def torch_command(self, preset, batch, seq, compiled):
+    def torch_command(self, preset, batch, seq, compiled, bf16=False):
         return [sys.executable, os.path.join(HERE, "bench_torch.py"), "--shape", ",".join(map(str, SHAPES[preset])), "--batch", str(batch),
-                "--seq", str(seq), "--threads", str(self.args.threads), "--data", self.data] + (["--compile"] if compiled else [])
+                "--seq", str(seq), "--threads", str(self.args.threads), "--data", self.data] + (["--compile"] if compiled else []) + (["--bf16"] if bf16 else [])
 
     def torch_environment(self):
         return dict(os.environ, OMP_NUM_THREADS=str(self.args.threads), TORCHINDUCTOR_CACHE_DIR=tempfile.mkdtemp(dir=self.work))
@@ -134,7 +136,7 @@ class TorchWorker:
     """bench_torch.py kept alive between turns, so that compiling is paid once and counted nowhere."""
 
     def __init__(self, bench, section, preset, batch, seq, compiled):
-        self.command = bench.torch_command(preset, batch, seq, compiled)
+        self.command = bench.torch_command(preset, batch, seq, compiled, section.startswith(BF16))
         bench.note(section, self.command)
         self.tokens = batch * seq
         self.process = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=open(os.path.join(bench.work, "torch.log"), "ab"),
@@ -264,13 +266,15 @@ class LlmC:
 
 
 def throughput(bench, section):
-    preset, batch, seq, steps = COLUMNS[section]
+    bf16 = section.startswith(BF16)
+    preset, batch, seq, steps = COLUMNS[section.removeprefix(BF16)]
     steps = bench.args.steps or steps
     facts, peers = {}, []
     ours = lambda: bench.trilith_turn(section, preset, batch, seq, steps, facts)
-    kinds = [("PyTorch eager", lambda: TorchWorker(bench, section, preset, batch, seq, False)),
-             ("PyTorch torch.compile", lambda: TorchWorker(bench, section, preset, batch, seq, True))]
-    if bench.args.llmc:
+    mode = "autocast bf16, " if bf16 else ""
+    kinds = [(f"PyTorch {mode}eager", lambda: TorchWorker(bench, section, preset, batch, seq, False)),
+             (f"PyTorch {mode}torch.compile", lambda: TorchWorker(bench, section, preset, batch, seq, True))]
+    if bench.args.llmc and not bf16:
         kinds.append(("llm.c", lambda: LlmC(bench, section, preset, batch, seq, steps)))
     figures = []
     for name, open_peer in kinds:
@@ -333,14 +337,18 @@ def start(bench):
     return dict(seconds=statistics.median(figures), step_seconds=statistics.median(step_seconds), peers=peers)
 
 
-def gemm(bench):
-    """GFLOP/s of the products of a GPT-2 124M step, B4 T256, forward and backward, through `trilith bench` and torch.mm."""
+def gemm(bench, section):
+    """GFLOP/s of the products of a GPT-2 124M step, B4 T256, forward and backward, through `trilith bench` and torch.mm. In bf16 torch.mm is
+    given bf16 matrices and writes one, whose rounding its caller has paid elsewhere; Trilith's reads f32, rounds as it packs and writes f32."""
     import torch
+
+    bf16 = section.startswith(BF16)
+    dtype = torch.bfloat16 if bf16 else torch.float32
 
     torch.set_num_threads(bench.args.threads)
     command = [bench.trilith, "bench", "--only", "qkv", "attention out", "mlp", "logits", "--batch", 4, "--seq", 256, "--seconds", 0.1 if bench.args.quick else 0.5,
-               "--threads", bench.args.threads, "--json"]
-    bench.note("gemm", command)
+               "--threads", bench.args.threads, "--json"] + (["--dtype", "bf16"] if bf16 else [])
+    bench.note(section, command)
     shapes = {}
 
     def ours():
@@ -354,12 +362,12 @@ def gemm(bench):
         for name, (M, N, K) in shapes.items():
             # The layouts of the three products of a layer: y = x·Wᵀ, dx = dy·W, dW = dyᵀ·x.
             if name.endswith(" dx"):
-                a, b = torch.randn(M, K), torch.randn(K, N)
+                a, b = torch.randn(M, K).to(dtype), torch.randn(K, N).to(dtype)
             elif name.endswith(" dW"):
-                a, b = torch.randn(K, M).T, torch.randn(K, N)
+                a, b = torch.randn(K, M).to(dtype).T, torch.randn(K, N).to(dtype)
             else:
-                a, b = torch.randn(M, K), torch.randn(N, K).T
-            y, seconds, began = torch.empty(M, N), [], time.perf_counter()
+                a, b = torch.randn(M, K).to(dtype), torch.randn(N, K).to(dtype).T
+            y, seconds, began = torch.empty(M, N, dtype=dtype), [], time.perf_counter()
             while len(seconds) < WARM + 3 or time.perf_counter() - began < (0.1 if bench.args.quick else 0.5):
                 begin = time.perf_counter()
                 torch.mm(a, b, out=y)
@@ -374,7 +382,7 @@ def gemm(bench):
     rows = [dict(name=name, shape=shape, pairs=[(a[name], b[name]) for a, b in turns]) for name, shape in shapes.items()]
     for row in rows:
         row.update(ours=statistics.median(a for a, _ in row["pairs"]), theirs=statistics.median(b for _, b in row["pairs"]))
-        print(f"gemm {row['name']}: Trilith {row['ours']:.0f}, PyTorch {row['theirs']:.0f} GFLOP/s", flush=True)
+        print(f"{section} {row['name']}: Trilith {row['ours']:.0f}, PyTorch {row['theirs']:.0f} GFLOP/s", flush=True)
     return dict(rows=rows)
 
 
@@ -472,6 +480,8 @@ def machine(args):
     rows = [("CPU", cpu.group(1) if cpu else platform.machine()), ("threads used", args.threads), ("memory", f"{memory / 2**30:.0f} GiB")]
     if said.get("f32_flops"):
         rows.append(("measured f32 peak", f"{said['f32_flops'] / 1e9:.0f} GFLOP/s"))
+    if said.get("bf16_flops"):
+        rows.append(("measured bf16 peak", f"{said['bf16_flops'] / 1e9:.0f} GFLOP/s"))
     if said.get("read_bytes_per_second"):
         rows.append(("measured read bandwidth", f"{said['read_bytes_per_second'] / 1e9:.0f} GB/s"))
     rows.append(("system", f"{platform.system()} {platform.release()}; {subprocess.run(['cc', '--version'], capture_output=True, text=True).stdout.splitlines()[0]}"))
@@ -503,6 +513,17 @@ def gib(n):
     return f"{n / 1e9:.2f} GB"
 
 
+GPT2 = "GPT-2's architecture on bytes of English text. PyTorch: fused attention, fused AdamW, no dropout, no clipping (`tools/bench_torch.py`); Trilith clips."
+TRAINING = [
+    ("", "## Training, f32", GPT2),
+    (BF16, "## Training, bf16", GPT2 + "\nPyTorch under autocast to bfloat16, Trilith with `--dtype bf16`; weights, gradients and moments are f32 in both. MFU is of the bf16 peak."),
+]
+PRODUCTS = [
+    ("gemm", "## Products, f32", "packing included", "PyTorch (MKL)"),
+    (BF16 + "gemm", "## Products, bf16", "Trilith from f32 matrices into f32, rounding and packing included, PyTorch from bf16 into bf16", "PyTorch (oneDNN)"),
+]
+
+
 def page(results):
     out = ["# Benchmarks", "",
            "Written by `./dev bench`; every figure comes from the commands below it, each peer measured in turn with Trilith in one run. A ratio is the",
@@ -510,14 +531,13 @@ def page(results):
            "of a turn left out. Peak memory is the process's maximum resident set.", ""]
     newest = max(results.values(), key=lambda r: r["date"])
     out += ["| | |", "|---|---|"] + [f"| {a} | {b} |" for a, b in newest["machine"]] + [f"| versions | {', '.join(newest['versions'])} |", ""]
-    columns = [c for c in COLUMNS if c in results]
-    if columns:
-        out += ["## Training, f32", "",
-                "GPT-2's architecture on bytes of English text. PyTorch: fused attention, fused AdamW, no dropout, no clipping (`tools/bench_torch.py`); Trilith clips.", ""]
+    for prefix, title, about in TRAINING:
+        columns = [prefix + c for c in COLUMNS if prefix + c in results]
+        out += [title, "", about, ""] if columns else []
         for c in columns:
             r = results[c]
             mfu = f", model FLOPs at {100 * r['mfu']:.0f} % of the measured peak" if r["mfu"] else ""
-            out += [f"### {TITLES[c]}", "", "| | tokens/s | peak memory | Trilith against it |", "|---|---|---|---|",
+            out += [f"### {TITLES[c.removeprefix(BF16)]}", "", "| | tokens/s | peak memory | Trilith against it |", "|---|---|---|---|",
                     f"| **Trilith** | **{r['tokens_per_second']:,.0f}** | {gib(r['peak_bytes'])} | {mfu.lstrip(', ')} |"]
             out += [f"| {p['name']} | {p['tokens_per_second']:,.0f} | {gib(p['peak_bytes'])} | {ratio_text(p['pairs'])} |" for p in r["peers"]]
             out += [""] + how(r)
@@ -527,10 +547,12 @@ def page(results):
                 "| | seconds | Trilith against it |", "|---|---|---|",
                 f"| **Trilith** | **{r['seconds']:.3f}** | the step itself takes {r['step_seconds']:.3f} |"]
         out += [f"| {p['name']} | {p['seconds']:.2f} | {ratio_text(p['pairs'], inverse=True)} |" for p in r["peers"]] + [""] + how(r)
-    if "gemm" in results:
-        r = results["gemm"]
-        out += ["## Products", "", "Those of a GPT-2 124M step, B4 T256: C[M,N] from a sum over K, GFLOP/s, packing included.", "",
-                "| | M × N × K | Trilith | PyTorch (MKL) | ratio |", "|---|---|---|---|---|"]
+    for c, title, about, peer in PRODUCTS:
+        if c not in results:
+            continue
+        r = results[c]
+        out += [title, "", f"Those of a GPT-2 124M step, B4 T256: C[M,N] from a sum over K, GFLOP/s, {about}.", "",
+                f"| | M × N × K | Trilith | {peer} | ratio |", "|---|---|---|---|---|"]
         out += [f"| {row['name']} | {' × '.join(f'{d:,}' for d in row['shape'])} | {row['ours']:.0f} | {row['theirs']:.0f} | {ratio_text(row['pairs'])} |" for row in r["rows"]] + [""] + how(r)
     if "tokenizer" in results:
         r = results["tokenizer"]
@@ -547,7 +569,7 @@ def how(result):
 def main():
     parser = argparse.ArgumentParser(description="measure Trilith and its peers in turn; write docs/benchmarks.md")
     parser.add_argument("--trilith", default=os.path.join(ROOT, "build", "trilith"))
-    parser.add_argument("--only", nargs="+", choices=[*COLUMNS, "start", "gemm", "tokenizer"], help="these sections alone")
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, help="these sections alone")
     parser.add_argument("--pairs", type=int, default=5, help="pairs of turns, at least (default 5)")
     parser.add_argument("--most-pairs", type=int, default=20, help="and at most, where the two are within 30 %% (default 20)")
     parser.add_argument("--steps", type=int, help="measured steps a turn (default: 8, 4 or 3 by section)")
@@ -571,8 +593,9 @@ def main():
     with tempfile.TemporaryDirectory(prefix="trilith-bench-") as work:
         bench = Bench(args, work)
         facts = machine(args)
-        for section in args.only or [*COLUMNS, "start", "gemm", "tokenizer"]:
-            result = throughput(bench, section) if section in COLUMNS else globals()[section](bench)
+        for section in args.only or SECTIONS:
+            plain = section.removeprefix(BF16)
+            result = throughput(bench, section) if plain in COLUMNS else gemm(bench, section) if plain == "gemm" else globals()[section](bench)
             result.update(date=datetime.datetime.now().strftime("%Y-%m-%d %H:%M"), machine=facts, commands=bench.commands.get(section, []), revision=revision(ROOT),
                           versions=[f"Trilith {revision(ROOT)}", *versions(), *([f"llm.c {revision(args.llmc)}"] if args.llmc else [])])
             results[section] = result

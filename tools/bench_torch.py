@@ -4,7 +4,7 @@ One process, driven over standard input: 'steps N' runs N steps and answers one 
 After loading it runs one step by itself and says so ('first'), which is what start-to-first-step times.
 
 Fused scaled-dot-product attention, fused AdamW, gradients set to None, no dropout, no clipping (Trilith's side does clip), loss and head inside
-the compiled region, the shapes of GPT-2 with biases and tied embeddings.
+the compiled region, the shapes of GPT-2 with biases and tied embeddings. --bf16: autocast, as PyTorch recommends it.
 """
 
 import argparse
@@ -60,6 +60,7 @@ def main():
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--data", required=True, help="text; its bytes are the tokens, as in Trilith's bytes tokenizer")
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16; weights and optimizer stay float32")
     args = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(args.threads)
@@ -76,7 +77,8 @@ def main():
         begin = time.perf_counter()
         at = torch.randint(len(data) - args.seq - 1, (args.batch,)).tolist()
         windows = torch.stack([data[i : i + args.seq + 1] for i in at]).long()
-        loss = forward(windows[:, :-1].contiguous(), windows[:, 1:].contiguous())
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=args.bf16):
+            loss = forward(windows[:, :-1].contiguous(), windows[:, 1:].contiguous())
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -21,6 +21,7 @@ typedef struct open_span {
     const char *name;
     int64_t start_ns, child_ns;
     int32_t bucket, step, layer;
+    bool bf16;
 } open_span;
 
 struct tl_spans {
@@ -31,7 +32,7 @@ struct tl_spans {
     int32_t step, layer;
     int64_t since_ns;             /* when the running totals began */
     int64_t spent_ns[TL_BUCKETS]; /* exclusive */
-    double flops[TL_BUCKETS], bytes[TL_BUCKETS];
+    double flops[TL_BUCKETS], bf16_flops[TL_BUCKETS], bytes[TL_BUCKETS];
     open_span open[MAX_DEPTH];
 };
 
@@ -89,6 +90,12 @@ void tl__span_begin(tl_spans *spans, const char *name, tl_bucket bucket) {
         .name = name, .start_ns = tl__now_ns(), .bucket = bucket, .step = spans->step, .layer = spans->layer};
 }
 
+void tl__span_bf16(tl_spans *spans) {
+    if (!spans) return;
+    assert(spans->depth > 0); /* S1 */
+    spans->open[spans->depth - 1].bf16 = true;
+}
+
 void tl__span_end(tl_spans *spans, double flops, double bytes, int64_t s0, int64_t s1, int64_t s2) {
     if (!spans) return;
     assert(spans->depth > 0); /* S1 */
@@ -98,6 +105,7 @@ void tl__span_end(tl_spans *spans, double flops, double bytes, int64_t s0, int64
     if (spans->depth > 0) spans->open[spans->depth - 1].child_ns += duration_ns;
     spans->spent_ns[o->bucket] += duration_ns - o->child_ns;
     spans->flops[o->bucket] += flops;
+    if (o->bf16) spans->bf16_flops[o->bucket] += flops;
     spans->bytes[o->bucket] += bytes;
     if (!spans->keep) return;
     spans->ring[spans->next] = (tl_span){.name = o->name,
@@ -109,7 +117,8 @@ void tl__span_end(tl_spans *spans, double flops, double bytes, int64_t s0, int64
                                          .layer = o->layer,
                                          .shape = {s0, s1, s2},
                                          .flops = flops,
-                                         .bytes = bytes};
+                                         .bytes = bytes,
+                                         .bf16 = o->bf16};
     spans->next = spans->next + 1 == spans->capacity ? 0 : spans->next + 1;
     if (spans->held < spans->capacity) spans->held++; /* S3 */
 }
@@ -134,9 +143,10 @@ tl_totals tl__spans_take(tl_spans *spans) {
         rest_ns -= spans->spent_ns[b];
         totals.seconds[b] = (double)spans->spent_ns[b] * 1e-9;
         totals.flops[b] = spans->flops[b];
+        totals.bf16_flops[b] = spans->bf16_flops[b];
         totals.bytes[b] = spans->bytes[b];
         spans->spent_ns[b] = 0;
-        spans->flops[b] = spans->bytes[b] = 0;
+        spans->flops[b] = spans->bf16_flops[b] = spans->bytes[b] = 0;
     }
     assert(rest_ns >= 0);
     totals.seconds[TL_BUCKET_OTHER] = (double)rest_ns * 1e-9;

@@ -34,10 +34,12 @@ typedef struct tl_span {
     int32_t bucket, depth, step, layer; /* layer −1: none */
     int64_t shape[3];  /* as the operator names them; 0 = unused */
     double flops, bytes;
+    bool bf16;         /* the FLOPs are bf16's */
 } tl_span;
 
 typedef struct tl_totals { /* since the last tl__spans_take */
     double seconds[TL_BUCKETS], flops[TL_BUCKETS], bytes[TL_BUCKETS];
+    double bf16_flops[TL_BUCKETS]; /* part of flops */
     double wall_seconds;
 } tl_totals;
 
@@ -47,6 +49,8 @@ int tl__spans_open(tl_spans **spans, int capacity, tl_error *err);
 void tl__spans_close(tl_spans *spans);
 /* NULL spans: no-ops. Depth at most 16. Whether spans are kept for the trace (totals are always added up). */
 void tl__span_begin(tl_spans *spans, const char *name, tl_bucket bucket);
+/* The FLOPs of the innermost open span are bf16's. */
+void tl__span_bf16(tl_spans *spans);
 /* Closes the innermost open span. */
 void tl__span_end(tl_spans *spans, double flops, double bytes, int64_t s0, int64_t s1, int64_t s2);
 void tl__spans_set(tl_spans *spans, int step, int layer); /* stamped on the spans that follow; step −1: as it was */

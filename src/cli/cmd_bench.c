@@ -1,8 +1,9 @@
 /* cmd_bench.c — `trilith bench`: every operator of a training step at the shapes of a model, against what this machine
  * can do.
  *
- * An operator's roof is the lower of the f32 peak and what memory can feed it (Williams et al. 2009). The peaks are
- * measured before and after, and the better counts; of an operator's trials the fastest counts, as for the peaks. */
+ * An operator's roof is the lower of the peak of its type and what memory can feed it (Williams et al. 2009). The peaks
+ * are measured before and after, and the better counts; of an operator's trials the fastest counts, as for the peaks.
+ */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,6 +17,7 @@
 typedef struct settings {
     int64_t batch, seq, width, heads, kv_heads, feed_forward, vocabulary, threads;
     double seconds;
+    int dtype;
     tl_list only;
     bool json;
 } settings;
@@ -33,6 +35,8 @@ static const tl_option options[] = {
      .help = "Feed-forward width; four times the width unless given."},
     {"vocabulary", TL_INT(settings, vocabulary), .initial = "50257", .least = 2, .most = 1 << 21,
      .help = "Vocabulary."},
+    {"dtype", TL_CHOICE(settings, dtype), .initial = "f32", .choices = tl__contract_names,
+     .help = "Of the products' factors."},
     {"threads", TL_INT(settings, threads), .least = 0, .most = 1024,
      .help = "CPU threads; all that this process may use unless given."},
     {"seconds", TL_REAL(settings, seconds), .initial = "0.3", .least = 0, .most = 60,
@@ -63,6 +67,7 @@ typedef struct result {
     const char *name;
     int64_t shape[3];
     tl_cost cost;
+    tl_contract type; /* of its FLOPs */
     double best_seconds, median_seconds;
     int trials;
 } result;
@@ -161,20 +166,21 @@ static void run_adamw(bench *b, const int64_t *d) {
 static int list_cases(const bench *b, trial_case out[40]) {
     int64_t R = b->R, C = b->C, F = b->F, V = b->V, Rv = b->Rv, Q = (int64_t)(b->H + 2 * b->Hkv) * b->D;
     int64_t pairs = tl__attention_pairs(&b->rows, 0);
+    const tl_op gemm = b->ctx.contract == TL_CONTRACT_BF16 ? TL_OP_GEMM_BF16 : TL_OP_GEMM;
     const trial_case all[] = {
-        {"qkv", TL_OP_GEMM, run_forward, {R, Q, C}},
-        {"attention out", TL_OP_GEMM, run_forward, {R, C, C}},
-        {"mlp up", TL_OP_GEMM, run_forward, {R, F, C}},
-        {"mlp down", TL_OP_GEMM, run_forward, {R, C, F}},
-        {"mlp up dx", TL_OP_GEMM, run_dx, {R, C, F}},
-        {"mlp up dW", TL_OP_GEMM, run_dw, {F, C, R}},
-        {"mlp down dx", TL_OP_GEMM, run_dx, {R, F, C}},
-        {"mlp down dW", TL_OP_GEMM, run_dw, {C, F, R}},
-        {"logits", TL_OP_GEMM, run_logits, {Rv, V, C}},
-        {"logits dx", TL_OP_GEMM, run_logits_dx, {Rv, C, V}},
-        {"logits dW", TL_OP_GEMM, run_logits_dw, {V, C, Rv}},
-        {"one row, mlp up", TL_OP_GEMM, run_forward, {1, F, C}},
-        {"16 rows, mlp up", TL_OP_GEMM, run_forward, {R < 16 ? R : 16, F, C}},
+        {"qkv", gemm, run_forward, {R, Q, C}},
+        {"attention out", gemm, run_forward, {R, C, C}},
+        {"mlp up", gemm, run_forward, {R, F, C}},
+        {"mlp down", gemm, run_forward, {R, C, F}},
+        {"mlp up dx", gemm, run_dx, {R, C, F}},
+        {"mlp up dW", gemm, run_dw, {F, C, R}},
+        {"mlp down dx", gemm, run_dx, {R, F, C}},
+        {"mlp down dW", gemm, run_dw, {C, F, R}},
+        {"logits", gemm, run_logits, {Rv, V, C}},
+        {"logits dx", gemm, run_logits_dx, {Rv, C, V}},
+        {"logits dW", gemm, run_logits_dw, {V, C, Rv}},
+        {"one row, mlp up", gemm, run_forward, {1, F, C}},
+        {"16 rows, mlp up", gemm, run_forward, {R < 16 ? R : 16, F, C}},
         {"kv store", TL_OP_KV_STORE, run_kv_store, {R, (int64_t)b->Hkv * b->D, 0}},
         {"attention", TL_OP_ATTENTION, run_attention, {pairs, b->H, b->D}},
         {"attention backward", TL_OP_ATTENTION_BACKWARD, run_attention_backward, {pairs, b->H, b->D}},
@@ -257,8 +263,10 @@ static int by_value(const void *a, const void *b) {
 static result try_case(bench *b, const trial_case *c, double seconds) {
     enum { MOST_TRIALS = 1000, LEAST_TRIALS = 3 };
     static double took[MOST_TRIALS];
-    result r = {
-        .name = c->name, .shape = {c->d[0], c->d[1], c->d[2]}, .cost = tl__op_cost(c->op, c->d[0], c->d[1], c->d[2])};
+    result r = {.name = c->name,
+                .shape = {c->d[0], c->d[1], c->d[2]},
+                .cost = tl__op_cost(c->op, c->d[0], c->d[1], c->d[2]),
+                .type = tl__op_type(c->op)};
     c->run(b, c->d); /* pages touched, caches as they will be */
     int64_t end_ns = tl__now_ns() + (int64_t)(seconds * 1e9);
     while (r.trials < LEAST_TRIALS || (r.trials < MOST_TRIALS && tl__now_ns() < end_ns)) {
@@ -275,12 +283,13 @@ static result try_case(bench *b, const trial_case *c, double seconds) {
 /* ---- telling ---- */
 
 static bool memory_bound(const result *r, const tl_machine *m) {
-    return r->cost.flops * m->read_bytes_per_second < r->cost.bytes * m->f32_flops;
+    return r->cost.flops * m->read_bytes_per_second < r->cost.bytes * tl__machine_peak(m, r->type);
 }
 
 /* Seconds that the roofline allows over seconds taken. */
 static double part_of_roof(const result *r, const tl_machine *m) {
-    return fmax(r->cost.flops / m->f32_flops, r->cost.bytes / m->read_bytes_per_second) / r->best_seconds;
+    return fmax(r->cost.flops / tl__machine_peak(m, r->type), r->cost.bytes / m->read_bytes_per_second) /
+           r->best_seconds;
 }
 
 static void shape_text(char out[48], const int64_t *d) {
@@ -289,8 +298,10 @@ static void shape_text(char out[48], const int64_t *d) {
 }
 
 static void print_heading(const tl_machine *m) {
-    printf("%s, %s, %d thread%s: %.1f GFLOP/s, reads %.1f GB/s\n\n", m->cpu, m->isa, m->threads,
-           m->threads == 1 ? "" : "s", m->f32_flops / 1e9, m->read_bytes_per_second / 1e9);
+    printf("%s, %s, %d thread%s: %.1f GFLOP/s, ", m->cpu, m->isa, m->threads, m->threads == 1 ? "" : "s",
+           m->f32_flops / 1e9);
+    if (m->bf16_flops > 0) printf("%.1f in bf16, ", m->bf16_flops / 1e9);
+    printf("reads %.1f GB/s\n\n", m->read_bytes_per_second / 1e9);
     printf("%-20s %-22s %10s %9s %8s  %-7s %s\n", "operator", "shape", "best", "GFLOP/s", "GB/s", "bound",
            "of the roof");
 }
@@ -372,6 +383,7 @@ static int run(tl_cli *cli) {
         return tl__cli_fail(cli, &err);
     }
     place(&b, &arena);
+    b.ctx.contract = (tl_contract)o.dtype;
 
     double load;
     if (getloadavg(&load, 1) != 1) load = -1;
@@ -386,6 +398,7 @@ static int run(tl_cli *cli) {
         if (wanted(&o, cases[i].name)) results[n++] = try_case(&b, &cases[i], o.seconds);
     tl__machine_measure(&after, &b.ctx, 0.5);
     machine.f32_flops = fmax(machine.f32_flops, after.f32_flops);
+    machine.bf16_flops = fmax(machine.bf16_flops, after.bf16_flops);
     machine.read_bytes_per_second = fmax(machine.read_bytes_per_second, after.read_bytes_per_second);
 
     int code = TL_EXIT_DONE;
@@ -411,7 +424,8 @@ const tl_command tl__cmd_bench = {
     .usage = "[options]",
     .about = "Runs each operator of a training step at the shapes of a model (GPT-2 124M unless told otherwise) and "
              "prints how near it "
-             "comes to its roof: the measured f32 peak, or what the measured memory bandwidth can feed it, whichever "
+             "comes to its roof: the measured peak of its type, or what the measured memory bandwidth can feed it, "
+             "whichever "
              "is lower.\n\n"
              "An operator over 100 % of a memory roof found its data in the caches. Shapes: a product's are the "
              "operator table's M × N "

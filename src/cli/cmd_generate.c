@@ -16,6 +16,7 @@ typedef struct settings {
     bool special, stop_at_eos, mmap, verify, json;
     int64_t max_tokens, top_k, seed, threads;
     double temperature, top_p, min_p;
+    int dtype;
 } settings;
 
 static const tl_option options[] = {
@@ -44,6 +45,9 @@ static const tl_option options[] = {
      .help = "The same seed, prompt and settings give the same text, on any number of threads."},
     {"stop-at-eos", TL_FLAG(settings, stop_at_eos), .initial = "true", .help = "Stop when the model ends its text."},
     TL_HEADING("Running"),
+    {"dtype", TL_CHOICE(settings, dtype), .initial = "f32", .choices = tl__contract_names,
+     .help =
+         "Of the products' factors: bf16 rounds them on the way in and sums in f32; the weights are read as they are."},
     {"threads", TL_INT(settings, threads), .least = 0, .most = 1024,
      .help = "CPU threads; all that this process may use unless given."},
     TL_MODEL_FILE_OPTIONS(settings),
@@ -191,7 +195,10 @@ static int generate(const settings *o, tl_engine *e, generation *g, tl_session *
     int status = tl__engine_open(e, o->model, true, err);
     if (!status) status = read_prompt(o, e, g, err);
     if (!status) status = take_memory(e, g, err);
-    tl_engine_options how = {.threads = (int)o->threads, .positions = g->prompt_n + g->max, .verify = o->verify};
+    tl_engine_options how = {.threads = (int)o->threads,
+                             .positions = g->prompt_n + g->max,
+                             .bf16 = o->dtype == TL_CONTRACT_BF16,
+                             .verify = o->verify};
     if (!status) status = tl__engine_load(e, &how, err);
     if (!status) status = tl__session_open(session, &e->model, &e->ctx, g->prompt_n + g->max, 0, err);
     if (status) return status;

@@ -15,6 +15,7 @@ typedef struct settings {
     const char *model, *text, *tokens;
     bool special, mmap, verify, json;
     int64_t window, chunk, threads;
+    int dtype;
 } settings;
 
 static const tl_option options[] = {
@@ -33,6 +34,10 @@ static const tl_option options[] = {
              "that overlap by half, each token with the most context that a window leaves it."},
     {"chunk", TL_INT(settings, chunk), .initial = "256", .least = 1, .most = 65536,
      .help = "Rows computed at once: memory against speed; the result is the same to the bit."},
+    {"dtype", TL_CHOICE(settings, dtype), .initial = "f32", .choices = tl__contract_names,
+     .help = "Of the products' factors: bf16 rounds them on the way in and sums in f32; the weights are read as they "
+             "are. Score a run "
+             "trained in bf16 in bf16 to get the trainer's bits."},
     {"threads", TL_INT(settings, threads), .least = 0, .most = 1024,
      .help = "CPU threads; all that this process may use unless given."},
     TL_MODEL_FILE_OPTIONS(settings),
@@ -154,7 +159,8 @@ static int score(const settings *o, tl_engine *e, scoring *s, tl_error *err) {
     s->logp = malloc((size_t)s->n * sizeof *s->logp);
     tl_session *session = NULL;
     if (!s->logp) status = tl__fail(err, TL_ENOMEM, "not enough memory for %lld log-probabilities", (long long)s->n);
-    tl_engine_options how = {.threads = (int)o->threads, .positions = s->window, .verify = o->verify};
+    tl_engine_options how = {
+        .threads = (int)o->threads, .positions = s->window, .bf16 = o->dtype == TL_CONTRACT_BF16, .verify = o->verify};
     if (!status) status = tl__engine_load(e, &how, err);
     if (!status) status = tl__session_open(&session, &e->model, &e->ctx, s->window, (int)o->chunk, err);
     int64_t begin = tl__now_ns();

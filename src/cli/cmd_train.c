@@ -20,7 +20,7 @@ typedef struct values {
         checkpoint_every, keep, max_skipped, sample_every, sample_tokens;
     double minutes, lr, min_lr_ratio, warmup, decay_fraction, beta1, beta2, eps, weight_decay, clip, val_fraction,
         muon_lr, muon_momentum, ema;
-    int schedule, optimizer, recompute;
+    int schedule, optimizer, recompute, dtype;
     bool document_mask, mmap, resume, quiet;
 } values;
 
@@ -130,6 +130,11 @@ static const tl_option options[] = {
     {OPTION("max-skipped", TL_INT(values, max_skipped), NULL, "10",
             "Steps in a row whose loss or gradient is not finite before the run gives up."),
      .least = 1, .most = 1e9},
+    {OPTION("dtype", TL_CHOICE(values, dtype), NULL, "f32",
+            "Of the products' factors. bf16 rounds them on the way in and sums in f32: about twice the speed on a CPU "
+            "with "
+            "AVX512-BF16, none elsewhere. Weights, gradients and checkpoints stay f32."),
+     .choices = tl__contract_names},
     {OPTION("seed", TL_INT(values, seed), NULL, "1", "Of the weights, the order of the data and the samples."),
      .least = 0, .most = 9e18},
     {OPTION("threads", TL_INT(values, threads), NULL, "0", "0: every CPU this process may use. Never changes a bit."),
@@ -248,6 +253,7 @@ static tl_train_config config_of(tl_cli *cli) {
         .sample_every = v->sample_every,
         .sample_tokens = v->sample_tokens,
         .sample_prompt = v->sample_prompt,
+        .contract = (tl_contract)v->dtype,
         .resume = v->resume,
     };
 }

@@ -110,8 +110,9 @@ static void started(void *user, const tl_train_start *s) {
     fprintf(stderr, "data     %s tokens of %s (%s), %s training sequences of %d, %s for validation\n",
             count(a, (double)s->data->tokens), size(b, (double)s->data->bytes), s->tokenizer,
             with_commas(c, s->data->train_samples), s->shape->T, with_commas(d, s->data->val_samples));
-    fprintf(stderr, "machine  %s, %d thread%s, %s: %.0f GFLOP/s f32 and %.0f GB/s measured\n", s->machine->cpu,
-            s->machine->threads, s->machine->threads == 1 ? "" : "s", s->machine->isa, s->machine->f32_flops * 1e-9,
+    fprintf(stderr, "machine  %s, %d thread%s, %s: %.0f GFLOP/s %s and %.0f GB/s measured\n", s->machine->cpu,
+            s->machine->threads, s->machine->threads == 1 ? "" : "s", s->machine->isa,
+            tl__machine_peak(s->machine, s->contract) * 1e-9, tl__contract_names[s->contract],
             s->machine->read_bytes_per_second * 1e-9);
     fprintf(stderr, "memory   %s at most: weights %s, gradients %s, moments %s", size(a, (double)s->memory->total),
             size(b, (double)s->memory->weights), size(c, (double)s->memory->gradients),

@@ -14,6 +14,7 @@ tl_cost tl__op_cost(tl_op op, int64_t d0, int64_t d1, int64_t d2) {
     switch (op) {
     /* 2MNK; A, B read and C written (that an accumulating product also reads C is left out: MN of MK + KN + MN). */
     case TL_OP_GEMM:
+    case TL_OP_GEMM_BF16: /* operands lie in memory as f32 and are rounded on the way */
         return (tl_cost){2 * a * b * c, F32 * (a * c + c * b + a * b)};
     /* One addition an element. */
     case TL_OP_BIAS_BACKWARD:
@@ -92,13 +93,36 @@ tl_cost tl__op_cost(tl_op op, int64_t d0, int64_t d1, int64_t d2) {
     return (tl_cost){0, 0};
 }
 
+tl_contract tl__op_type(tl_op op) {
+    return op == TL_OP_GEMM_BF16 ? TL_CONTRACT_BF16 : TL_CONTRACT_F32;
+}
+
 const char *tl__op_name(tl_op op) {
-    static const char *const names[TL_OPS] = {"gemm",         "bias_backward",  "embed",     "embed_backward",
-                                              "norm",         "norm_backward",  "head_norm", "head_norm_backward",
-                                              "rope",         "kv_store",       "attention", "attention_backward",
-                                              "act",          "act_backward",   "add",       "softcap",
-                                              "softmax_loss", "sum_squares",    "adamw",     "blend",
-                                              "route",        "route_backward", "dispatch",  "gather",
+    static const char *const names[TL_OPS] = {"gemm",
+                                              "gemm_bf16",
+                                              "bias_backward",
+                                              "embed",
+                                              "embed_backward",
+                                              "norm",
+                                              "norm_backward",
+                                              "head_norm",
+                                              "head_norm_backward",
+                                              "rope",
+                                              "kv_store",
+                                              "attention",
+                                              "attention_backward",
+                                              "act",
+                                              "act_backward",
+                                              "add",
+                                              "softcap",
+                                              "softmax_loss",
+                                              "sum_squares",
+                                              "adamw",
+                                              "blend",
+                                              "route",
+                                              "route_backward",
+                                              "dispatch",
+                                              "gather",
                                               "combine"};
     assert((unsigned)op < TL_OPS);
     return names[op];
@@ -107,6 +131,7 @@ const char *tl__op_name(tl_op op) {
 tl_bucket tl__op_bucket(tl_op op) {
     switch (op) {
     case TL_OP_GEMM:
+    case TL_OP_GEMM_BF16:
     case TL_OP_BIAS_BACKWARD:
         return TL_BUCKET_MATMUL;
     case TL_OP_EMBED:

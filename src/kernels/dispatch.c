@@ -9,9 +9,9 @@
 #endif
 #include "kernels/table.h"
 
-enum { ISA_REF, ISA_AVX2, ISA_AVX512, ISAS };
+enum { ISA_REF, ISA_AVX2, ISA_AVX512, ISA_AVX512_BF16, ISAS };
 
-static const char *const isa_names[ISAS] = {"ref", "avx2", "avx512"};
+static const char *const isa_names[ISAS] = {"ref", "avx2", "avx512", "avx512_bf16"};
 static tl_ops tables[ISAS];
 static pthread_once_t tables_once = PTHREAD_ONCE_INIT;
 
@@ -57,6 +57,7 @@ static cpu_facts cpu_look(void) {
 static bool cpu_runs(int isa) {
     const cpu_facts f = cpu_look();
     const bool v3 = f.avx && f.avx2 && f.fma && f.bmi && f.f16c && f.movbe;
+    const bool v4 = v3 && f.avx512f && f.avx512bw && f.avx512cd && f.avx512dq && f.avx512vl;
     switch (isa) {
     case ISA_REF:
         return true;
@@ -64,7 +65,9 @@ static bool cpu_runs(int isa) {
     case ISA_AVX2:
         return v3;
     case ISA_AVX512:
-        return v3 && f.avx512f && f.avx512bw && f.avx512cd && f.avx512dq && f.avx512vl;
+        return v4;
+    case ISA_AVX512_BF16:
+        return v4 && f.avx512_bf16;
 #endif
     default:
         return false;
@@ -113,11 +116,16 @@ static void tables_fill(void) {
     for (int isa = 0; isa < ISAS; isa++) tl__ops_ref(&tables[isa]), tables[isa].isa = isa_names[isa];
 #if TL_HAVE_X86_KERNELS
     tl__ops_gemm_avx2(&tables[ISA_AVX2]);
+    tl__ops_gemm_bf16_avx2(&tables[ISA_AVX2]);
     tl__ops_attention_avx2(&tables[ISA_AVX2]);
     tl__ops_rows_avx2(&tables[ISA_AVX2]);
-    tl__ops_gemm_avx512(&tables[ISA_AVX512]);
-    tl__ops_attention_avx512(&tables[ISA_AVX512]);
-    tl__ops_rows_avx512(&tables[ISA_AVX512]);
+    for (int isa = ISA_AVX512; isa <= ISA_AVX512_BF16; isa++) {
+        tl__ops_gemm_avx512(&tables[isa]);
+        tl__ops_gemm_bf16_avx512(&tables[isa]);
+        tl__ops_attention_avx512(&tables[isa]);
+        tl__ops_rows_avx512(&tables[isa]);
+    }
+    tl__ops_gemm_bf16_avx512_bf16(&tables[ISA_AVX512_BF16]);
 #endif
 }
 
@@ -134,7 +142,7 @@ int tl__ops_select(const tl_ops **ops, const char *want, tl_error *err) {
             if (!strcmp(want, isa_names[isa])) chosen = isa;
         if (chosen < 0)
             return tl__fail(err, TL_EINVALID,
-                            "instruction set '%.32s' (%s) is not one of ref, avx2, avx512; "
+                            "instruction set '%.32s' (%s) is not one of ref, avx2, avx512, avx512_bf16; "
                             "leave it unset to get the best, '%s'",
                             want, source, isa_names[best]);
         if (!cpu_runs(chosen)) {

@@ -1,6 +1,8 @@
 /* ops.c — what callers use: the table's operator inside a span that carries its shape and cost. */
 #include "kernels/ops.h"
 
+const char *const tl__contract_names[TL_CONTRACTS + 1] = {"f32", "bf16", NULL};
+
 size_t tl__ops_workspace_bytes(int threads) {
     return (size_t)(threads > 0 ? threads : 1) * TL_WORKSPACE_PER_WORKER_BYTES;
 }
@@ -13,6 +15,7 @@ static void end_capped(tl_ctx *ctx, tl_op op, int64_t d0, int64_t d1, int64_t d2
     if (!ctx->spans) return;
     const tl_cost cost = tl__op_cost(op, d0, d1, d2);
     const double more = capped ? tl__op_cost(TL_OP_SOFTCAP, capped, 0, 0).flops : 0;
+    if (tl__op_type(op) == TL_CONTRACT_BF16) tl__span_bf16(ctx->spans);
     tl__span_end(ctx->spans, cost.flops + more, cost.bytes, d0, d1, d2);
 }
 static void end(tl_ctx *ctx, tl_op op, int64_t d0, int64_t d1, int64_t d2) {
@@ -21,28 +24,33 @@ static void end(tl_ctx *ctx, tl_op op, int64_t d0, int64_t d1, int64_t d2) {
 
 /* ---- products with a weight ---- */
 
+static void product(tl_ctx *ctx, const char *name, float *c, int64_t ldc, int M, int N, int K, const float *a,
+                    int64_t a_row, int64_t a_col, const float *b, int64_t b_row, int64_t b_col, const float *bias,
+                    bool accumulate) {
+    const bool bf16 = ctx->contract == TL_CONTRACT_BF16;
+    const tl_op op = bf16 ? TL_OP_GEMM_BF16 : TL_OP_GEMM;
+    begin(ctx, name, op);
+    (bf16 ? ctx->ops->gemm_bf16 : ctx->ops->gemm)(ctx, c, ldc, M, N, K, a, a_row, a_col, b, b_row, b_col, bias,
+                                                  accumulate);
+    end(ctx, op, M, N, K);
+}
+
 void tl__linear(tl_ctx *ctx, float *y, int64_t ldy, const float *x, int64_t ldx, const float *W, tl_layout layout,
                 const float *bias, int R, int N, int K) {
-    begin(ctx, "linear", TL_OP_GEMM);
-    if (layout == TL_OUT_IN) ctx->ops->gemm(ctx, y, ldy, R, N, K, x, ldx, 1, W, 1, K, bias, false);
-    else ctx->ops->gemm(ctx, y, ldy, R, N, K, x, ldx, 1, W, N, 1, bias, false);
-    end(ctx, TL_OP_GEMM, R, N, K);
+    const bool out_in = layout == TL_OUT_IN;
+    product(ctx, "linear", y, ldy, R, N, K, x, ldx, 1, W, out_in ? 1 : N, out_in ? K : 1, bias, false);
 }
 
 void tl__linear_dx(tl_ctx *ctx, float *dx, int64_t lddx, const float *dy, int64_t lddy, const float *W,
                    tl_layout layout, int R, int N, int K, bool accumulate) {
-    begin(ctx, "linear_dx", TL_OP_GEMM);
-    if (layout == TL_OUT_IN) ctx->ops->gemm(ctx, dx, lddx, R, K, N, dy, lddy, 1, W, K, 1, NULL, accumulate);
-    else ctx->ops->gemm(ctx, dx, lddx, R, K, N, dy, lddy, 1, W, 1, N, NULL, accumulate);
-    end(ctx, TL_OP_GEMM, R, K, N);
+    const bool out_in = layout == TL_OUT_IN;
+    product(ctx, "linear_dx", dx, lddx, R, K, N, dy, lddy, 1, W, out_in ? K : 1, out_in ? 1 : N, NULL, accumulate);
 }
 
 void tl__linear_dw(tl_ctx *ctx, float *dW, float *dbias, const float *dy, int64_t lddy, const float *x, int64_t ldx,
                    tl_layout layout, int R, int N, int K, bool accumulate) {
-    begin(ctx, "linear_dw", TL_OP_GEMM);
-    if (layout == TL_OUT_IN) ctx->ops->gemm(ctx, dW, K, N, K, R, dy, 1, lddy, x, ldx, 1, NULL, accumulate);
-    else ctx->ops->gemm(ctx, dW, N, K, N, R, x, 1, ldx, dy, lddy, 1, NULL, accumulate);
-    end(ctx, TL_OP_GEMM, N, K, R);
+    if (layout == TL_OUT_IN) product(ctx, "linear_dw", dW, K, N, K, R, dy, 1, lddy, x, ldx, 1, NULL, accumulate);
+    else product(ctx, "linear_dw", dW, N, K, N, R, x, 1, ldx, dy, lddy, 1, NULL, accumulate);
     if (dbias) tl__bias_backward(ctx, dbias, dy, lddy, R, N);
 }
 

@@ -1,12 +1,18 @@
 /* ops.h — the whole list of operators: mathematics, shapes, layout, cost.
  *
  * R rows, C model width, H query heads, K key/value heads (Hkv in code), D head width, F feed-forward width, V vocabulary.
- * All numbers are f32 (contract "f32"). Matrices are row-major with a leading dimension in elements. Each operator exists
+ * All numbers are f32 in memory. Matrices are row-major with a leading dimension in elements. Each operator exists
  * twice: in ref/ (plain C, fmaf, the order of the contract: the definition) and in cpu/ (fast, equal to ref to the bit).
+ * A contract names the arithmetic: "f32", or "bf16", in which products with a weight round their operands to bf16
+ * (gemm_bf16) and all else is as in f32.
  *
  * The orders of summation (law L1):
  *   product   k is cut at multiples of TL_KB; inside a block one fmaf chain from +0 in k order; block sums are added in
  *             order (((s0 + s1) + s2) …), then to C if accumulating — C + s0 first, then + s1 … — and the bias last.
+ *   bf16      the product's cuts and sums; inside a block the chain of vdpbf16ps: k in pairs (0,1), (2,3) …, of a pair the
+ *             odd element first, each step one fused multiply-add of bf16 factors in f32, results below 2⁻¹²⁶ flushed to
+ *             a zero of their sign (an odd last k has a partner of zeros). Operands are rounded as vcvtneps2bf16 does:
+ *             nearest, ties to even, denormals to zero, NaN made quiet. Which NaN comes out is not said.
  *   vector    16 virtual lanes: lane j takes elements j, j+16, … in order (absent elements add nothing); then the fixed tree
  *             l[j]+l[j+8], then +4, +2, +1.
  *   rows      a gradient summed over rows (bias, gain) is the product's order with k = row: chains within TL_KB rows from +0,
@@ -27,6 +33,9 @@
 #define TL_MAX_HEAD_DIM 256
 #define TL_MAX_EXPERTS 1024
 
+typedef enum tl_contract { TL_CONTRACT_F32, TL_CONTRACT_BF16, TL_CONTRACTS } tl_contract;
+extern const char *const tl__contract_names[TL_CONTRACTS + 1]; /* "f32", "bf16", NULL */
+
 typedef struct tl_ops tl_ops;
 typedef struct tl_adamw tl_adamw;
 
@@ -39,6 +48,7 @@ typedef struct tl_ctx {
     size_t workspace_bytes;
     const tl_ops *ops;
     tl_spans *spans;      /* NULL: not recorded */
+    tl_contract contract; /* of tl__linear and its backward */
 } tl_ctx;
 
 /* Scratch that operators may use, per worker: packed panels, attention tiles. */
@@ -49,7 +59,7 @@ static inline void *tl__workspace(const tl_ctx *ctx, int worker) {
     return ctx->workspace + (size_t)worker * TL_WORKSPACE_PER_WORKER_BYTES;
 }
 
-/* Open a context on the CPU: threads as tl__pool_open, isa as tl__ops_select. spans stays NULL. */
+/* Open a context on the CPU: threads as tl__pool_open, isa as tl__ops_select. spans stays NULL, contract f32. */
 int tl__ctx_open(tl_ctx *ctx, int threads, const char *isa, tl_error *err);
 void tl__ctx_close(tl_ctx *ctx);
 
@@ -85,12 +95,15 @@ typedef struct tl_loss_form {
 } tl_loss_form;
 
 struct tl_ops {
-    const char *isa; /* "ref", "avx2", "avx512" */
+    const char *isa; /* "ref", "avx2", "avx512", "avx512_bf16" */
 
     /* C[M,N] (+)= A[M,K]·B[K,N] + bias[N]. A(m,k) = a[m·a_row + k·a_col], B(k,n) = b[k·b_row + n·b_col]; of each pair of strides
      * one is 1. accumulate: C is added to, else written. bias may be NULL. K = 0 leaves +0 (or C) plus bias. */
     void (*gemm)(tl_ctx *ctx, float *c, int64_t ldc, int M, int N, int K, const float *a, int64_t a_row, int64_t a_col,
                  const float *b, int64_t b_row, int64_t b_col, const float *bias, bool accumulate);
+    /* The same in bf16: A and B are rounded as they are packed; C and bias stay f32. */
+    void (*gemm_bf16)(tl_ctx *ctx, float *c, int64_t ldc, int M, int N, int K, const float *a, int64_t a_row, int64_t a_col,
+                      const float *b, int64_t b_row, int64_t b_col, const float *bias, bool accumulate);
 
     /* db[N] += Σ_r dy[r,n], the rows order. */
     void (*bias_backward)(tl_ctx *ctx, float *db, const float *dy, int64_t ld, int R, int N);
@@ -207,8 +220,8 @@ typedef struct tl_adamw {
     float inv_sqrt_correction2; /* 1 / sqrt(1 − beta2^t) */
 } tl_adamw;
 
-/* The table for the best instruction set this CPU has, or the one named by TRILITH_ISA or `want` (ref, avx2, avx512; NULL:
- * best). TL_EUNSUPPORTED, naming what the CPU has, when it cannot. */
+/* The table for the best instruction set this CPU has, or the one named by TRILITH_ISA or `want` (ref, avx2, avx512, avx512_bf16;
+ * NULL: best). TL_EUNSUPPORTED, naming what the CPU has, when it cannot. */
 int tl__ops_select(const tl_ops **ops, const char *want, tl_error *err);
 /* "avx2 avx512 …": what CPUID and XGETBV say, for doctor. */
 void tl__cpu_features(char *out, size_t size);
@@ -216,22 +229,23 @@ void tl__cpu_features(char *out, size_t size);
 /* Cost of an operator for a shape: FLOPs as executed, bytes if every operand moved once. */
 typedef struct tl_cost { double flops, bytes; } tl_cost;
 typedef enum tl_op {
-    TL_OP_GEMM, TL_OP_BIAS_BACKWARD, TL_OP_EMBED, TL_OP_EMBED_BACKWARD, TL_OP_NORM, TL_OP_NORM_BACKWARD, TL_OP_HEAD_NORM,
-    TL_OP_HEAD_NORM_BACKWARD, TL_OP_ROPE, TL_OP_KV_STORE, TL_OP_ATTENTION, TL_OP_ATTENTION_BACKWARD, TL_OP_ACT,
+    TL_OP_GEMM, TL_OP_GEMM_BF16, TL_OP_BIAS_BACKWARD, TL_OP_EMBED, TL_OP_EMBED_BACKWARD, TL_OP_NORM, TL_OP_NORM_BACKWARD,
+    TL_OP_HEAD_NORM, TL_OP_HEAD_NORM_BACKWARD, TL_OP_ROPE, TL_OP_KV_STORE, TL_OP_ATTENTION, TL_OP_ATTENTION_BACKWARD, TL_OP_ACT,
     TL_OP_ACT_BACKWARD, TL_OP_ADD, TL_OP_SOFTCAP, TL_OP_SOFTMAX_LOSS, TL_OP_SUM_SQUARES, TL_OP_ADAMW, TL_OP_BLEND,
     TL_OP_ROUTE, TL_OP_ROUTE_BACKWARD, TL_OP_DISPATCH, TL_OP_GATHER, TL_OP_COMBINE, TL_OPS
 } tl_op;
-/* Dimensions by operator: GEMM (M,N,K); BIAS_BACKWARD, EMBED*, NORM* (R,C,–); HEAD_NORM*, ROPE, KV_STORE (R, heads·D, –); ATTENTION*
+/* Dimensions by operator: GEMM* (M,N,K); BIAS_BACKWARD, EMBED*, NORM* (R,C,–); HEAD_NORM*, ROPE, KV_STORE (R, heads·D, –); ATTENTION*
  * (pairs of query and key, H, D); ACT*, ADD, SOFTCAP (elements of the output,–,–), SOFTMAX_LOSS (R,V,–), SUM_SQUARES, ADAMW,
  * BLEND (n,–,–), ROUTE*, DISPATCH (R,E,k), GATHER (n,C,–), COMBINE (R,C,k). A soft-cap inside attention or the loss is a SOFTCAP's FLOPs more. */
 tl_cost tl__op_cost(tl_op op, int64_t d0, int64_t d1, int64_t d2);
+tl_contract tl__op_type(tl_op op); /* whose peak its FLOPs count against */
 const char *tl__op_name(tl_op op);
 tl_bucket tl__op_bucket(tl_op op);
 /* Query–key pairs of causal attention for these rows, within the window if it is not 0. */
 int64_t tl__attention_pairs(const tl_rows *rows, int window);
 
-/* What callers use: the table's operator inside a span with its cost. For each table entry but gemm there is a tl__NAME with the
- * same arguments. Products with a weight: y[R,N] = x[R,K]·W + b. */
+/* What callers use: the table's operator inside a span with its cost. For each table entry but gemm* there is a tl__NAME with the
+ * same arguments. Products with a weight, by the context's contract: y[R,N] = x[R,K]·W + b. */
 typedef enum tl_layout { TL_OUT_IN, TL_IN_OUT } tl_layout; /* W[N,K] as Linear, or W[K,N] as GPT-2's Conv1D */
 void tl__linear(tl_ctx *ctx, float *y, int64_t ldy, const float *x, int64_t ldx, const float *W, tl_layout layout, const float *bias, int R, int N, int K);
 /* dx[R,K] (+)= dy[R,N]·Wᵀ */

@@ -1,4 +1,4 @@
-/* peak.c — owns the portable form of the two measuring loops, and the choice among the forms. */
+/* peak.c — owns the portable form of the measuring loops, and the choice among the forms. */
 #include "kernels/peak.h"
 
 #include <math.h>
@@ -35,10 +35,11 @@ void tl__read_peak_ref(const void *from, size_t bytes, uint64_t *sink) {
 
 const tl_peak *tl__peak_select(const char *isa) {
     static const tl_peak forms[] = {
-        {"ref", tl__fma_peak_ref, tl__read_peak_ref},
+        {"ref", tl__fma_peak_ref, NULL, tl__read_peak_ref},
 #ifdef TL_HAVE_X86_KERNELS
-        {"avx2", tl__fma_peak_avx2, tl__read_peak_avx2},
-        {"avx512", tl__fma_peak_avx512, tl__read_peak_avx512},
+        {"avx2", tl__fma_peak_avx2, NULL, tl__read_peak_avx2},
+        {"avx512", tl__fma_peak_avx512, NULL, tl__read_peak_avx512},
+        {"avx512_bf16", tl__fma_peak_avx512_bf16, tl__dot_peak_avx512_bf16, tl__read_peak_avx512_bf16},
 #endif
     };
     for (size_t i = 0; i < sizeof forms / sizeof *forms; i++)

@@ -1,6 +1,6 @@
 /* table.h — who fills which part of the operator table: one function per instruction set and group of operators.
  *
- * A group: gemm (gemm.c), attention (attention.c: kv_store, attention and its backward), rows (all the others; the
+ * A group: gemm (gemm.c), gemm_bf16, attention (attention.c: kv_store, attention and its backward), rows (all the others; the
  * function is in norm.c). ref/ fills every entry; a cpu/ function overwrites the entries that it has a faster form of.
  */
 #ifndef TL_KERNELS_TABLE_H
@@ -22,6 +22,7 @@ void tl__ops_moe_ref(tl_ops *ops);
 
 /* Compiled from cpu/ per instruction set: TL_NAME(ops_gemm) and so on. */
 void tl__ops_gemm_avx2(tl_ops *ops);
+void tl__ops_gemm_bf16_avx2(tl_ops *ops);
 void tl__ops_attention_avx2(tl_ops *ops);
 void tl__ops_rows_avx2(tl_ops *ops);
 void tl__ops_head_norm_avx2(tl_ops *ops);
@@ -31,6 +32,8 @@ void tl__ops_loss_avx2(tl_ops *ops);
 void tl__ops_optimizer_avx2(tl_ops *ops);
 void tl__ops_moe_avx2(tl_ops *ops);
 void tl__ops_gemm_avx512(tl_ops *ops);
+void tl__ops_gemm_bf16_avx512(tl_ops *ops);
+void tl__ops_gemm_bf16_avx512_bf16(tl_ops *ops);
 void tl__ops_attention_avx512(tl_ops *ops);
 void tl__ops_rows_avx512(tl_ops *ops);
 void tl__ops_head_norm_avx512(tl_ops *ops);

@@ -90,6 +90,9 @@ int tl__metrics_line(char *out, size_t size, const tl_step_metrics *m) {
     }
     put(&t, "}");
     put_rates(&t, "flops_per_second", s->flops, s->seconds);
+    bool bf16 = false;
+    for (int b = 0; b < TL_BUCKETS; b++) bf16 = bf16 || s->bf16_flops[b] > 0;
+    if (bf16) put_rates(&t, "bf16_flops_per_second", s->bf16_flops, s->seconds);
     put_rates(&t, "bytes_per_second", s->bytes, s->seconds);
     if (m->rss_anon_bytes >= 0) put(&t, ",\"rss_anon_bytes\":%lld", (long long)m->rss_anon_bytes);
     else put(&t, ",\"rss_anon_bytes\":null");
@@ -162,11 +165,13 @@ void tl__ledger_bottleneck(char *out, size_t size, const tl_totals *totals, cons
     }
 
     double flops = totals->flops[b] / seconds, bytes = totals->bytes[b] / seconds;
-    double peak = machine ? machine->f32_flops : 0, read = machine ? machine->read_bytes_per_second : 0;
+    const double bf16_flops = totals->bf16_flops[b];
+    double read = machine ? machine->read_bytes_per_second : 0;
+    double peak = machine ? machine->f32_flops : 0, bf16_peak = machine ? machine->bf16_flops : 0;
     char f[32], by[32];
     rate_text(f, sizeof f, flops, "FLOP/s");
     rate_text(by, sizeof by, bytes, "B/s");
-    if (!(peak > 0) || !(read > 0)) {
+    if (!(peak > 0) || !(read > 0) || (bf16_flops > 0 && !(bf16_peak > 0))) {
         snprintf(out, size,
                  "%d %% of the step is %s at %s and %s; this machine's peaks were not measured, so how near that is "
                  "to its limit is not known (trilith doctor measures them).",
@@ -176,12 +181,16 @@ void tl__ledger_bottleneck(char *out, size_t size, const tl_totals *totals, cons
 
     /* The roof (Williams et al. 2009, fig. 1) is the lower of two: which of them this bucket stands under, and how
      * near. */
-    bool compute = totals->flops[b] * read >= totals->bytes[b] * peak;
-    double near = compute ? flops / peak : bytes / read;
-    const char *bf16 = machine && strstr(machine->features, "bf16") ? " or bf16" : "";
+    double at_peak = (totals->flops[b] - bf16_flops) / peak + (bf16_flops > 0 ? bf16_flops / bf16_peak : 0);
+    bool compute = at_peak * read >= totals->bytes[b], is_bf16 = bf16_flops > totals->flops[b] / 2;
+    double near = compute ? at_peak / seconds : bytes / read;
+    const char *bf16 = b == TL_BUCKET_MATMUL && !is_bf16 && strstr(machine->features, "bf16") ? " or bf16" : "";
     char head[256];
     snprintf(head, sizeof head, "%d %% of the step is %s at %s, %d %% of the measured %s", share, is_what[b],
-             compute ? f : by, percent(near, 1), compute ? "f32 peak" : "read bandwidth");
+             compute ? f : by, percent(near, 1),
+             !compute  ? "read bandwidth"
+             : is_bf16 ? "bf16 peak"
+                       : "f32 peak");
     if (near > 1.05 && compute)
         snprintf(out, size,
                  "%s: compute-bound, and the peak was measured while the machine was busier or slower than during "

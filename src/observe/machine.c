@@ -1,4 +1,4 @@
-/* machine.c — owns what is known of the machine: its description from /proc and the cgroups, and its two measured
+/* machine.c — owns what is known of the machine: its description from /proc and the cgroups, and its measured
  * peaks.
  *
  * Promises: reading /proc takes no heap; a figure that cannot be had is 0, never a guess. Peaks are the best of several
@@ -174,6 +174,7 @@ json_t *tl__machine_json(const tl_machine *m) {
     json_object_set_new(o, "threads", json_integer(m->threads));
     json_object_set_new(o, "memory_bytes", m->memory_bytes > 0 ? json_integer(m->memory_bytes) : json_null());
     json_object_set_new(o, "f32_flops", m->f32_flops > 0 ? json_real(m->f32_flops) : json_null());
+    json_object_set_new(o, "bf16_flops", m->bf16_flops > 0 ? json_real(m->bf16_flops) : json_null());
     json_object_set_new(o, "read_bytes_per_second",
                         m->read_bytes_per_second > 0 ? json_real(m->read_bytes_per_second) : json_null());
     return o;
@@ -187,6 +188,7 @@ json_t *tl__machine_json(const tl_machine *m) {
 
 typedef struct trial {
     const tl_peak *peak;
+    double (*flops_loop)(int64_t rounds, float *sink); /* of peak */
     int64_t rounds;
     double flops[MAX_TASKS], cpu_seconds[MAX_TASKS]; /* each task its own */
     unsigned char *buffer;
@@ -199,12 +201,12 @@ static double cpu_seconds(void) {
     return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
 }
 
-static void fma_task(void *user, int64_t i, int worker) {
+static void flops_task(void *user, int64_t i, int worker) {
     (void)worker;
     trial *t = user;
     float sink;
     double start = cpu_seconds();
-    t->flops[i] = t->peak->fma(t->rounds, &sink);
+    t->flops[i] = t->flops_loop(t->rounds, &sink);
     t->cpu_seconds[i] = cpu_seconds() - start;
     __asm__ volatile("" : : "m"(sink)); /* the result is used, as far as any compiler knows */
 }
@@ -243,7 +245,7 @@ static double measure_flops(trial *t, tl_pool *pool, int tasks, double share, in
     int trials = 0;
     while (trials < 3 || tl__now_ns() < end_ns) {
         int64_t start_ns = tl__now_ns();
-        tl__parallel_for(pool, tasks, fma_task, t);
+        tl__parallel_for(pool, tasks, flops_task, t);
         double took = (double)(tl__now_ns() - start_ns) + 1, flops = 0, rate = 0, longest = 0;
         for (int i = 0; i < tasks; i++) {
             flops += t->flops[i];
@@ -327,6 +329,10 @@ void tl__machine_measure(tl_machine *m, tl_ctx *ctx, double seconds) {
     tl_limits limits = tl__cgroup_limits();
     double at_once = fmin(tasks, tl__cpus_available());
     if (limits.cpus > 0) at_once = fmin(at_once, limits.cpus);
+    t.flops_loop = t.peak->fma;
     m->f32_flops = measure_flops(&t, ctx->pool, tasks, at_once / tasks, half_ns);
+    t.flops_loop = t.peak->dot;
+    if (ctx->contract == TL_CONTRACT_BF16)
+        m->bf16_flops = t.flops_loop ? measure_flops(&t, ctx->pool, tasks, at_once / tasks, half_ns) : m->f32_flops;
     m->read_bytes_per_second = measure_read(&t, ctx->pool, read_buffer_bytes(m), half_ns);
 }

@@ -1,5 +1,5 @@
-/* machine.h — what this machine can do, measured: f32 FLOP/s of FMA in registers, memory read bandwidth; and what it
- * is. */
+/* machine.h — what this machine can do, measured: FLOP/s in registers of f32 FMAs and of bf16 dots, memory read
+ * bandwidth; and what it is. */
 #ifndef TL_OBSERVE_MACHINE_H
 #define TL_OBSERVE_MACHINE_H
 
@@ -12,13 +12,19 @@ typedef struct tl_machine {
     int threads;
     int64_t memory_bytes; /* of the machine or the cgroup's limit, the lesser */
     double f32_flops; /* per second, measured with `threads` threads and the table's instruction set; 0: not measured */
+    double bf16_flops; /* likewise of products in bf16: f32_flops where there is no instruction; 0: not measured */
     double read_bytes_per_second; /* likewise; 0: not measured */
-    char isa[16];
+    char isa[16]; /* of the table */
 } tl_machine;
 
 /* What it is: fast, nothing measured. ctx->ops NULL: the best table this CPU has. */
 void tl__machine_describe(tl_machine *m, const tl_ctx *ctx);
-/* Measure peaks for about `seconds` in all: best of several short trials. Takes and gives back a buffer several times
+/* The peak that a contract's products are measured against. */
+static inline double tl__machine_peak(const tl_machine *m, tl_contract contract) {
+    return contract == TL_CONTRACT_BF16 ? m->bf16_flops : m->f32_flops;
+}
+/* Measure peaks for about `seconds` in all, and half as long again for bf16's, which is measured where the context's
+ * contract is bf16: best of several short trials. Takes and gives back a buffer several times
  * the last-level cache (64 MiB … 1 GiB, at most an eighth of memory_bytes). */
 void tl__machine_measure(tl_machine *m, tl_ctx *ctx, double seconds);
 /* The object "machine" of plan.json and of `trilith doctor --json` (docs/run-folder.md); unmeasured peaks are null. */

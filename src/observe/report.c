@@ -105,6 +105,11 @@ static void put_byline(tl_page *p, const tl_run *run) {
         tl__page_put(p, "%s%s parameters", dot, tl__form(text, TL_FORM_COUNT, number(model, "params")));
         dot = " \u00b7 ";
     }
+    if (string(about, "dtype")) {
+        tl__page_put(p, "%s", dot);
+        put_text(p, string(about, "dtype"));
+        dot = " \u00b7 ";
+    }
     if (isfinite(number(model, "layers")) && isfinite(number(model, "width"))) {
         tl__page_put(p, "%s%.0f layers \u00d7 %.0f wide", dot, number(model, "layers"), number(model, "width"));
         dot = " \u00b7 ";
@@ -177,6 +182,7 @@ static void put_top(tl_page *p, const tl_run *run, const char *name) {
     char made[1024];
     if (!sentence && run->totals.wall_seconds > 0) {
         tl_machine m = {.f32_flops = fmax(0, number(machine, "f32_flops")),
+                        .bf16_flops = fmax(0, number(machine, "bf16_flops")),
                         .read_bytes_per_second = fmax(0, number(machine, "read_bytes_per_second"))};
         const char *features = string(machine, "features");
         snprintf(m.features, sizeof m.features, "%s", features ? features : "");
@@ -275,6 +281,7 @@ static void put_ledger(tl_page *p, const tl_run *run) {
     if (!(t->wall_seconds > 0)) return;
     const json_t *machine = part(run, "machine");
     double peak = number(machine, "f32_flops"), read = number(machine, "read_bytes_per_second");
+    double bf16_peak = number(machine, "bf16_flops");
     int order[TL_BUCKETS];
     for (int b = 0; b < TL_BUCKETS; b++) { /* insertion by seconds, greatest first */
         int at = b;
@@ -285,7 +292,7 @@ static void put_ledger(tl_page *p, const tl_run *run) {
     tl__page_put(p,
                  "<h2>Where the time goes</h2><div class=pair><figure class=card><figcaption><b>By bucket</b>"
                  "<span class=note>mean of a step, %s</span></figcaption><table class=ledger><thead><tr><th>"
-                 "<th>time<th>share<th title=\"achieved, and its part of the measured f32 peak\">FLOP/s"
+                 "<th>time<th>share<th title=\"achieved, and its part of the measured peak of its type\">FLOP/s"
                  "<th title=\"moved, and its part of the measured read bandwidth\">B/s</thead>",
                  tl__form(text, TL_FORM_SECONDS, t->wall_seconds / run->n));
     const double LEAST_SHARE = 0.003;
@@ -303,7 +310,8 @@ static void put_ledger(tl_page *p, const tl_run *run) {
         tl__page_put(p, "<td>%s<td>", tl__form(text, TL_FORM_PERCENT, s / t->wall_seconds));
         if (t->flops[b] > 0) {
             tl__page_put(p, "%s", tl__form(text, TL_FORM_COUNT, t->flops[b] / s));
-            if (peak > 0) tl__page_put(p, " <small>%.0f\u00a0%%</small>", 100 * t->flops[b] / s / peak);
+            double bf16 = t->bf16_flops[b], at_peak = (t->flops[b] - bf16) / peak + (bf16 > 0 ? bf16 / bf16_peak : 0);
+            if (at_peak > 0 && isfinite(at_peak)) tl__page_put(p, " <small>%.0f\u00a0%%</small>", 100 * at_peak / s);
         }
         tl__page_put(p, "<td>");
         if (t->bytes[b] > 0) {
@@ -363,7 +371,10 @@ static void put_plots(tl_page *p, const tl_run *run) {
     double predicted = number(part(run, "predicted"), "tokens_per_second");
     put_line(p, run, "Tokens a second", NULL, TL_COLUMN_TOKENS_PER_SECOND, "teal", TL_FORM_COUNT, predicted,
              isfinite(predicted) ? "predicted" : NULL);
-    put_line(p, run, "MFU", "of the measured f32 peak", TL_COLUMN_MFU, "teal", TL_FORM_PERCENT, NAN, NULL);
+    const char *dtype = string(part(run, "run"), "dtype");
+    bool bf16 = dtype && strcmp(dtype, "bf16") == 0;
+    put_line(p, run, "MFU", bf16 ? "of the measured bf16 peak" : "of the measured f32 peak", TL_COLUMN_MFU, "teal",
+             TL_FORM_PERCENT, NAN, NULL);
     put_line(p, run, "Learning rate", NULL, TL_COLUMN_LEARNING_RATE, "violet", TL_FORM_PLAIN, NAN, NULL);
     put_line(p, run, "Gradient norm", "before clipping", TL_COLUMN_GRAD_NORM, "violet", TL_FORM_PLAIN, NAN, NULL);
     tl__page_put(p, "</div>\n");
@@ -465,7 +476,7 @@ static void put_value(tl_page *p, const char *key, const json_t *v) {
     if (json_is_string(v)) tl__page_text(p, json_string_value(v), json_string_length(v));
     else if (json_is_number(v) && (bytes || rate))
         tl__page_put(p, "%s%s", tl__form(text, TL_FORM_BYTES, json_number_value(v)), rate ? "/s" : "");
-    else if (json_is_number(v) && strcmp(key, "f32_flops") == 0)
+    else if (json_is_number(v) && (strcmp(key, "f32_flops") == 0 || strcmp(key, "bf16_flops") == 0))
         tl__page_put(p, "%.0f\u00a0GFLOP/s", json_number_value(v) / 1e9);
     else if (json_is_number(v)) tl__page_put(p, "%s", tl__form(text, TL_FORM_COUNT, json_number_value(v)));
     else if (json_is_array(v))

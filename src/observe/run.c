@@ -97,7 +97,7 @@ static int metrics_line(void *user, const char *bytes, size_t n, tl_error *err) 
     for (int c = TL_COLUMN_STEP; c <= TL_COLUMN_RSS; c++) run->column[c][i] = number(o, keys[c]);
     run->column[TL_COLUMN_SKIPPED][i] = json_is_true(json_object_get(o, "skipped"));
     const json_t *seconds = json_object_get(o, "seconds"), *flops = json_object_get(o, "flops_per_second"),
-                 *moved = json_object_get(o, "bytes_per_second");
+                 *moved = json_object_get(o, "bytes_per_second"), *bf16 = json_object_get(o, "bf16_flops_per_second");
     double wall = number(seconds, "wall");
     run->column[TL_COLUMN_WALL][i] = wall;
     if (isfinite(wall)) run->totals.wall_seconds += wall;
@@ -105,8 +105,10 @@ static int metrics_line(void *user, const char *bytes, size_t n, tl_error *err) 
         double s = number(seconds, tl__bucket_name(b));
         run->column[TL_COLUMN_SECONDS + b][i] = s;
         double f = number(flops, tl__bucket_name(b)) * s, m = number(moved, tl__bucket_name(b)) * s;
+        double f16 = number(bf16, tl__bucket_name(b)) * s;
         if (isfinite(s)) run->totals.seconds[b] += s;
         if (isfinite(f)) run->totals.flops[b] += f;
+        if (isfinite(f16)) run->totals.bf16_flops[b] += f16;
         if (isfinite(m)) run->totals.bytes[b] += m;
     }
     json_decref(o);

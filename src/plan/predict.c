@@ -72,6 +72,7 @@ static void no_blend(tl_ctx *ctx, float *y, int64_t ldy, float t, const float *x
 static const tl_ops counting = {
     .isa = "none",
     .gemm = no_gemm,
+    .gemm_bf16 = no_gemm,
     .bias_backward = no_bias_backward,
     .embed = no_embed,
     .embed_backward = no_embed_backward,
@@ -108,11 +109,12 @@ static const tl_ops counting = {
 
 /* ---- roofline ---- */
 
-static void add_spans(tl_train_seconds *out, tl_spans *spans, double times, double peak_flops, double bandwidth) {
+static void add_spans(tl_train_seconds *out, tl_spans *spans, double times, const tl_machine *machine) {
     const tl_span *span;
     int n = tl__spans_list(spans, &span);
     for (int i = 0; i < n; i++) {
-        double compute = span[i].flops / peak_flops, memory = span[i].bytes / bandwidth;
+        double compute = span[i].flops / (span[i].bf16 ? machine->bf16_flops : machine->f32_flops);
+        double memory = span[i].bytes / machine->read_bytes_per_second;
         double seconds = times * (compute > memory ? compute : memory);
         out->by_bucket[span[i].bucket] += seconds;
         out->total += seconds;
@@ -122,15 +124,15 @@ static void add_spans(tl_train_seconds *out, tl_spans *spans, double times, doub
 }
 
 /* Count one call of `run` and add it `times` times. */
-static int count(tl_train_seconds *out, void (*run)(tl_ctx *ctx, void *user), void *user, int spans_room, double times,
-                 double peak_flops, double bandwidth, tl_error *err) {
+static int count(tl_train_seconds *out, void (*run)(tl_ctx *ctx, void *user), void *user, tl_contract contract,
+                 int spans_room, double times, const tl_machine *machine, tl_error *err) {
     tl_spans *spans;
     int status = tl__spans_open(&spans, spans_room, err);
     if (status) return status;
     tl__spans_keep(spans, true);
-    tl_ctx ctx = {.ops = &counting, .spans = spans};
+    tl_ctx ctx = {.ops = &counting, .spans = spans, .contract = contract};
     run(&ctx, user);
-    add_spans(out, spans, times, peak_flops, bandwidth);
+    add_spans(out, spans, times, machine);
     tl__spans_close(spans);
     return 0;
 }
@@ -170,8 +172,8 @@ static void run_update(tl_ctx *ctx, void *user) {
     if (m->shape->average) tl__blend(ctx, NULL, 0, 0, NULL, 0, 0, 1, params->count);
 }
 
-int tl__train_predict(tl_train_seconds *out, const tl_arch *arch, const tl_train_shape *s, double peak_flops,
-                      double bandwidth, tl_error *err) {
+int tl__train_predict(tl_train_seconds *out, const tl_arch *arch, const tl_train_shape *s, const tl_machine *machine,
+                      tl_error *err) {
     static const float present = 0; /* never read: says only that the parameter exists */
     *out = (tl_train_seconds){0};
     int R = s->micro_batch * s->T, S = s->micro_batch;
@@ -196,9 +198,9 @@ int tl__train_predict(tl_train_seconds *out, const tl_arch *arch, const tl_train
                            .seq_block = numbers,
                            .block = numbers};
         int room = 128 * (arch->L + 1) + 8 * (R / TL_KB + 1);
-        status = count(out, run_micro_batch, &m, room, (double)s->batch / s->micro_batch, peak_flops, bandwidth, err);
+        status = count(out, run_micro_batch, &m, s->contract, room, (double)s->batch / s->micro_batch, machine, err);
         if (!status)
-            status = count(out, run_update, &m, TL_MAX_FUSED * m.model.params.n + 4, 1, peak_flops, bandwidth, err);
+            status = count(out, run_update, &m, s->contract, TL_MAX_FUSED * m.model.params.n + 4, 1, machine, err);
     }
     tl__params_free(&m.model.params);
     free(m.model.weight);

@@ -4,6 +4,7 @@
 #define TL_PLAN_SIZE_H
 
 #include "model/model.h"
+#include "observe/machine.h"
 
 /* What updates the layers' matrices; embeddings, head, norms and biases are always AdamW's. */
 typedef enum tl_optimizer { TL_OPTIMIZER_ADAMW, TL_OPTIMIZER_MUON, TL_OPTIMIZERS } tl_optimizer;
@@ -15,6 +16,7 @@ typedef struct tl_train_shape {
     int leaves;        /* of the gradient's tree; divides batch */
     int max_documents; /* most documents in one sequence: 1 without document masks */
     int threads;
+    tl_contract contract; /* of the products */
     tl_recompute recompute;
     tl_optimizer optimizer;
     bool average;      /* an exponential average of the weights is kept */
@@ -70,9 +72,9 @@ typedef struct tl_train_seconds {
     double by_bucket[TL_BUCKETS];
     double flops, bytes;
 } tl_train_seconds;
-/* Seconds of one step by the roofline: each operator the larger of FLOPs ÷ peak and bytes ÷ bandwidth, from the very
- * operators the model would call, run against a table that only counts. */
-int tl__train_predict(tl_train_seconds *out, const tl_arch *arch, const tl_train_shape *shape, double peak_flops,
-                      double bandwidth, tl_error *err);
+/* Seconds of one step by the roofline: each operator the larger of FLOPs ÷ the peak of their type and bytes ÷ bandwidth,
+ * as measured on a machine, from the very operators the model would call, run against a table that only counts. */
+int tl__train_predict(tl_train_seconds *out, const tl_arch *arch, const tl_train_shape *shape, const tl_machine *machine,
+                      tl_error *err);
 
 #endif

@@ -210,6 +210,7 @@ static int size_run(tl_run *run, const tl_arch *arch, tl_error *err) {
                          .leaves = (int)c->leaves,
                          .max_documents = c->document_mask ? tl__dataset_facts(run->data)->max_documents_per_sample : 1,
                          .threads = tl__pool_threads(run->ctx.pool),
+                         .contract = c->contract,
                          .recompute = c->recompute,
                          .optimizer = c->optimizer,
                          .average = c->ema > 0};
@@ -218,8 +219,7 @@ static int size_run(tl_run *run, const tl_arch *arch, tl_error *err) {
     tl__train_bytes(&run->bytes, arch, &run->shape, sampling);
     tl__train_bytes_by_recompute(run->bytes_by_recompute, arch, &run->shape, sampling);
     char advice[160];
-    TRY(tl__train_predict(&run->seconds, arch, &run->shape, run->machine.f32_flops, run->machine.read_bytes_per_second,
-                          err));
+    TRY(tl__train_predict(&run->seconds, arch, &run->shape, &run->machine, err));
     if (run->machine.memory_bytes > 0 && run->bytes.total > run->machine.memory_bytes)
         return tl__fail(err, TL_ENOMEM,
                         "the run needs %.2f GB (weights %.2f, gradients %.2f, moments %.2f, activations %.2f) and this "
@@ -388,6 +388,7 @@ static int open_parts(tl_run *run, int64_t begun_ns, tl_error *err) {
     bool weights;
     json_t *earlier;
     TRY(tl__ctx_open(&run->ctx, (int)c->threads, NULL, err));
+    run->ctx.contract = c->contract;
     TRY(tl__comm_open_self(&run->comm, err));
     TRY(read_arch(run, &arch, err)); /* a wrong name shows before gigabytes are tokenised for it */
     TRY(open_tokenizer(run, err));

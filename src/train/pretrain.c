@@ -137,7 +137,8 @@ static void record_step(tl_run *run, tl_step_metrics *m, double model_flops) {
     m->totals = tl__spans_take(run->ctx.spans);
     tl__span_begin(run->ctx.spans, "record", TL_BUCKET_LOG);
     m->tokens_per_second = (double)m->tokens / m->totals.wall_seconds;
-    m->mfu = run->machine.f32_flops > 0 ? m->tokens_per_second * model_flops / run->machine.f32_flops : NAN;
+    double peak = tl__machine_peak(&run->machine, run->ctx.contract);
+    m->mfu = peak > 0 ? m->tokens_per_second * model_flops / peak : NAN;
     m->rss_anon_bytes = tl__rss_anon_bytes();
     if (m->rss_anon_bytes > run->peak_bytes) run->peak_bytes = m->rss_anon_bytes;
     run->state.train_seconds += m->totals.wall_seconds;
@@ -218,6 +219,7 @@ static void tell_start(tl_run *run) {
                             .arch = &run->model.arch,
                             .data = tl__dataset_facts(run->data),
                             .machine = &run->machine,
+                            .contract = run->ctx.contract,
                             .shape = &run->shape,
                             .memory = &run->bytes,
                             .memory_by_recompute = run->bytes_by_recompute,

@@ -48,6 +48,7 @@ typedef struct tl_train_config {
     int64_t max_skipped;                 /* steps in a row that are not finite before the run gives up */
     int64_t sample_every, sample_tokens; /* 0: at the end only; 0: none */
     const char *sample_prompt;           /* NULL: the beginning of the validation text */
+    tl_contract contract; /* of the products; weights, gradients and moments are f32 */
     bool resume;
 } tl_train_config;
 
@@ -67,6 +68,7 @@ struct tl_train_start {
     const tl_arch *arch;
     const tl_dataset_facts *data;
     const tl_machine *machine;
+    tl_contract contract;
     const tl_train_shape *shape;
     const tl_train_bytes *memory;
     const int64_t *memory_by_recompute; /* [TL_RECOMPUTES] totals */

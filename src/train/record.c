@@ -32,7 +32,7 @@ json_t *tl__run_settings(const tl_run *run) {
     free(arch_text);
     if (!arch) return NULL;
     json_t *s = json_object();
-    json_object_set_new(s, "contract", json_string("f32"));
+    json_object_set_new(s, "contract", json_string(tl__contract_names[c->contract]));
     json_object_set_new(s, "kb", json_integer(TL_KB));
     json_object_set_new(s, "tokenizer_name", json_string(run->tokenizer_name));
     json_object_set_new(s, "tokenizer", json_string(tokenizer));
@@ -103,8 +103,8 @@ static json_t *record_predicted(const tl_run *run) {
                      (json_int_t)b->total, "memory", memory, "recompute", tl__recompute_name(run->shape.recompute),
                      "peak_bytes_by_recompute", modes, "step_seconds", real_or_null(t->total), "tokens_per_second",
                      real_or_null(tokens / t->total), "mfu",
-                     real_or_null(model_flops * tokens / t->total / run->machine.f32_flops), "seconds",
-                     real_or_null(t->total * (double)run->schedule.steps), "bottleneck", bottleneck);
+                     real_or_null(model_flops * tokens / t->total / tl__machine_peak(&run->machine, run->ctx.contract)),
+                     "seconds", real_or_null(t->total * (double)run->schedule.steps), "bottleneck", bottleneck);
 }
 
 static int by_value(const void *a, const void *b) {
@@ -125,7 +125,8 @@ static json_t *record_happened(const tl_run *run, const tl_train_outcome *o) {
     json_object_set_new(h, "tokens", json_integer(run->state.tokens));
     json_object_set_new(h, "step_seconds", real_or_null(median));
     json_object_set_new(h, "tokens_per_second", real_or_null(tokens / median));
-    json_object_set_new(h, "mfu", real_or_null(model_flops * tokens / median / run->machine.f32_flops));
+    json_object_set_new(
+        h, "mfu", real_or_null(model_flops * tokens / median / tl__machine_peak(&run->machine, run->ctx.contract)));
     json_object_set_new(h, "seconds", real_or_null(run->state.train_seconds));
     json_object_set_new(h, "loss", real_or_null(o->loss));
     json_object_set_new(h, "validation_loss", real_or_null(o->validation_loss));
@@ -136,8 +137,9 @@ static json_t *record_happened(const tl_run *run, const tl_train_outcome *o) {
 int tl__run_put_plan(tl_run *run, const char *status, const tl_train_outcome *outcome, tl_error *err) {
     json_t *files = json_array();
     for (int i = 0; i < run->config->n_data; i++) json_array_append_new(files, json_string(run->config->data[i]));
-    json_t *about = json_pack("{s:s,s:s,s:s,s:s,s:o}", "name", run->run_name, "version", tl_version(), "started",
-                              run->started, "status", status, "data", files);
+    json_t *about =
+        json_pack("{s:s,s:s,s:s,s:s,s:s,s:o}", "name", run->run_name, "version", tl_version(), "started", run->started,
+                  "status", status, "dtype", tl__contract_names[run->ctx.contract], "data", files);
     json_t *plan = json_object();
     if (outcome) {
         char now[32];

@@ -53,6 +53,16 @@ member logprobs "$work/score.json" | tr -d '[]' | tr ',' '\n' | tail -n 40 >"$wo
 member logprobs "$work/a.json" | tr -d '[]' | tr ',' '\n' >"$work/sampled"
 cmp "$work/scored" "$work/sampled" || fail 'score and generate disagree on log-probabilities'
 
+# The same under bf16: another contract with the same law, through the program.
+run generate --model "$m" --prompt The --max-tokens 40 --seed 5 --no-stop-at-eos --json --dtype bf16 >"$work/bf16.json" || fail 'generate --dtype bf16'
+[ "$(member logprobs "$work/a.json")" != "$(member logprobs "$work/bf16.json")" ] || fail '--dtype bf16 changes nothing'
+echo "84 104 101 $(member ids "$work/bf16.json" | tr -d '[]' | tr ',' ' ')" >"$work/ids"
+TRILITH_ISA=ref run score --model "$m" --tokens "$work/ids" --json --chunk 7 --dtype bf16 >"$work/score.json" || fail 'score --dtype bf16'
+member logprobs "$work/score.json" | tr -d '[]' | tr ',' '\n' | tail -n 40 >"$work/scored"
+member logprobs "$work/bf16.json" | tr -d '[]' | tr ',' '\n' >"$work/sampled"
+cmp "$work/scored" "$work/sampled" || fail 'score and generate disagree on log-probabilities in bf16'
+refuses bf16 generate --model "$m" --prompt The --dtype fp4
+
 # Streamed text is the text; a file is a prompt as it stands; greedy is greedy.
 run generate --model "$m" --prompt The --max-tokens 40 --temperature 0 >"$work/greedy" || fail 'generate'
 run generate --model "$m" --prompt The --max-tokens 40 --top-k 1 --seed 9 >"$work/greedy2"

@@ -21,11 +21,12 @@ one_line() {
 
 call doctor --seconds 0.02 || say 'doctor fails'
 has 'f32 peak  *[0-9.]* GFLOP/s measured'
+has 'bf16 peak  *[0-9.]* GFLOP/s measured'
 has 'memory read  *[0-9.]* GB/s measured'
 has 'jansson'
 call doctor --json --seconds 0.02 || say 'doctor --json fails'
 one_line 'doctor --json'
-for member in version machine kernels limits libraries advice f32_flops read_bytes_per_second gemm; do has "\"$member\":"; done
+for member in version machine kernels limits libraries advice f32_flops bf16_flops read_bytes_per_second gemm gemm_bf16; do has "\"$member\":"; done
 TRILITH_ISA=ref call doctor --seconds 0 || say 'doctor with ref fails'
 has 'kernels, ref'
 TRILITH_ISA=sse9 call doctor && say 'doctor takes an instruction set that does not exist'
@@ -33,6 +34,8 @@ TRILITH_ISA=sse9 call doctor && say 'doctor takes an instruction set that does n
 call bench --seconds 0.01 --batch 2 --seq 48 --width 64 --heads 4 --kv-heads 2 --vocabulary 97 || say 'bench fails'
 for name in 'mlp up dW' 'attention backward' 'softmax loss' adamw; do has "^$name "; done
 grep -q 'nan\|inf' "$work/out" && say 'bench prints a number that is none'
+call bench --seconds 0 --dtype bf16 --only mlp --batch 2 --seq 48 --width 64 --heads 4 --vocabulary 97 || say 'bench --dtype bf16 fails'
+has ' in bf16, reads '
 call bench --json --seconds 0 --only add --batch 1 --seq 8 --width 32 --heads 2 --vocabulary 64 || say 'bench --json fails'
 one_line 'bench --json'
 has '"operators":\[{"name":"add","shape":\[256\]'

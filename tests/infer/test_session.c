@@ -1,6 +1,6 @@
 /* test_session.c — L1 and L2 through a whole model: the same bits however a sequence is chunked and whoever computes
- * it, and the probabilities of decoding equal to the trainer's. A small random model of each family, and a larger
- * Llama. */
+ * it, and the probabilities of decoding equal to the trainer's, under each contract. A small random model of each
+ * family, and a larger Llama. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -160,7 +160,7 @@ static void L1_a_prompt_in_any_chunks(void **state) {
 }
 
 static void L1_any_threads_and_instruction_set(void **state) {
-    static const char *const isas[] = {"ref", "avx2", "avx512"};
+    static const char *const isas[] = {"ref", "avx2", "avx512", "avx512_bf16"};
     for (int k = 0; k < MODELS; k++) {
         const tl_model *m = &models[k];
         int32_t tokens[T];
@@ -169,10 +169,11 @@ static void L1_any_threads_and_instruction_set(void **state) {
         tl_session *s = open_session(m, &ctx, T, 0);
         assert_int_equal(tl__session_score(s, tokens, T, -1, expected, NULL), 0);
         tl__session_close(s);
-        for (int i = 0; i < 3; i++)
+        for (int i = 0; i < 4; i++)
             for (int threads = 1; threads <= 4; threads++) {
                 tl_ctx other;
                 if (tl__ctx_open(&other, threads, isas[i], NULL)) continue; /* not on this CPU */
+                other.contract = ctx.contract;
                 s = open_session(m, &other, T, 40);
                 assert_int_equal(tl__session_score(s, tokens, T, -1, logp, NULL), 0);
                 assert_same_bits(logp, expected, T - 1, isas[i], threads);
@@ -225,6 +226,41 @@ static void L2_the_samplers_record_equals_training(void **state) {
         tl__session_close(s);
         score_as_training(m, &ctx, tokens, 1, T, trained);
         assert_same_bits(sampled + prompt - 1, trained + prompt - 1, T - prompt, "rollout, model", k);
+    }
+}
+
+/* ---- another contract: the same laws ---- */
+
+static int use_bf16(void **state) {
+    ctx.contract = TL_CONTRACT_BF16;
+    return 0;
+}
+static int use_f32(void **state) {
+    ctx.contract = TL_CONTRACT_F32;
+    return 0;
+}
+
+/* The contract reaches the products: its log-probabilities are near f32's and not the same. */
+static void bf16_is_another_contract(void **state) {
+    for (int k = 0; k < MODELS; k++) {
+        const tl_model *m = &models[k];
+        int32_t tokens[T];
+        float f32[T], bf16[T];
+        fill_tokens(tokens, T, m->arch.V, 9);
+        for (int contract = TL_CONTRACT_F32; contract <= TL_CONTRACT_BF16; contract++) {
+            ctx.contract = (tl_contract)contract;
+            tl_session *s = open_session(m, &ctx, T, 0);
+            assert_int_equal(tl__session_score(s, tokens, T, -1, contract == TL_CONTRACT_BF16 ? bf16 : f32, NULL), 0);
+            tl__session_close(s);
+        }
+        ctx.contract = TL_CONTRACT_F32;
+        int differ = 0;
+        for (int i = 0; i + 1 < T; i++) {
+            differ += f32[i] != bf16[i];
+            /* Logits of a few units, each behind some ten roundings of 2⁻⁸ that are as often up as down. */
+            assert_true(f32[i] - bf16[i] < 0.5f && bf16[i] - f32[i] < 0.5f);
+        }
+        assert_true(differ > T / 2);
     }
 }
 
@@ -324,6 +360,11 @@ int main(void) {
         cmocka_unit_test(L1_any_threads_and_instruction_set),
         cmocka_unit_test(L2_decoding_equals_training),
         cmocka_unit_test(L2_the_samplers_record_equals_training),
+        cmocka_unit_test(bf16_is_another_contract),
+        cmocka_unit_test_setup_teardown(L1_a_prompt_in_any_chunks, use_bf16, use_f32),
+        cmocka_unit_test_setup_teardown(L1_any_threads_and_instruction_set, use_bf16, use_f32),
+        cmocka_unit_test_setup_teardown(L2_decoding_equals_training, use_bf16, use_f32),
+        cmocka_unit_test_setup_teardown(L2_the_samplers_record_equals_training, use_bf16, use_f32),
         cmocka_unit_test(rewound_is_as_if_never_read),
         cmocka_unit_test(refusals_change_nothing),
         cmocka_unit_test(L4_bytes_are_known_and_stepping_takes_none),

@@ -97,6 +97,20 @@ static void a_line_gives_back_its_numbers(void **state) {
     }
 }
 
+static void a_line_tells_of_bf16_where_there_is_some(void **state) {
+    (void)state;
+    tl_step_metrics m = {.step = 1, .loss = 1, .validation_loss = NAN, .totals = {.wall_seconds = 2, .seconds = {2}}};
+    m.totals.flops[0] = 8;
+    json_t *o = parse_line(&m);
+    assert_null(json_object_get(o, "bf16_flops_per_second"));
+    json_decref(o);
+    m.totals.bf16_flops[0] = 6;
+    o = parse_line(&m);
+    assert_true(real(json_object_get(o, "flops_per_second"), "matmul") == 4);
+    assert_true(real(json_object_get(o, "bf16_flops_per_second"), "matmul") == 3);
+    json_decref(o);
+}
+
 static void no_number_breaks_the_line(void **state) {
     (void)state;
     const double bad[] = {NAN, INFINITY, -INFINITY, -DBL_MAX, -DBL_MIN / 3};
@@ -127,7 +141,8 @@ static void no_number_breaks_the_line(void **state) {
     }
     tl_step_metrics full = {.validation_loss = 1}; /* every key at its longest */
     for (int b = 0; b < TL_BUCKETS; b++)
-        full.totals.seconds[b] = -DBL_MIN, full.totals.flops[b] = full.totals.bytes[b] = DBL_MAX;
+        full.totals.seconds[b] = -DBL_MIN, full.totals.flops[b] = full.totals.bytes[b] = DBL_MAX,
+        full.totals.bf16_flops[b] = DBL_MAX;
     json_decref(parse_line(&full));
 }
 
@@ -172,6 +187,15 @@ static void the_sentence_blames_what_it_should(void **state) {
         sentence(s, b, 0.7, 0, 0);
         has(s, "70 % of the step is ");
     }
+    /* bf16 is measured against its own peak, whatever f32 work is in the same bucket. */
+    tl_machine machine = {
+        .f32_flops = 400e9, .bf16_flops = 800e9, .read_bytes_per_second = 40e9, .features = "avx512_bf16"};
+    tl_totals mixed = {.wall_seconds = 1, .seconds = {1}, .flops = {640e9}, .bf16_flops = {600e9}, .bytes = {1e9}};
+    tl__ledger_bottleneck(s, sizeof s, &mixed, &machine);
+    has(s, "640 GFLOP/s, 85 % of the measured bf16 peak: compute-bound; more cores would help");
+    machine.bf16_flops = 0;
+    tl__ledger_bottleneck(s, sizeof s, &mixed, &machine);
+    has(s, "not measured");
     tl_totals none = {0};
     tl__ledger_bottleneck(s, sizeof s, &none, NULL);
     has(s, "No step");
@@ -185,9 +209,8 @@ static void the_sentence_blames_what_it_should(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(a_planted_sleep_appears_under_its_span),
-        cmocka_unit_test(a_line_gives_back_its_numbers),
-        cmocka_unit_test(no_number_breaks_the_line),
+        cmocka_unit_test(a_planted_sleep_appears_under_its_span),   cmocka_unit_test(a_line_gives_back_its_numbers),
+        cmocka_unit_test(a_line_tells_of_bf16_where_there_is_some), cmocka_unit_test(no_number_breaks_the_line),
         cmocka_unit_test(the_sentence_blames_what_it_should),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

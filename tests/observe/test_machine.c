@@ -42,7 +42,13 @@ static void a_machine_is_described_and_measured(void **state) {
         assert_true(m.f32_flops > 1e6 && m.read_bytes_per_second > 1e6);
         json_t *o = tl__machine_json(&m);
         assert_true(json_real_value(json_object_get(o, "f32_flops")) == m.f32_flops);
+        assert_true(json_is_null(json_object_get(o, "bf16_flops"))); /* an f32 run does not wait for it */
         json_decref(o);
+        ctx.contract = TL_CONTRACT_BF16;
+        tl__machine_measure(&m, &ctx, threads == 1 ? 0 : 0.02);
+        assert_true(m.bf16_flops > 1e6 && tl__machine_peak(&m, TL_CONTRACT_BF16) == m.bf16_flops);
+        assert_true(tl__peak_select(m.isa)->dot || m.bf16_flops == m.f32_flops);
+        printf("bf16 %.0f GFLOP/s, ", m.bf16_flops / 1e9);
         printf("%s, %d threads, %s: %.0f GFLOP/s, %.1f GB/s\n", m.cpu, threads, m.isa, m.f32_flops / 1e9,
                m.read_bytes_per_second / 1e9);
         tl__pool_close(pool);
@@ -52,8 +58,8 @@ static void a_machine_is_described_and_measured(void **state) {
 static void loops_do_what_they_say(void **state) {
     (void)state;
     static _Alignas(64) uint64_t words[1024];
-    const char *all[] = {"ref", "avx2", "avx512"};
-    for (int i = 0; i < 3; i++) {
+    const char *all[] = {"ref", "avx2", "avx512", "avx512_bf16"};
+    for (int i = 0; i < 4; i++) {
         const tl_ops *ops;
         if (tl__ops_select(&ops, all[i], NULL) != 0) continue; /* not on this CPU */
         const tl_peak *p = tl__peak_select(all[i]);
@@ -63,6 +69,10 @@ static void loops_do_what_they_say(void **state) {
         (void)p->fma(200, &x);
         /* Every chain has converged to 1. The AVX forms add 12 of them as 1 + 11·(1·0.5) in two lanes; ref adds 8. */
         assert_true(x == (i == 0 ? 8.0f : 13.0f));
+        if (p->dot) {
+            assert_true(p->dot(200, &x) == 200 * p->dot(1, &x));
+            assert_true(x == 144.0f); /* 0.5 … 11.5, untouched, in two lanes */
+        }
         memset(words, 0, sizeof words);
         uint64_t before, after;
         p->read(words, sizeof words, &before);

@@ -232,8 +232,8 @@ static void numbers_read_well(void **state) {
 static void a_trace_is_json_with_every_span(void **state) {
     (void)state;
     const tl_span spans[] = {
-        {"linear", 1234567, 89012, TL_BUCKET_MATMUL, 1, 7, 3, {64, 384, 128}, 6291456, 1e6},
-        {"step", 5, 0, TL_BUCKET_LOG, 0, 7, -1, {0, 0, 0}, 0, 0},
+        {"linear", 1234567, 89012, TL_BUCKET_MATMUL, 1, 7, 3, {64, 384, 128}, 6291456, 1e6, true},
+        {"step", 5, 0, TL_BUCKET_LOG, 0, 7, -1, {0, 0, 0}, 0, 0, false},
         {"odd",
          INT64_MAX,
          INT64_MAX,
@@ -243,7 +243,8 @@ static void a_trace_is_json_with_every_span(void **state) {
          INT32_MAX,
          {INT64_MIN, INT64_MIN, INT64_MIN},
          INFINITY,
-         NAN},
+         NAN,
+         false},
     };
     char path[256], *bytes;
     size_t size;
@@ -263,6 +264,8 @@ static void a_trace_is_json_with_every_span(void **state) {
     const json_t *args = json_object_get(e, "args");
     assert_int_equal(json_integer_value(json_array_get(json_object_get(args, "shape"), 2)), 128);
     assert_int_equal(json_integer_value(json_object_get(args, "layer")), 3);
+    assert_string_equal(json_string_value(json_object_get(args, "dtype")), "bf16");
+    assert_null(json_object_get(json_object_get(json_array_get(events, 3), "args"), "dtype"));
     assert_null(json_object_get(json_object_get(json_array_get(events, 3), "args"), "layer"));
     json_decref(o);
     free(bytes);

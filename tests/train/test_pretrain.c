@@ -420,6 +420,50 @@ static void test_a_damaged_average_is_noticed(void **state) {
     assert_int_equal(train(&c, NULL, &outcome, &err), TL_EDAMAGED);
 }
 
+/* The same laws in bf16: its bits do not depend on who computes them, and the contract is a setting of the run. */
+static void test_bf16_stop_and_resume_give_the_same_bits(void **state) {
+    (void)state;
+    const char *whole = in_folder("bf16-whole"), *halves = in_folder("bf16-halves");
+    tl_train_config c = config(whole);
+    tl_train_outcome outcome;
+    tl_error err;
+    c.contract = TL_CONTRACT_BF16;
+    assert_int_equal(train(&c, NULL, &outcome, &err), 0);
+    c = config(halves);
+    c.contract = TL_CONTRACT_BF16, c.stop_after = 7, c.micro_batch = 4;
+    assert_int_equal(train(&c, NULL, &outcome, &err), 0);
+    c.stop_after = 0, c.resume = true, c.threads = 1;
+    const tl_ops *ops;
+    if (!tl__ops_select(&ops, "avx2", NULL))
+        setenv("TRILITH_ISA", "avx2", 1); /* an emulation ends what the best began */
+    assert_int_equal(train(&c, NULL, &outcome, &err), 0);
+    unsetenv("TRILITH_ISA");
+    assert_same_weights(whole, halves);
+
+    c.contract = TL_CONTRACT_F32;
+    assert_int_equal(train(&c, NULL, &outcome, &err), TL_EINVALID);
+    assert_non_null(strstr(err.text, "'contract' was \"bf16\""));
+}
+
+/* 300 steps from the same weights on the same data: the losses end within 1 % of each other. */
+static void test_bf16_learns_as_f32_does(void **state) {
+    (void)state;
+    double loss[2], validation[2];
+    for (int contract = TL_CONTRACT_F32; contract <= TL_CONTRACT_BF16; contract++) {
+        tl_train_config c = config(in_folder(contract == TL_CONTRACT_BF16 ? "learns-bf16" : "learns-f32"));
+        tl_train_outcome outcome;
+        tl_error err;
+        c.contract = (tl_contract)contract, c.steps = 300, c.val_every = 300, c.val_samples = 64, c.lr = 3e-3;
+        assert_int_equal(train(&c, NULL, &outcome, &err), 0);
+        loss[contract] = outcome.loss, validation[contract] = outcome.validation_loss;
+    }
+    print_message("loss %.5f in f32, %.5f in bf16; validation %.5f, %.5f\n", loss[0], loss[1], validation[0],
+                  validation[1]);
+    assert_true(loss[0] < 2.5); /* something was learnt */
+    assert_true(loss[0] != loss[1] && fabs(loss[1] / loss[0] - 1) < 0.01);
+    assert_true(fabs(validation[1] / validation[0] - 1) < 0.01);
+}
+
 static void test_a_run_folder_is_not_written_over(void **state) {
     (void)state;
     tl_train_config c = config(in_folder("once"));
@@ -537,6 +581,8 @@ int main(void) {
         cmocka_unit_test(test_a_depth_is_a_whole_run),
         cmocka_unit_test(test_stop_and_resume_with_muon_and_average),
         cmocka_unit_test(test_a_damaged_average_is_noticed),
+        cmocka_unit_test(test_bf16_stop_and_resume_give_the_same_bits),
+        cmocka_unit_test(test_bf16_learns_as_f32_does),
         cmocka_unit_test(test_a_run_folder_is_not_written_over),
         cmocka_unit_test(test_a_damaged_checkpoint_is_passed_over),
         cmocka_unit_test(test_refusals_are_sentences),

@@ -27,6 +27,7 @@ static const char *const gpt2 = "{\"model_type\":\"gpt2\",\"vocab_size\":97,\"n_
                                 "\"n_positions\":64}";
 
 enum { B = 16, T = 64 };
+static tl_contract contract; /* of the contexts that follow */
 
 static void open_bench(bench *b, const char *config, int micro_batch, int leaves, int threads) {
     tl_error err = {0};
@@ -34,6 +35,7 @@ static void open_bench(bench *b, const char *config, int micro_batch, int leaves
     memset(b, 0, sizeof *b);
     assert_int_equal(tl__arch_parse(&arch, config, strlen(config), "test", &err), 0);
     assert_int_equal(tl__ctx_open(&b->ctx, threads, NULL, &err), 0);
+    b->ctx.contract = contract;
     assert_int_equal(tl__comm_open_self(&b->comm, &err), 0);
     assert_int_equal(tl__model_create(&b->model, &arch, 0, &err), 0);
     tl__model_init(&b->model, 7, b->ctx.pool);
@@ -93,6 +95,37 @@ static void test_L3_micro_batch_changes_no_bit(void **state) {
         free(cut);
         free(want);
     }
+}
+
+static int use_bf16(void **state) {
+    (void)state;
+    contract = TL_CONTRACT_BF16;
+    return 0;
+}
+static int use_f32(void **state) {
+    (void)state;
+    contract = TL_CONTRACT_F32;
+    return 0;
+}
+
+/* bf16 reaches the gradient, and leaves it near f32's. */
+static void test_bf16_gradient_is_near(void **state) {
+    tl_step_result f32, bf16;
+    int64_t n;
+    float *want = gradient(gpt2, 4, 1, 2, &f32, &n);
+    use_bf16(state);
+    float *got = gradient(gpt2, 4, 1, 2, &bf16, &n);
+    use_f32(state);
+    double error = 0, size = 0;
+    for (int64_t i = 0; i < n; i++) {
+        const double d = (double)got[i] - (double)want[i];
+        error += d * d, size += (double)want[i] * (double)want[i];
+    }
+    /* A gradient passes some twenty products; each rounds two factors by at most 2⁻⁸, on average by a third of it, at
+     * random: √40·2⁻⁸/3 = 0.008 of its size. Three times that. */
+    assert_true(error > 0 && sqrt(error / size) < 0.025);
+    assert_true(bf16.loss != f32.loss && fabs(bf16.loss - f32.loss) < 0.01 * f32.loss);
+    free(want), free(got);
 }
 
 static void test_L3_leaves_are_a_tree(void **state) {
@@ -160,6 +193,8 @@ static void test_training_learns(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_L3_micro_batch_changes_no_bit),
+        cmocka_unit_test_setup_teardown(test_L3_micro_batch_changes_no_bit, use_bf16, use_f32),
+        cmocka_unit_test(test_bf16_gradient_is_near),
         cmocka_unit_test(test_L3_leaves_are_a_tree),
         cmocka_unit_test(test_micro_batch_rule),
         cmocka_unit_test(test_training_learns),

@@ -1,13 +1,12 @@
 /* peak.c — owns the measuring loops of one instruction set; compiled once for each.
  *
- * Promises: the FMA loop touches registers alone. Twelve chains cover the latency of two units (4 cycles × 2 = 8) with
- * room for an uneven scheduler, and with the two constants they fit AVX2's sixteen registers. */
+ * Promises: the FMA and dot loops touch registers alone. Twelve chains cover the latency of two units (4 cycles × 2 =
+ * 8, a dot 6 × 2 = 12), and with the two constants they fit AVX2's sixteen registers. */
 #include "kernels/peak.h"
 
-#include <immintrin.h>
+#include "kernels/simd.h"
 
 #if defined(TL_ISA_avx512)
-#define FORM(name) name##_avx512
 typedef __m512 lanes;
 typedef __m512i words;
 enum { WIDTH = 16 };
@@ -16,7 +15,6 @@ enum { WIDTH = 16 };
 #define XOR _mm512_xor_si512
 #define LOAD(p) _mm512_load_si512(p)
 #else
-#define FORM(name) name##_avx2
 typedef __m256 lanes;
 typedef __m256i words;
 enum { WIDTH = 8 };
@@ -28,7 +26,7 @@ enum { WIDTH = 8 };
 
 enum { CHAINS = 12, UNROLL = 8, STREAMS = 8 };
 
-double FORM(tl__fma_peak)(int64_t rounds, float *sink) {
+double TL_NAME(fma_peak)(int64_t rounds, float *sink) {
     volatile float seed = 0.5f; /* the chains run towards 1; see kernels/peak.c */
     lanes m = SPREAD(seed), a = SPREAD(seed), x[CHAINS];
     for (int i = 0; i < CHAINS; i++) x[i] = SPREAD(seed + (float)i);
@@ -45,7 +43,32 @@ double FORM(tl__fma_peak)(int64_t rounds, float *sink) {
     return 2.0 * WIDTH * CHAINS * UNROLL * (double)rounds;
 }
 
-void FORM(tl__read_peak)(const void *from, size_t bytes, uint64_t *sink) {
+#if defined(TL_ISA_avx512_bf16)
+double TL_NAME(dot_peak)(int64_t rounds, float *sink) {
+    volatile float seed = 0.5f;
+    const float s = seed;
+    /* Pairs (s, −s) and (s, s): both products cancel, and the chains stay where they are. */
+    const __m512 half = SPREAD(s), minus = _mm512_xor_ps(half, SPREAD(-0.0f));
+    const __m512bh p = _mm512_cvtne2ps_pbh(half, half);
+    const __m512bh m =
+        (__m512bh)_mm512_mask_blend_epi16(0xaaaaaaaau, (__m512i)p, (__m512i)_mm512_cvtne2ps_pbh(minus, minus));
+    lanes x[CHAINS];
+    for (int i = 0; i < CHAINS; i++) x[i] = SPREAD(s + (float)i);
+    for (int64_t r = 0; r < rounds; r++) {
+#pragma GCC unroll 8
+        for (int u = 0; u < UNROLL; u++) {
+#pragma GCC unroll 12
+            for (int i = 0; i < CHAINS; i++) x[i] = _mm512_dpbf16_ps(x[i], m, p);
+        }
+    }
+    lanes sum = x[0];
+    for (int i = 1; i < CHAINS; i++) sum = _mm512_add_ps(sum, x[i]);
+    *sink = sum[0] + sum[WIDTH - 1];
+    return 4.0 * WIDTH * CHAINS * UNROLL * (double)rounds;
+}
+#endif
+
+void TL_NAME(read_peak)(const void *from, size_t bytes, uint64_t *sink) {
     const char *p = from;
     words x[STREAMS] = {0};
     for (size_t at = 0; at < bytes; at += STREAMS * sizeof(words)) {

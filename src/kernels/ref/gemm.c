@@ -1,6 +1,10 @@
-/* ref/gemm.c — the product, defined: for each output one fmaf chain within each TL_KB of k, block sums in order, bias
- * last. */
+/* ref/gemm.c — the products, defined.
+ *
+ * f32: for each output one fmaf chain within each TL_KB of k, block sums in order, bias last.
+ * bf16: the same cuts and sums, but operands are first rounded to bf16, and a block's chain takes k in pairs, the odd
+ * one first, flushing denormals: Intel's pseudo-code of VDPBF16PS (Intel SDM vol. 2), which consults no mode. */
 #include <math.h>
+#include <string.h>
 #include "kernels/table.h"
 
 static void gemm(tl_ctx *ctx, float *c, int64_t ldc, int M, int N, int K, const float *a, int64_t a_row, int64_t a_col,
@@ -19,6 +23,55 @@ static void gemm(tl_ctx *ctx, float *c, int64_t ldc, int M, int N, int K, const 
         }
 }
 
+/* ---- bf16 ---- */
+
+/* The nearest bf16 as the f32 that it is, ties to even (VCVTNEPS2BF16): a denormal becomes a zero of its sign, a NaN a
+ * quiet one. */
+static float rounded(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    const uint32_t size = bits & 0x7fffffff;
+    if (size < 0x00800000) bits &= 0x80000000;
+    else if (size > 0x7f800000) bits = (bits | 0x00400000) & 0xffff0000;
+    else bits = (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000;
+    memcpy(&x, &bits, 4);
+    return x;
+}
+
+/* fmaf with a result below 2⁻¹²⁶ flushed to a zero of its sign. What is below is decided as x86 does, after rounding to
+ * 24 bits as if the exponent had no bound: fmaf gives 2⁻¹²⁶ for some results that are still below then. The double is
+ * exact where that matters: a·b has 16 bits, and sum is no denormal. */
+static float fma_flushed(float a, float b, float sum) {
+    const float least = 0x1p-126f, x = fmaf(a, b, sum);
+    if (fabsf(x) > least || isnan(x)) return x;
+    if (fabsf(x) == least && fabs((double)a * b + sum) >= 0x1p-126 - 0x1p-151) return x;
+    return copysignf(0, x);
+}
+
+static void gemm_bf16(tl_ctx *ctx, float *c, int64_t ldc, int M, int N, int K, const float *a, int64_t a_row,
+                      int64_t a_col, const float *b, int64_t b_row, int64_t b_col, const float *bias, bool accumulate) {
+    (void)ctx;
+    for (int m = 0; m < M; m++)
+        for (int n = 0; n < N; n++) {
+            const float *am = a + m * a_row, *bn = b + n * b_col;
+            float out = accumulate ? c[m * ldc + n] : 0;
+            for (int k0 = 0; k0 < K; k0 += TL_KB) {
+                const int end = K - k0 < TL_KB ? K : k0 + TL_KB;
+                float sum = 0;
+                for (int k = k0; k < end; k += 2) { /* beyond an odd end, zeros: 0·0 turns −0 into +0 */
+                    const bool whole = k + 1 < end;
+                    const float x = whole ? rounded(am[(k + 1) * a_col]) : 0,
+                                y = whole ? rounded(bn[(k + 1) * b_row]) : 0;
+                    sum = fma_flushed(x, y, sum);
+                    sum = fma_flushed(rounded(am[k * a_col]), rounded(bn[k * b_row]), sum);
+                }
+                out = k0 || accumulate ? out + sum : sum;
+            }
+            c[m * ldc + n] = bias ? out + bias[n] : out;
+        }
+}
+
 void tl__ops_gemm_ref(tl_ops *ops) {
     ops->gemm = gemm;
+    ops->gemm_bf16 = gemm_bf16;
 }
