@@ -185,6 +185,8 @@ static const struct {
     float softcap;
 } forms[] = {{0, 0}, {1, 0}, {7, 0}, {64, 0}, {65, 0}, {100, 0}, {INT32_MAX, 0}, {0, 2}, {30, 0.7f}, {130, 5}};
 enum { FORMS = sizeof forms / sizeof *forms };
+enum { LAW_FORMS = 3 };
+static const int law_form[LAW_FORMS] = {0, 5, 8}; /* in which the laws are tested */
 
 static void set_form(world *w, int i) {
     w->form.window = forms[i].window, w->form.softcap = forms[i].softcap;
@@ -287,11 +289,11 @@ static void law1_chunked_prefill_equals_whole(void **state) {
     static const int cuts[][8] = {{150}, {1, 15, 17, 31, 64, 22}, {64, 64, 22}, {100, 50}, {5, 145}};
     world w;
     world_open(&w, 4, 2, 64, 1, none, whole);
-    for (int run = 0; run < 3 * FORMS; run++) {
-        const int isa = run / FORMS;
+    for (int run = 0; run < 3 * LAW_FORMS; run++) {
+        const int isa = run / LAW_FORMS;
         tl_ctx *ctx = &contexts[isa][isa == 0 ? 1 : 2];
         if (!ctx->ops) continue;
-        set_form(&w, run % FORMS);
+        set_form(&w, law_form[run % LAW_FORMS]);
         result all = compute(ctx, &w, false);
         for (int c = 0; c <= (int)(sizeof cuts / sizeof *cuts); c++) {
             tl_kv kv = kv_copy(&w);
@@ -319,11 +321,11 @@ static void law1_row_alone_equals_batch(void **state) {
     static const int past[5] = {0, 100, 63, 7, 0}, fresh[5] = {70, 1, 20, 1, 9};
     world w;
     world_open(&w, 6, 3, 80, 5, past, fresh);
-    for (int run = 0; run < 3 * FORMS; run++) {
-        const int isa = run / FORMS;
+    for (int run = 0; run < 3 * LAW_FORMS; run++) {
+        const int isa = run / LAW_FORMS;
         tl_ctx *ctx = &contexts[isa][isa == 0 ? 1 : 3];
         if (!ctx->ops) continue;
-        set_form(&w, run % FORMS);
+        set_form(&w, law_form[run % LAW_FORMS]);
         result all = compute(ctx, &w, false);
         for (int s = 0; s < w.S; s++)
             for (int r = w.seq_row[s]; r < w.seq_row[s + 1]; r++) {
@@ -348,11 +350,11 @@ static void law3_backward_by_micro_batch(void **state) {
     static const int none[4], fresh[4] = {70, 128, 9, 40};
     world w;
     world_open(&w, 4, 2, 64, 4, none, fresh);
-    for (int run = 0; run < 3 * FORMS; run++) {
-        const int isa = run / FORMS;
+    for (int run = 0; run < 3 * LAW_FORMS; run++) {
+        const int isa = run / LAW_FORMS;
         tl_ctx *ctx = &contexts[isa][isa == 0 ? 1 : 2];
         if (!ctx->ops) continue;
-        set_form(&w, run % FORMS);
+        set_form(&w, law_form[run % LAW_FORMS]);
         result all = compute(ctx, &w, true);
         result part = compute(&contexts[0][1], &w, true); /* for its buffers */
         memset(part.dq, 0xff, part.grad_floats * sizeof(float));
@@ -503,9 +505,7 @@ static void check_finite_differences(int window, float softcap) {
 static void ref_backward_equals_finite_differences(void **state) {
     check_finite_differences(0, 0);
     check_finite_differences(20, 0);
-    check_finite_differences(66, 0);
-    check_finite_differences(0, 2);
-    check_finite_differences(9, 1.5f);
+    check_finite_differences(66, 1.5f);
 }
 
 int main(void) {
