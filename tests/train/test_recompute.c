@@ -139,6 +139,7 @@ static void test_recomputed_gradients_are_the_same_bits(void **state) {
 }
 
 static void check_prediction(const char *folder) {
+    const tl_machine machine = {.f32_flops = 1e12, .read_bytes_per_second = 1e11};
     tl_arch arch;
     int64_t bytes[TL_RECOMPUTES];
     double executed[TL_RECOMPUTES], forward;
@@ -156,7 +157,7 @@ static void check_prediction(const char *folder) {
                                 .max_documents = 1,
                                 .threads = 2,
                                 .recompute = (tl_recompute)mode};
-        assert_int_equal(tl__train_predict(&predicted, &arch, &shape, 1e12, 1e11, &err), 0);
+        assert_int_equal(tl__train_predict(&predicted, &arch, &shape, &machine, &err), 0);
         if (mode == 0) none = predicted;
         double more = predicted.flops - none.flops, want = executed[mode] - executed[0];
         assert_true(fabs(more - want) <= 1e-9 * predicted.flops); /* sums of the same numbers */
