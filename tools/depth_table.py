@@ -57,7 +57,7 @@ def table(sweep, runs, text):
     for depth, row, _ in runs:
         lines.append(
             f"| {depth} | {count(row['params'])} | {count(row['tokens'])} | {row['model_flops']:.2e} | {row['steps']:,} | "
-            f"{row['validation_loss']:.4f} | {row['bits_per_byte']:.4f} | {row['tokens_per_second']:,.0f} | {row['seconds']:.0f} s |"
+            f"{row['validation_loss']:.4f} | {row['bits_per_byte']:.4f} | {row['tokens_per_second']:,.0f} | {row['seconds']:.3g} s |"
         )
     falls = all(a[1]["validation_loss"] > b[1]["validation_loss"] for a, b in zip(runs, runs[1:]))
     lines += ["", "The loss falls from each depth to the next." if falls else "**The loss does not fall from each depth to the next.**"]

@@ -61,12 +61,12 @@ static void put_top(tl_page *p, const json_t *sweep, const json_t *rows, const c
     const char *measure = tl__sweep_measure(rows);
     tl__page_put(p, "<p class=lead>The best of %zu finished: ", finished);
     put_text(p, tl__sweep_text(best, "name"));
-    tl__page_put(p, ", with ");
+    tl__page_put(p, ", ");
     for (int c = 0; c < TL_SWEEP_COLUMNS; c++)
         if (strcmp(tl__sweep_columns[c].key, measure) == 0)
-            tl__page_put(p, "%s %s.</p>\n",
-                         strcmp(measure, "bits_per_byte") == 0 ? "bits a byte:" : tl__sweep_columns[c].label,
-                         tl__form(text, tl__sweep_columns[c].form, tl__sweep_number(best, measure)));
+            tl__page_put(p, strcmp(measure, "bits_per_byte") == 0 ? "%s %s.</p>\n" : "%s of %s.</p>\n",
+                         tl__form(text, tl__sweep_columns[c].form, tl__sweep_number(best, measure)),
+                         tl__sweep_columns[c].label);
 }
 
 static void put_table(tl_page *p, const json_t *axes, const json_t *rows) {
@@ -295,10 +295,12 @@ int tl__sweep_report_write(const char *folder, tl_error *err) {
     tl_page table = {0}, page = {0};
     tl__sweep_markdown(&table, axes, rows);
     tl__report_head(&page, name);
-    tl__page_put(&page, "<style>.legend{flex-wrap:wrap}a{color:inherit}");
+    /* Neighbouring curves in colours that are far apart. */
+    static const int colour[TL_MOST_SERIES] = {0, 6, 4, 2, 8, 1, 5, 7, 3, 10, 9, 12};
+    tl__page_put(&page, "<style>.legend{flex-wrap:wrap}a{color:inherit}.plain thead th:first-child{text-align:left}");
     for (int k = 0; k < TL_MOST_SERIES; k++)
         tl__page_put(&page, ".s-k%d{stroke:var(--b%d)}.f-k%d,svg .f-k%d{fill:var(--b%d)}.g-k%d{background:var(--b%d)}",
-                     k, k, k, k, k, k, k);
+                     k, colour[k], k, k, colour[k], k, colour[k]);
     tl__page_put(&page, "</style>\n");
     put_top(&page, sweep, rows, name);
     put_table(&page, axes, rows);

@@ -112,7 +112,7 @@ static void a_sweep_on_one_page(void **state) {
         "{\"name\":\"lr=9\",\"values\":{\"lr\":\"9\"},\"status\":\"failed\",\"error\":\"it |fell| over\"}]}");
     if (tl__sweep_report_write(folder, &err)) fail_msg("%s", err.text);
     char *page = get_file("report.html"), *table = get_file("sweep.md");
-    has(page, "The best of 2 finished: lr=0, with bits a byte: 1.250.");
+    has(page, "The best of 2 finished: lr=0, 1.250 bits a byte.");
     has(page, "some failed");
     has(page, "lr=9: it |fell| over");
     has(page, "12,345");
