@@ -131,6 +131,12 @@ static void run_layernorm(bench *b, const int64_t *d) {
 static void run_gelu(bench *b, const int64_t *d) {
     tl__gelu(&b->ctx, b->y, b->x, d[0]);
 }
+static void run_head_norm(bench *b, const int64_t *d) {
+    tl__head_norm(&b->ctx, b->y, b->C, NULL, b->x, b->C, b->one_c, 0, 1e-6f, b->R, b->H, b->D);
+}
+static void run_geglu(bench *b, const int64_t *d) {
+    tl__geglu(&b->ctx, b->y, b->x, b->R, b->F);
+}
 static void run_swiglu(bench *b, const int64_t *d) {
     tl__swiglu(&b->ctx, b->y, b->x, b->R, b->F);
 }
@@ -187,9 +193,11 @@ static int list_cases(const bench *b, trial_case out[40]) {
         {"rope", TL_OP_ROPE, run_rope, {R, C, 0}},
         {"rmsnorm", TL_OP_NORM, run_rmsnorm, {R, C, 0}},
         {"rmsnorm backward", TL_OP_NORM_BACKWARD, run_rmsnorm_backward, {R, C, 0}},
+        {"head norm", TL_OP_HEAD_NORM, run_head_norm, {R, C, 0}},
         {"layernorm", TL_OP_NORM, run_layernorm, {R, C, 0}},
         {"gelu", TL_OP_ACT, run_gelu, {R * F, 0, 0}},
         {"swiglu", TL_OP_ACT, run_swiglu, {R * F, 0, 0}},
+        {"geglu", TL_OP_ACT, run_geglu, {R * F, 0, 0}},
         {"swiglu backward", TL_OP_ACT_BACKWARD, run_swiglu_backward, {R * F, 0, 0}},
         {"add", TL_OP_ADD, run_add, {R * C, 0, 0}},
         {"embed", TL_OP_EMBED, run_embed, {R, C, 0}},
