@@ -249,7 +249,7 @@ def configurations(vocab=V):
 
 
 def odd_configurations(vocab=V):
-    """Another of each: ragged widths, the other tie, windows at 64 and beside it, the keys that the first ones leave out."""
+    """Another of each family that has but one above: ragged widths, the other tie, windows at 64 and beside it, the keys that the first ones leave out."""
     base = dict(vocab_size=vocab, max_position_embeddings=100, rms_norm_eps=1e-6, bos_token_id=0, eos_token_id=0, pad_token_id=None,
                 attn_implementation="eager")
 
@@ -258,7 +258,6 @@ def odd_configurations(vocab=V):
                     num_hidden_layers=layers)
 
     return {
-        **configurations(vocab),
         "llama3": LlamaConfig(tie_word_embeddings=True, rope_parameters=dict(rope_type="linear", rope_theta=5000.0, factor=3.0),
                               **shape(36, 6, 3, 50, 2)),
         # Without RoPE a bias of keys moves all scores of a row alike: its gradient is zero but for rounding, and is not compared.
@@ -284,7 +283,8 @@ def odd_configurations(vocab=V):
 
 def models(seed, vocab=V, odd=False):
     """(name, model), weights drawn far from the usual initialisation, so that each of them matters to the result."""
-    for i, (name, config) in enumerate((odd_configurations if odd else configurations)(vocab).items()):
+    chosen = configurations(vocab) | (odd_configurations(vocab) if odd else {})
+    for i, (name, config) in enumerate(chosen.items()):
         generator = torch.Generator().manual_seed(seed + i)
         model = AutoModelForCausalLM.from_config(config).float()
         assert model.config._attn_implementation == "eager", name
