@@ -2,6 +2,7 @@
 
     tests/vectors/ops.safetensors             each operator of src/kernels/ops.h: inputs in f32, results computed in f64 and rounded once
     tests/vectors/optimizer.safetensors       Muon's updates (tools/make_optimizer_vectors.py)
+    tests/vectors/zloss.safetensors           gradients of two of the models below with a z-loss
     tests/vectors/<model>/config.json, model.safetensors       a tiny random model as transformers saves it
     tests/vectors/<model>/expected.safetensors                 its logits, every parameter's gradient and 50 AdamW losses, in f32
 
@@ -323,8 +324,21 @@ def train(model, batches, steps, hyper=HYPER, lr_of_step=None):
     return losses
 
 
+Z_LOSS, Z_LOSS_OF = 1e-2, ("llama-tied", "gemma2")  # the second caps its logits; a coefficient large enough to be seen
+
+
+def z_loss_gradients(name, model, tokens):
+    """Gradients of the loss with a z-loss (Chowdhery et al. 2022, PaLM §5), and what it adds."""
+    model.zero_grad()
+    logits, loss = loss_of(model, tokens)
+    z_loss = Z_LOSS * (logits.logsumexp(-1) ** 2).mean()
+    (loss + z_loss).backward()
+    found = {f"{name}.grad.{key}": p.grad.detach().clone() for key, p in model.named_parameters()}
+    return found | {f"{name}.z_loss": z_loss.detach().reshape(1), f"{name}.coefficient": torch.tensor([Z_LOSS])}
+
+
 def whole_models(folder, seed, odd=False):
-    said = []
+    said, z_losses = [], {}
     for name, model in models(seed, odd=odd):
         where = os.path.join(folder, name)
         model.save_pretrained(where)
@@ -339,11 +353,14 @@ def whole_models(folder, seed, odd=False):
         expected = {"tokens": tokens, "logits": logits.detach().reshape(B * T, V), "loss": loss.detach().reshape(1)}
         for key, p in model.named_parameters():
             expected["grad." + key] = p.grad.detach().clone()
+        if name in Z_LOSS_OF:
+            z_losses.update(z_loss_gradients(name, model, tokens[0]))
         expected["losses"] = torch.tensor(train(model, tokens, STEPS))
         expected["hyper"] = torch.tensor([HYPER[k] for k in ("lr", "beta1", "beta2", "eps", "weight_decay", "clip")])
         save_file({k: v.contiguous() for k, v in expected.items()}, os.path.join(where, "expected.safetensors"))
         losses = expected["losses"]
         said.append(f"{name}: {sum(p.numel() for p in model.parameters())} parameters, loss {losses[0]:.3f} → {losses[-1]:.3f}")
+    save_file(z_losses, os.path.join(folder, "zloss.safetensors"))
     return said
 
 

@@ -47,7 +47,7 @@ typedef struct findings {
     X(gemm_bf16)                                                                                                       \
     X(bias_backward) X(embed) X(embed_backward) X(rmsnorm) X(rmsnorm_backward) X(layernorm) X(layernorm_backward)      \
         X(rope) X(kv_store) X(attention) X(attention_backward) X(gelu) X(gelu_backward) X(swiglu) X(swiglu_backward)   \
-            X(add) X(softmax_loss) X(sum_squares) X(adamw)
+            X(add) X(softmax_loss) X(sum_squares) X(adamw) X(blend)
 
 typedef struct entry {
     const char *name, *isa;

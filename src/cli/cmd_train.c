@@ -19,7 +19,7 @@ typedef struct values {
     int64_t steps, tokens, stop_after, batch, seq, micro_batch, leaves, threads, seed, val_every, val_samples,
         checkpoint_every, keep, max_skipped, sample_every, sample_tokens;
     double minutes, lr, min_lr_ratio, warmup, decay_fraction, beta1, beta2, eps, weight_decay, clip, val_fraction,
-        muon_lr, muon_momentum, ema;
+        muon_lr, muon_momentum, z_loss, ema;
     int schedule, optimizer, recompute, dtype;
     bool document_mask, mmap, resume, quiet;
 } values;
@@ -123,6 +123,10 @@ static const tl_option options[] = {
      .most = 100},
     {OPTION("clip", TL_REAL(values, clip), NULL, "1.0", "Largest norm of the gradient; 0: no clipping."), .least = 0,
      .most = 1e9},
+    {OPTION("z-loss", TL_REAL(values, z_loss), NULL, "0",
+            "Add this times the mean of log^2 Z to what is minimised, such as 1e-4, so that logits stay near 0 "
+            "(Chowdhery et al. 2022); 0: nothing."),
+     .least = 0, .most = 100},
     {OPTION("ema", TL_REAL(values, ema), NULL, "0",
             "Keep an exponential average of the weights with this decay, such as 0.999, in each checkpoint's ema/; 0: "
             "none."),
@@ -238,6 +242,7 @@ static tl_train_config config_of(tl_cli *cli) {
         .optimizer = (tl_optimizer)v->optimizer,
         .muon_lr = v->muon_lr,
         .muon_momentum = v->muon_momentum,
+        .z_loss = v->z_loss,
         .ema = v->ema,
         .recompute = (tl_recompute)v->recompute,
         .adamw =

@@ -99,6 +99,7 @@ void tl__acts_place(tl_acts *acts, tl_arena *arena, const tl_arch *a, int R, int
     acts->logits = TL_TAKE(arena, float, (int64_t)acts->loss_rows * a->V);
     if (!training) return;
     acts->final_rstd = TL_TAKE(arena, float, R);
+    acts->logz = TL_TAKE(arena, float, R);
     if (a->norm == TL_NORM_LAYER) acts->final_mean = TL_TAKE(arena, float, R);
     acts->d_x = TL_TAKE(arena, float, (int64_t)R * a->C);
     acts->d_normed = TL_TAKE(arena, float, (int64_t)R * a->C);
@@ -451,12 +452,14 @@ void tl__model_loss(tl_ctx *ctx, const tl_model *m, tl_acts *acts, const int32_t
                     float *grad, float grad_scale) {
     const tl_arch *a = &m->arch;
     const float *W = weight(m, -1, head_role(a));
-    tl_loss_form form = {.grad_scale = grad ? grad_scale : 0.0f, .softcap = a->final_softcap};
+    bool z = grad && acts->z_coef > 0;
+    tl_loss_form form = {
+        .grad_scale = grad ? grad_scale : 0.0f, .z_coef = z ? acts->z_coef : 0.0f, .softcap = a->final_softcap};
     for (int r = 0; r < R; r += TL_KB) {
         int n = R - r < TL_KB ? R - r : TL_KB;
         const float *hidden = acts->hidden + (int64_t)r * a->C;
         head_product(ctx, m, acts->logits, hidden, n);
-        tl__softmax_loss(ctx, logp + r, NULL, acts->logits, target + r, &form, n, a->V);
+        tl__softmax_loss(ctx, logp + r, z ? acts->logz + r : NULL, acts->logits, target + r, &form, n, a->V);
         if (!grad) continue;
         tl__linear_dw(ctx, gradient(m, grad, -1, head_role(a)), NULL, acts->logits, a->V, hidden, a->C, TL_OUT_IN, n,
                       a->V, a->C, !(acts->first && r == 0));

@@ -72,6 +72,8 @@ typedef struct tl_acts {
     float *d_x, *d_normed, *d_qkv, *d_att, *d_up, *d_act; /* training only */
     float *logits;         /* [loss_rows, V] */
     int loss_rows;         /* TL_KB, or fewer when R is */
+    float z_coef;          /* of the z-loss, in training; 0: none */
+    float *logz;           /* [R] with a z-loss: log Z of each row that has a target, else 0 */
     bool first;            /* a leaf's first micro-batch: products write their weight's gradient instead of adding to it */
 } tl_acts;
 
@@ -84,7 +86,7 @@ void tl__model_forward(tl_ctx *ctx, const tl_model *model, tl_acts *acts, const 
 /* logits[n,V] of n hidden rows, soft-capped where the model does: what is sampled and scored. */
 void tl__model_logits(tl_ctx *ctx, const tl_model *model, float *logits, const float *hidden, int n);
 /* Head and loss together, TL_KB rows at a time, never all logits: logp[R] of target (−1 ignored). With grad (flat gradient buffer): also
- * d_hidden into acts->d_normed, and the head's gradient. grad_scale: 1 / the step's token count. */
+ * d_hidden into acts->d_normed, and the head's gradient. grad_scale: 1 / the step's token count. With a z-loss its gradient too, and logz filled. */
 void tl__model_loss(tl_ctx *ctx, const tl_model *model, tl_acts *acts, const int32_t *target, int R, float *logp, float *grad, float grad_scale);
 /* Before a leaf: zero the parts of the gradient that its first micro-batch adds to. The others need not be cleared: one pass over them less. */
 void tl__model_clear_gradient(tl_ctx *ctx, const tl_model *model, float *grad);

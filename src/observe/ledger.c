@@ -64,6 +64,10 @@ int tl__metrics_line(char *out, size_t size, const tl_step_metrics *m) {
     const tl_totals *s = &m->totals;
     put(&t, "{\"step\":%lld,\"loss\":", (long long)m->step);
     put_real(&t, m->loss, 0);
+    if (isfinite(m->z_loss) && m->z_loss > 0) {
+        put(&t, ",\"z_loss\":");
+        put_real(&t, m->z_loss, 0);
+    }
     if (isfinite(m->validation_loss)) {
         put(&t, ",\"validation_loss\":");
         put_real(&t, m->validation_loss, 0);

@@ -10,6 +10,7 @@
 typedef struct tl_step_metrics {
     int64_t step;              /* 1-based: after this step */
     double loss;               /* nats a token; NaN prints as null with "skipped": true */
+    double z_loss;             /* beside the loss, not in it; 0 or NaN: none, key absent */
     double validation_loss;    /* NaN: not evaluated at this step, key absent */
     double ema_validation_loss; /* of the averaged weights; 0 or NaN: not evaluated, key absent */
     double grad_norm, learning_rate;

@@ -78,6 +78,7 @@ void tl__train_place(tl_train_memory *memory, tl_arena *arena, const tl_arch *ar
     int R = s->micro_batch * s->T, documents = s->micro_batch * s->max_documents;
     memory->kv_blocks = s->micro_batch * ((s->T + TL_KV_BLOCK - 1) / TL_KV_BLOCK) + documents;
     tl__acts_place(&memory->acts, arena, arch, R, memory->kv_blocks, true, s->recompute);
+    memory->acts.z_coef = (float)s->z_coef;
     memory->input = TL_TAKE(arena, int32_t, tokens);
     memory->target = TL_TAKE(arena, int32_t, tokens);
     memory->pos = TL_TAKE(arena, int32_t, tokens);

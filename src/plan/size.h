@@ -20,6 +20,7 @@ typedef struct tl_train_shape {
     tl_recompute recompute;
     tl_optimizer optimizer;
     bool average;      /* an exponential average of the weights is kept */
+    double z_coef;     /* of the z-loss; 0: none */
 } tl_train_shape;
 
 /* Micro-batch for a shape: `wanted` if it keeps the bits (its rows a multiple of TL_KB, or the whole leaf), else TL_EINVALID

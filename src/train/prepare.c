@@ -213,7 +213,8 @@ static int size_run(tl_run *run, const tl_arch *arch, tl_error *err) {
                          .contract = c->contract,
                          .recompute = c->recompute,
                          .optimizer = c->optimizer,
-                         .average = c->ema > 0};
+                         .average = c->ema > 0,
+                         .z_coef = c->z_loss};
     int64_t sampling =
         c->sample_tokens ? (int64_t)tl__session_bytes(arch, sample_capacity(run, arch), SAMPLE_CHUNK) : 0;
     tl__train_bytes(&run->bytes, arch, &run->shape, sampling);

@@ -122,6 +122,7 @@ static int step_once(tl_run *run, tl_step_metrics *m, tl_error *err) {
     run->state.tokens += result.tokens;
     *m = (tl_step_metrics){.step = step,
                            .loss = result.loss,
+                           .z_loss = result.z_loss,
                            .validation_loss = NAN,
                            .grad_norm = result.grad_norm,
                            .learning_rate = rate,

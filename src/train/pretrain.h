@@ -38,6 +38,7 @@ typedef struct tl_train_config {
     tl_optimizer optimizer;
     tl_adamw_settings adamw;
     double muon_lr, muon_momentum; /* of Muon's matrices; muon_lr 0: lr */
+    double z_loss;                 /* coefficient of log²Z (PaLM §5); 0: none */
     double ema;                    /* decay of the average of the weights; 0: none is kept */
     tl_recompute recompute;
     uint64_t seed;

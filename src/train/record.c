@@ -53,6 +53,7 @@ json_t *tl__run_settings(const tl_run *run) {
         json_object_set_new(s, "muon_lr", json_real(c->muon_lr > 0 ? c->muon_lr : c->lr));
         json_object_set_new(s, "muon_momentum", json_real(c->muon_momentum));
     }
+    if (c->z_loss > 0) json_object_set_new(s, "z_loss", json_real(c->z_loss));
     if (c->ema > 0) json_object_set_new(s, "ema", json_real(c->ema));
     json_object_set_new(s, "beta1", json_real(c->adamw.beta1));
     json_object_set_new(s, "beta2", json_real(c->adamw.beta2));

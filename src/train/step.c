@@ -41,8 +41,9 @@ static void close_slots(tl_ctx *ctx, tl_train_memory *memory, const tl_model *mo
 /* ---- a leaf ---- */
 
 static void leaf_gradient(tl_ctx *ctx, const tl_model *model, tl_train_memory *memory, const tl_train_shape *shape,
-                          int first, int n, float *grad, float grad_scale) {
+                          int first, int n, float *grad, float grad_scale, double *z_sum) {
     int T = shape->T;
+    *z_sum = 0;
     tl__model_clear_gradient(ctx, model, grad);
     if (memory->slot) open_slots(memory, &model->arch, memory->input + (int64_t)first * T, (int64_t)n * T);
     for (int i = 0; i < n; i += shape->micro_batch) {
@@ -53,6 +54,8 @@ static void leaf_gradient(tl_ctx *ctx, const tl_model *model, tl_train_memory *m
         memory->acts.first = i == 0;
         tl__model_forward(ctx, model, &memory->acts, &rows);
         tl__model_loss(ctx, model, &memory->acts, memory->target + at, rows.R, memory->logp + at, grad, grad_scale);
+        if (shape->z_coef > 0) /* row after row, wherever micro-batches are cut */
+            for (int r = 0; r < rows.R; r++) *z_sum += (double)memory->acts.logz[r] * (double)memory->acts.logz[r];
         tl__model_backward(ctx, model, &memory->acts, &rows, grad, memory->embed_grad, memory->slot);
     }
     if (memory->slot) close_slots(ctx, memory, model, grad);
@@ -68,11 +71,11 @@ int tl__step_gradient(tl_ctx *ctx, tl_comm *comm, const tl_model *model, tl_trai
     int leaf = shape->batch / shape->leaves;
 
     /* A stack of partial sums, as in binary counting: after leaf i, one addition for each trailing one bit of i. */
-    double loss[32];
+    double loss[32], z_sum[32];
     int depth = 0;
     for (int i = 0; i < shape->leaves; i++) {
         assert(depth < memory->grads);
-        leaf_gradient(ctx, model, memory, shape, i * leaf, leaf, memory->grad[depth], grad_scale);
+        leaf_gradient(ctx, model, memory, shape, i * leaf, leaf, memory->grad[depth], grad_scale, &z_sum[depth]);
         loss[depth] = 0;
         for (int64_t r = (int64_t)i * leaf * shape->T; r < (int64_t)(i + 1) * leaf * shape->T; r++)
             loss[depth] -= (double)memory->logp[r];
@@ -81,15 +84,16 @@ int tl__step_gradient(tl_ctx *ctx, tl_comm *comm, const tl_model *model, tl_trai
             tl__add(ctx, memory->grad[depth - 2], memory->grad[depth - 2], memory->grad[depth - 1],
                     model->params.count);
             loss[depth - 2] += loss[depth - 1];
+            z_sum[depth - 2] += z_sum[depth - 1];
         }
     }
     assert(depth == 1);
 
-    double shared[2] = {loss[0], (double)tokens};
+    double shared[3] = {loss[0], (double)tokens, z_sum[0]};
     tl_ticket gradient_ticket, loss_ticket;
     tl__span_begin(ctx->spans, "sum_over_ranks", TL_BUCKET_COMM);
     int status = tl__comm_sum_start(comm, TL_AXIS_DP, memory->grad[0], model->params.count, &gradient_ticket, err);
-    if (!status) status = tl__comm_sum_f64_start(comm, TL_AXIS_DP, shared, 2, &loss_ticket, err);
+    if (!status) status = tl__comm_sum_f64_start(comm, TL_AXIS_DP, shared, 3, &loss_ticket, err);
     if (!status) status = tl__comm_wait(comm, gradient_ticket, COMM_TIMEOUT_NS, err);
     if (!status) status = tl__comm_wait(comm, loss_ticket, COMM_TIMEOUT_NS, err);
     tl__span_end(ctx->spans, 0, 0, model->params.count, 0, 0);
@@ -97,6 +101,7 @@ int tl__step_gradient(tl_ctx *ctx, tl_comm *comm, const tl_model *model, tl_trai
 
     result->tokens = (int64_t)shared[1];
     result->loss = shared[1] > 0 ? shared[0] / shared[1] : 0;
+    result->z_loss = shared[1] > 0 ? shape->z_coef * shared[2] / shared[1] : 0;
     result->grad_norm = sqrt(tl__sum_squares(ctx, memory->grad[0], model->params.count));
     return 0;
 }

@@ -10,6 +10,7 @@
 
 typedef struct tl_step_result {
     double loss;      /* nats a token; not finite if any log-probability was not */
+    double z_loss;    /* z_coef times the mean of log²Z; the gradient is of the sum of both */
     double grad_norm; /* before clipping */
     int64_t tokens;   /* targets that counted */
 } tl_step_result;
