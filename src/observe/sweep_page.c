@@ -46,7 +46,7 @@ static void put_top(tl_page *p, const json_t *sweep, const json_t *rows, const c
                                  : "not finished",
                  n, n == 1 ? "" : "s");
     const json_t *axes = json_object_get(sweep, "axes");
-    for (size_t a = 0; a < json_array_size(axes); a++) {
+    for (size_t a = 0; a < tl__sweep_axes(axes); a++) {
         const char *axis = json_string_value(json_array_get(axes, a));
         tl__page_put(p, "%s", a ? " \u00b7 " : "");
         put_text(p, axis ? axis : "");
@@ -72,7 +72,7 @@ static void put_top(tl_page *p, const json_t *sweep, const json_t *rows, const c
 static void put_table(tl_page *p, const json_t *axes, const json_t *rows) {
     char text[32];
     tl__page_put(p, "<h2>The runs, best first</h2><div class=\"card scroll\"><table class=plain><thead><tr><th>run");
-    for (size_t a = 0; a < json_array_size(axes); a++) {
+    for (size_t a = 0; a < tl__sweep_axes(axes); a++) {
         const char *axis = json_string_value(json_array_get(axes, a));
         tl__page_put(p, "<th>");
         put_text(p, axis ? axis : "");
@@ -95,7 +95,7 @@ static void put_table(tl_page *p, const json_t *axes, const json_t *rows) {
             put_text(p, tl__sweep_text(row, "status"));
             tl__page_put(p, "</small>");
         }
-        for (size_t a = 0; a < json_array_size(axes); a++) {
+        for (size_t a = 0; a < tl__sweep_axes(axes); a++) {
             const char *axis = json_string_value(json_array_get(axes, a));
             tl__page_put(p, "<td>");
             put_text(p, tl__sweep_text(json_object_get(row, "values"), axis ? axis : ""));
@@ -225,7 +225,7 @@ static void put_axes(tl_page *p, const json_t *axes, const json_t *rows) {
         return;
     }
     tl__page_put(p, "<h2>Against each setting</h2><div class=pair>");
-    for (size_t a = 0; a < json_array_size(axes); a++) {
+    for (size_t a = 0; a < tl__sweep_axes(axes); a++) {
         const char *axis = json_string_value(json_array_get(axes, a));
         if (!axis) continue;
         find_places(&at, rows, axis);

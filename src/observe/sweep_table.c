@@ -45,6 +45,11 @@ json_t *tl__sweep_row(const char *run_folder) {
 
 /* ---- order ---- */
 
+size_t tl__sweep_axes(const json_t *axes) {
+    enum { MOST_AXES = 32 };
+    return json_array_size(axes) < MOST_AXES ? json_array_size(axes) : MOST_AXES;
+}
+
 const char *tl__sweep_text(const json_t *row, const char *key) {
     const char *s = json_string_value(json_object_get(row, key));
     return s ? s : "";
@@ -127,7 +132,7 @@ static void put_cell(tl_page *p, const char *text) {
 
 void tl__sweep_markdown(tl_page *p, const json_t *axes, const json_t *rows) {
     char text[32];
-    size_t n_axes = json_array_size(axes);
+    size_t n_axes = tl__sweep_axes(axes);
     tl__page_put(p, "| |");
     for (size_t a = 0; a < n_axes; a++) {
         const char *axis = json_string_value(json_array_get(axes, a));

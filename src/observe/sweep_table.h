@@ -5,6 +5,8 @@
 #include "observe/page.h"
 #include "observe/sweep_report.h"
 
+/* How many axes are shown: all that a sweep can have, and a bound on what a damaged file can cost. */
+size_t tl__sweep_axes(const json_t *axes);
 const char *tl__sweep_text(const json_t *row, const char *key);   /* "": not there */
 double tl__sweep_number(const json_t *row, const char *key);      /* NaN: not there */
 bool tl__sweep_finished(const json_t *row);

@@ -117,6 +117,15 @@ grep -q 'stopped as asked' err || fail 'SIGTERM: nothing says that it stopped'
 steps=$(lines stop/lr=0.001/metrics.jsonl)
 [ "$steps" -lt 4000 ] || fail 'SIGTERM came after the run'
 
+# SIGKILL, which the sweep cannot hear: its run is told by the system, and leaves a checkpoint too.
+"$trilith" train --sweep long.yaml --out stop >out 2>err </dev/null &
+pid=$!
+await stop/lr=0.001/metrics.jsonl $((steps + 20))
+kill -KILL $pid
+wait $pid 2>/dev/null
+timeout 60 flock stop/lr=0.001/.lock true || fail 'the run outlived its sweep'
+[ "$(status_of stop/lr=0.001)" = stopped ] || fail 'the run of a killed sweep did not stop in order'
+
 # The same with fewer steps, once undisturbed and once killed with its sweep by SIGKILL: equal bits.
 sweep short.yaml --out calm --quiet || fail 'a sweep to compare with'
 "$trilith" train --sweep short.yaml --out killed --checkpoint-every 50 --quiet >out 2>err </dev/null &
@@ -124,9 +133,7 @@ pid=$!
 await killed/lr=0.001/metrics.jsonl 60
 kill -KILL $pid
 wait $pid 2>/dev/null
-# Its run is told by the system and stops too; then the folder is free.
-timeout 20 flock killed/lr=0.001/.lock true || fail 'the run outlived its sweep'
-[ "$(status_of killed/lr=0.001)" != running ] || fail 'the run of a killed sweep did not stop in order'
+timeout 60 flock killed/lr=0.001/.lock true # until its run has stopped
 sweep short.yaml --out killed --checkpoint-every 50 --quiet || fail 'a killed sweep, started again'
 for run in lr=0.001 lr=0.003; do
     [ "$(status_of killed/$run)" = finished ] || fail "$run of a killed sweep is not finished"
