@@ -155,6 +155,16 @@ tl_totals tl__spans_take(tl_spans *spans) {
     return totals;
 }
 
+void tl__totals_add(tl_totals *sum, const tl_totals *more) {
+    for (int b = 0; b < TL_BUCKETS; b++) {
+        sum->seconds[b] += more->seconds[b];
+        sum->flops[b] += more->flops[b];
+        sum->bf16_flops[b] += more->bf16_flops[b];
+        sum->bytes[b] += more->bytes[b];
+    }
+    sum->wall_seconds += more->wall_seconds;
+}
+
 static void reverse(tl_span *a, int n) {
     for (int i = 0, j = n - 1; i < j; i++, j--) {
         tl_span t = a[i];

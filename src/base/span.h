@@ -57,6 +57,8 @@ void tl__spans_set(tl_spans *spans, int step, int layer); /* stamped on the span
 void tl__spans_keep(tl_spans *spans, bool keep);
 /* Totals since the last take, OTHER = wall − everything else; starts anew. Asserts that no span is open. */
 tl_totals tl__spans_take(tl_spans *spans);
+/* sum += more, every member. */
+void tl__totals_add(tl_totals *sum, const tl_totals *more);
 /* The kept spans, oldest first: count returned; *first set to a malloc-free view (ring unrolled in place when full). */
 int tl__spans_list(tl_spans *spans, const tl_span **first);
 

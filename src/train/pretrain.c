@@ -182,12 +182,7 @@ static int loop(tl_run *run, tl_train_outcome *outcome, tl_error *err) {
         }
         if (due(step, c->sample_every, steps)) take_sample(run);
         record_step(run, &m, model_flops);
-        for (int b = 0; b < TL_BUCKETS; b++) {
-            all.seconds[b] += m.totals.seconds[b];
-            all.flops[b] += m.totals.flops[b];
-            all.bytes[b] += m.totals.bytes[b];
-        }
-        all.wall_seconds += m.totals.wall_seconds;
+        tl__totals_add(&all, &m.totals);
 
         tl__span_begin(run->ctx.spans, "progress", TL_BUCKET_LOG);
         smooth_seconds =

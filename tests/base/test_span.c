@@ -38,6 +38,7 @@ static void a_child_is_taken_from_its_parent(void **state) {
     tl__spans_set(s, 7, 3);
     tl__span_begin(s, "parent", TL_BUCKET_EVAL);
     tl__span_begin(s, "child", TL_BUCKET_MATMUL);
+    tl__span_bf16(s);
     sleep_ms(20);
     tl__span_end(s, 100, 10, 2, 3, 4);
     tl__span_begin(s, "same bucket", TL_BUCKET_EVAL);
@@ -71,6 +72,12 @@ static void a_child_is_taken_from_its_parent(void **state) {
     assert_true(t.flops[TL_BUCKET_MATMUL] == 100 && t.bytes[TL_BUCKET_MATMUL] == 10);
     assert_true(t.flops[TL_BUCKET_EVAL] == 6 && t.bytes[TL_BUCKET_EVAL] == 9);
     assert_true(fabs(sum(&t) - t.wall_seconds) < 1e-9);
+    assert_true(child->bf16 && !same->bf16 && !parent->bf16);
+    assert_true(t.bf16_flops[TL_BUCKET_MATMUL] == 100 && t.bf16_flops[TL_BUCKET_EVAL] == 0);
+    tl_totals twice = t; /* every member is a double, and none is forgotten */
+    tl__totals_add(&twice, &t);
+    const double *one = (const double *)&t, *two = (const double *)&twice;
+    for (size_t i = 0; i < sizeof t / sizeof *one; i++) assert_true(two[i] == 2 * one[i]);
 
     t = tl__spans_take(s); /* starts anew: from the take before, not from the opening */
     assert_true(t.seconds[TL_BUCKET_MATMUL] == 0 && t.flops[TL_BUCKET_MATMUL] == 0);
