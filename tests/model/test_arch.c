@@ -242,6 +242,26 @@ static void test_scaled_frequencies(void **state) {
     assert_float_equal(scaled[15], 0.5f * 1e-4f, 1e-8); /* the slowest dimension is stretched by ten */
 }
 
+/* Presets named after published models have their numbers of parameters. */
+static void test_presets_have_the_published_sizes(void **state) {
+    static const struct {
+        const char *name;
+        int64_t parameters;
+    } known[] = {{"gpt2-124m", 124439808},
+                 {"smollm2-135m", 134515008},
+                 {"qwen3-0.6b", 596049920},
+                 {"llama-3.2-1b", 1235814400},
+                 {"gemma3-270m", 268098176}};
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+        tl_arch a;
+        tl_params params;
+        tl_error err = {0};
+        if (tl__arch_open(&a, known[i].name, &err) || tl__params_make(&params, &a, &err)) fail_msg("%s", err.text);
+        assert_int_equal(params.count, known[i].parameters);
+        tl__params_free(&params);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_old_and_new_keys_mean_the_same),
@@ -251,6 +271,7 @@ int main(void) {
         cmocka_unit_test(test_gains_begin_where_they_do_nothing),
         cmocka_unit_test(test_refusals_name_the_field),
         cmocka_unit_test(test_scaled_frequencies),
+        cmocka_unit_test(test_presets_have_the_published_sizes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
