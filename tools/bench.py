@@ -6,8 +6,8 @@ A pair is one turn of Trilith and one of the peer, on the same model, batch, tok
 pair's figure is the ratio of the two; the table gives the geometric mean of the ratios with a 95 % interval (Student's t on their logarithms).
 Pairs go on from --pairs to twenty where the two are within 30 % of each other; three do where one is twice the other. Nothing else should run on the machine meanwhile.
 
-Sections (for --only): gpt2-t64, gpt2-t256, nano, start, gemm, tokenizer, and bf16-gpt2-t64, bf16-gpt2-t256, bf16-nano, bf16-gemm. A section measured alone replaces its part of the page and leaves the
-others as they were, each with its own date: results are kept in build/bench.json.
+Sections (for --only): gpt2-t64, gpt2-t256, nano, start, gemm, tokenizer, bf16-gpt2-t64, bf16-gpt2-t256, bf16-nano, bf16-gemm, and waterfall. A section
+measured alone replaces its part of the page and leaves the others as they were, each with its own date: results are kept in build/bench.json.
 """
 
 import argparse
@@ -39,7 +39,7 @@ COLUMNS = {  # section → preset, batch, sequence, measured steps a turn
 }
 TITLES = {"gpt2-t64": "GPT-2 124M, B4 T64", "gpt2-t256": "GPT-2 124M, B4 T256", "nano": "nano 10.8M, B64 T256"}
 BF16 = "bf16-"  # before a section: the same in bf16, --dtype bf16 against autocast
-SECTIONS = [*COLUMNS, "start", "gemm", "tokenizer", *(BF16 + c for c in COLUMNS), BF16 + "gemm"]
+SECTIONS = [*COLUMNS, "start", "gemm", "tokenizer", *(BF16 + c for c in COLUMNS), BF16 + "gemm", "waterfall"]
 WARM = 2  # steps left out at the beginning of a turn
 
 
@@ -442,6 +442,21 @@ def tokenizer(bench):
     return dict(mb_per_second=statistics.median(figures), peers=peers, text=about)
 
 
+def waterfall(bench):
+    """From the peak down to the model's FLOPs, sampled by perf (tools/waterfall.py)."""
+    import waterfall as tool
+
+    found = []
+    for dtype in ("f32", "bf16"):
+        for c in ("nano", "gpt2-t256"):
+            preset, batch, seq, steps = COLUMNS[c]
+            result = tool.measure(bench.trilith, bench.data, preset, batch, seq, 1 if bench.args.quick else steps, bench.args.threads, dtype)
+            bench.note("waterfall", ["python", "tools/waterfall.py", "--data", "text.txt", "--model", preset, "--batch", batch, "--seq", seq, "--steps", steps, "--dtype", dtype])
+            found.append(dict(result, title=f"{TITLES[c]}, {dtype}"))
+            print(f"waterfall: {found[-1]['title']}: {100 * result['mfu']:.1f} % of the peak", flush=True)
+    return dict(tables=found)
+
+
 def tokenizer_text(bench):
     import gzip
 
@@ -559,6 +574,16 @@ def page(results):
         out += ["## Training a tokenizer", "", f"Byte-level BPE, 8,192 tokens, on {r['text']}; start of the process and reading included.", "",
                 "| | MB/s | Trilith against it |", "|---|---|---|", f"| **Trilith** | **{r['mb_per_second']:.1f}** | |"]
         out += [f"| {p['name']} | {p['mb_per_second']:.1f} | {ratio_text(p['pairs'])} |" for p in r["peers"]] + [""] + how(r)
+    if "waterfall" in results:
+        import waterfall as tool
+
+        r = results["waterfall"]
+        out += ["## Where the rest of the peak goes", "",
+                "Each row takes its part of what the cores could have done in a step's wall time at the measured peak; what is left at the end are the model's",
+                "FLOPs. Time is sampled (`perf record -e cpu-clock`), FLOPs are the ledger's. The formula counts attention whole where a causal one computes half.", ""]
+        for t in r["tables"]:
+            out += [f"### {t['title']}: {t['seconds']:.2f} s a step", ""] + tool.table(t)
+        out += how(r)
     return "\n".join(out)
 
 
@@ -594,6 +619,9 @@ def main():
         bench = Bench(args, work)
         facts = machine(args)
         for section in args.only or SECTIONS:
+            if section == "waterfall" and not shutil.which("perf"):
+                print("bench: the waterfall is left out: it needs perf (Debian: linux-perf)", file=sys.stderr)
+                continue
             plain = section.removeprefix(BF16)
             result = throughput(bench, section) if plain in COLUMNS else gemm(bench, section) if plain == "gemm" else globals()[section](bench)
             result.update(date=datetime.datetime.now().strftime("%Y-%m-%d %H:%M"), machine=facts, commands=bench.commands.get(section, []), revision=revision(ROOT),
