@@ -253,16 +253,19 @@ void tl__rope_fill(float *cos_sin, const tl_arch *a, bool local, int positions) 
     ramp line = {0};
     float magnitude = 1;
     if (scaling == TL_ROPE_YARN) line = yarn_ramp(a), magnitude = yarn_attention_factor(r);
+    float frequencies[TL_MAX_HEAD_DIM / 2];
     for (int i = 0; i < half; i++) {
         float power = (float)tl__pow_f64(theta, (double)((float)(2 * i) / (float)a->D));
         float frequency = 1.0f / power;
         if (scaling == TL_ROPE_LINEAR) frequency /= (float)r->factor;
         if (scaling == TL_ROPE_LLAMA3) frequency = llama3_frequency(r, frequency);
         if (scaling == TL_ROPE_YARN) frequency = yarn_frequency(r, line, i, power);
-        for (int p = 0; p < positions; p++) {
-            float angle = (float)p * frequency;
-            cos_sin[(int64_t)p * a->D + i] = tl__cos(angle) * magnitude;
-            cos_sin[(int64_t)p * a->D + half + i] = tl__sin(angle) * magnitude;
-        }
+        frequencies[i] = frequency;
     }
+    for (int p = 0; p < positions; p++, cos_sin += a->D)
+        for (int i = 0; i < half; i++) {
+            float angle = (float)p * frequencies[i];
+            cos_sin[i] = tl__cos(angle) * magnitude;
+            cos_sin[half + i] = tl__sin(angle) * magnitude;
+        }
 }

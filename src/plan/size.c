@@ -99,7 +99,9 @@ void tl__train_bytes(tl_train_bytes *bytes, const tl_arch *arch, const tl_train_
     int64_t one = params.count * (int64_t)sizeof(float);
     tl__params_free(&params);
     tl__train_place(&memory, &arena, arch, shape);
-    int64_t table = (int64_t)arch->max_positions * arch->D * (int64_t)sizeof(float);
+    int positions =
+        shape->positions > 0 && shape->positions < arch->max_positions ? shape->positions : arch->max_positions;
+    int64_t table = (int64_t)positions * arch->D * (int64_t)sizeof(float);
     bytes->weights = one + tl__rope_tables(arch) * table;
     bytes->gradients = memory.grads * one;
     bytes->moments = one + memory.sq_count * (int64_t)sizeof(float);

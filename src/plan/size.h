@@ -12,6 +12,7 @@ typedef enum tl_optimizer { TL_OPTIMIZER_ADAMW, TL_OPTIMIZER_MUON, TL_OPTIMIZERS
 typedef struct tl_train_shape {
     int batch;         /* B, sequences a step */
     int T;             /* tokens a sequence */
+    int positions;     /* rows of the RoPE tables: the longest sequence trained or sampled; 0: all that the model has */
     int micro_batch;   /* sequences computed at once */
     int leaves;        /* of the gradient's tree; divides batch */
     int max_documents; /* most documents in one sequence: 1 without document masks */

@@ -187,6 +187,12 @@ static int sample_capacity(const tl_run *run, const tl_arch *arch) {
     return (int)(want < arch->max_positions ? want : arch->max_positions);
 }
 
+/* Rows of the RoPE tables: a model may have positions for a hundred times the sequences that it is trained on. */
+static int positions_needed(const tl_run *run, const tl_arch *arch) {
+    int sampled = run->config->sample_tokens ? sample_capacity(run, arch) : 0;
+    return sampled > (int)run->config->seq ? sampled : (int)run->config->seq;
+}
+
 /* Ways to recompute that would fit where the chosen one does not; "" where there is none. */
 static const char *less_memory(const tl_run *run, char out[160]) {
     const int64_t *bytes = run->bytes_by_recompute;
@@ -206,6 +212,7 @@ static int size_run(tl_run *run, const tl_arch *arch, tl_error *err) {
     run->shape =
         (tl_train_shape){.batch = (int)c->batch,
                          .T = (int)c->seq,
+                         .positions = positions_needed(run, arch),
                          .micro_batch = micro,
                          .leaves = (int)c->leaves,
                          .max_documents = c->document_mask ? tl__dataset_facts(run->data)->max_documents_per_sample : 1,
@@ -246,7 +253,7 @@ static int load_weights(tl_run *run, tl_error *err) {
 }
 
 static int open_memory(tl_run *run, const tl_arch *arch, tl_error *err) {
-    TRY(tl__model_create(&run->model, arch, 0, err));
+    TRY(tl__model_create(&run->model, arch, run->shape.positions, err));
     tl_arena dry = tl__arena_dry();
     tl__train_place(&run->memory, &dry, arch, &run->shape);
     TRY(tl__arena_open(&run->arena, dry.used_bytes, err));
