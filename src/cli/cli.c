@@ -102,7 +102,7 @@ static bool spell_number(char out[80], const char *text) {
 
 static void describe_range(char *out, size_t size, const tl_option *o, const char *noun) {
     if (o->least == 0 && o->most == 0) snprintf(out, size, "%s", noun);
-    else if (o->most >= 1e15) snprintf(out, size, "%s of at least %.15g", noun, o->least);
+    else if (o->most >= 9e18) snprintf(out, size, "%s of at least %.15g", noun, o->least);
     else snprintf(out, size, "%s from %.15g to %.15g", noun, o->least, o->most);
 }
 

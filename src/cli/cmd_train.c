@@ -283,6 +283,8 @@ static int run(tl_cli *cli) {
     int64_t stop_after = v->stop_after; /* this invocation's: the one before has stopped where it was told to */
     if (v->resume && tl__path_exists(saved) && tl__cli_read_yaml(cli, saved, &err)) return tl__cli_fail(cli, &err);
     v->stop_after = stop_after;
+    if (v->data.n == 0 && v->resume)
+        return tl__cli_bad(cli, "%s holds no run to continue; name the run's folder, or begin one with --data", v->out);
     if (v->data.n == 0) return tl__cli_bad(cli, "--data is missing: name the text to train on");
     if (v->depth > 0 && v->model)
         return tl__cli_bad(cli,

@@ -96,6 +96,7 @@ mkdir "$work/here" "$work/here/tiny"
 # ---- folders that are taken ----
 train --data "$work/text" --out "$work/run" --steps 6 --checkpoint-every 2 --stop-after 4 || fail 'train'
 cp -r "$work/run" "$work/before"
+refuses 'text/none holds no run to continue' --resume --out "$work/text/none"
 refuses 'already holds a run; continue it with --resume' --data "$work/text" --out "$work/run" --steps 6
 refuses 'is a file' --data "$work/text" --out "$work/text"
 refuses 'not a folder\|is a file' --data "$work/text" --out "$work/text/run"
