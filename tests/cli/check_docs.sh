@@ -1,16 +1,7 @@
 #!/bin/sh
 # check_docs.sh TRILITH SOURCE — the documents, --help, the man page and what is printed agree: every option that a document names exists, every
 # command is in the man page, every command with --json has its section in docs/cli.md, and every member that it prints stands there.
-set -u
-trilith=$1
-source=$2
-work=$(mktemp -d) || exit 1
-trap 'rm -rf "$work"' EXIT
-failures=0
-fail() {
-    failures=$((failures + 1))
-    printf 'FAILED: %s\n' "$1"
-}
+. "$2/tests/program.sh"
 names() { sed -n '/^usage/,$s/^  \([a-z]*\)  *[a-z].*/\1/p'; }
 
 # ---- commands, as "tokenizer encode" ----
@@ -32,7 +23,7 @@ while read -r command; do
 done <"$work/commands" | sed 's/^--\[no-\]\(.*\)/--\1\n--no-\1/' | sort -u >"$work/options"
 if command -v groff >/dev/null 2>&1; then
     groff -man -Tutf8 -ww -z "$work/man" 2>"$work/err"
-    [ ! -s "$work/err" ] || { fail 'groff finds fault with the man page'; head -5 "$work/err"; }
+    [ ! -s "$work/err" ] || fail 'groff finds fault with the man page'
 fi
 
 # ---- options that the documents name ----
@@ -64,14 +55,14 @@ while read -r command; do
     [ -n "$(section "$command")" ] || fail "docs/cli.md has no section for $command --json"
 done <"$work/commands"
 
-awk 'BEGIN { for (i = 0; i < 300; i++) printf "The heaven and the earth number %d were finished, and all the host of them.\n", i }' >"$work/text"
-"$trilith" train --data "$work/text" --out "$work/run" --model tiny --tokenizer bytes --steps 1 --batch 1 --seq 64 --quiet || fail train
+make_text "$work/text" 300
+run train --data "$work/text" --out "$work/run" --model tiny --tokenizer bytes --steps 1 --batch 1 --seq 64 --quiet || fail train
 # members COMMAND ARGUMENT…: the top members of what it prints are each in its section, in backquotes.
 members() {
     command=$1
     shift
     # shellcheck disable=SC2086
-    "$trilith" $command "$@" --json >"$work/json" 2>"$work/err" || { fail "$command --json"; head -3 "$work/err"; return; }
+    call $command "$@" --json >"$work/json" || { fail "$command --json"; return; }
     section "$command" >"$work/section"
     # Nested values and strings are taken away from the inside, until the names of the top remain.
     sed -e 's/\\.//g' -e 's/:"[^"]*"/:0/g' -e ':a' -e 's/\[[^][{}]*\]/0/g' -e 's/:{[^][{}]*}/:0/g' -e 's/\([[,]\){[^][{}]*}/\10/g' -e 'ta' "$work/json" |
@@ -93,5 +84,4 @@ members 'tokenizer train' --data "$work/text" --vocab 300 --out "$work/tok"
 members 'tokenizer encode' --model "$work/tok" --text "$work/few"
 members 'tokenizer decode' --model "$work/tok" 97 98
 
-printf '%d failed\n' $failures
-[ $failures -eq 0 ]
+finish

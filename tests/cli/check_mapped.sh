@@ -1,18 +1,9 @@
 #!/bin/sh
 # check_mapped.sh TRILITH SOURCE — law L7 for files that are mapped: replaced by rename they are survived, cut short in place they end the
 # process with one sentence and status 2, with --no-mmap they may be cut; damage within them is found by --verify, by tensor.
-set -u
-trilith=$(realpath "$1")
-work=$(mktemp -d) || exit 1
+. "$2/tests/program.sh"
 pid=
 trap '[ -z "$pid" ] || kill -9 "$pid" 2>/dev/null; rm -rf "$work"' EXIT
-failures=0
-fail() {
-    failures=$((failures + 1))
-    printf 'FAILED: %s\n' "$1"
-    [ ! -s "$work/err" ] || sed 's/^/  stderr: /' "$work/err" | head -5
-}
-run() { timeout 100 "$trilith" "$@" >"$work/out" 2>"$work/err" </dev/null; }
 
 # Waits, at most 60 s, until a command succeeds.
 until_true() {
@@ -30,7 +21,7 @@ busy() { # has used half a second of CPU: the weights were read long ago
 }
 alive() { kill -0 "$pid" 2>/dev/null; }
 
-awk 'BEGIN { for (i = 0; i < 40000; i++) printf "The heaven and the earth number %d were finished, and all the host of them.\n", i }' >"$work/text"
+make_text "$work/text" 40000
 head -c 20000 "$work/text" >"$work/few"
 run train --data "$work/few" --out "$work/run" --model tiny --tokenizer bytes --steps 1 --batch 1 --seq 64 --threads 1 --quiet || fail train
 model=$work/model
@@ -107,15 +98,6 @@ fi
 pid=
 
 # Damage that keeps the size: one byte of one tensor.
-refuses() {
-    pattern=$1
-    shift
-    run "$@"
-    code=$?
-    if [ $code -ne 2 ] || [ -s "$work/out" ] || [ "$(wc -l <"$work/err")" -ne 1 ] || ! grep -q -e "$pattern" "$work/err"; then
-        fail "trilith $* (exit status $code; one sentence matching '$pattern' and exit 2 expected)"
-    fi
-}
 fresh
 run generate --model "$model" --prompt a --max-tokens 1 --verify || fail 'generate --verify of an intact checkpoint'
 run score --model "$model" --text "$work/few" --verify || fail 'score --verify of an intact checkpoint'
@@ -137,5 +119,4 @@ refuses 'manifest.json' train --data "$work/few" --out "$work/next2" --model "$m
 printf '{"format": "of another program"}' >"$model/manifest.json"
 run inspect "$model" || fail "inspect of a model with another program's manifest.json"
 
-printf '%d failed\n' $failures
-[ $failures -eq 0 ]
+finish

@@ -2,59 +2,46 @@
 # check_train.sh TRILITH SOURCE — `trilith train` against everything that a user or a machine does to it: data that is missing, unreadable, not
 # UTF-8, too short or damaged; models that do not fit; folders that are taken; other settings on resume; a disk that fills. Each ends in one
 # sentence and status 2 with nothing written over, or in the run that was asked for.
-set -u
-trilith=$(realpath "$1")
-work=$(mktemp -d) || exit 1
-trap 'rm -rf "$work"' EXIT
-failures=0
-fail() {
-    failures=$((failures + 1))
-    printf 'FAILED: %s\n' "$1"
-    [ ! -s "$work/err" ] || sed 's/^/  stderr: /' "$work/err" | head -5
-}
-run() { timeout 100 "$trilith" "$@" >"$work/out" 2>"$work/err" </dev/null; }
+. "$2/tests/program.sh"
 train() { run train --model tiny --tokenizer bytes --seq 64 --batch 2 --val-samples 2 --quiet --threads 1 "$@"; }
-# refuses PATTERN ARGUMENT…: of train.
-refuses() {
+# refuses_to PATTERN ARGUMENT…: of train.
+refuses_to() {
     pattern=$1
     shift
     train "$@"
-    code=$?
-    if [ $code -ne 2 ] || [ -s "$work/out" ] || [ "$(wc -l <"$work/err")" -ne 1 ] || ! grep -q -e "$pattern" "$work/err"; then
-        fail "train $* (exit status $code; one sentence matching '$pattern' and exit 2 expected)"
-    fi
+    refused "$pattern" $? "trilith train $*"
 }
 same() { cmp -s "$1" "$2" || fail "$3"; }
 weights() { printf '%s/checkpoints/latest/model.safetensors' "$1"; }
 
-awk 'BEGIN { for (i = 0; i < 400; i++) printf "The heaven and the earth number %d were finished, and all the host of them.\n", i }' >"$work/text"
+make_text "$work/text" 400
 
 # ---- data ----
-refuses "$work/absent" --data "$work/absent" --out "$work/a"
-refuses 'is a folder' --data "$work" --out "$work/a"
-refuses 'absent.jsonl' --data "$work/text" "$work/absent.jsonl" --out "$work/a"
+refuses_to "$work/absent" --data "$work/absent" --out "$work/a"
+refuses_to 'is a folder' --data "$work" --out "$work/a"
+refuses_to 'absent.jsonl' --data "$work/text" "$work/absent.jsonl" --out "$work/a"
 : >"$work/empty"
-refuses 'empty has [01] token' --data "$work/empty" --out "$work/a"
+refuses_to 'empty has [01] token' --data "$work/empty" --out "$work/a"
 head -c 30 "$work/text" >"$work/short"
-refuses 'short has 31 tokens, but one sample is 65' --data "$work/short" --out "$work/a"
+refuses_to 'short has 31 tokens, but one sample is 65' --data "$work/short" --out "$work/a"
 head -c 64 "$work/text" >"$work/short"
-refuses 'leaves none to train on\|more text' --data "$work/short" --out "$work/a"
+refuses_to 'leaves none to train on\|more text' --data "$work/short" --out "$work/a"
 if [ "$(id -u)" -ne 0 ]; then
     cp "$work/text" "$work/secret"
     chmod 000 "$work/secret"
-    refuses 'secret.*ermission' --data "$work/secret" --out "$work/a"
+    refuses_to 'secret.*ermission' --data "$work/secret" --out "$work/a"
 fi
 gzip -c "$work/text" >"$work/text.gz"
 head -c 300 "$work/text.gz" >"$work/cut.gz"
-refuses 'cut.gz.*damaged\|cut.gz.*cut short\|cut.gz.*ends' --data "$work/cut.gz" --out "$work/a"
+refuses_to 'cut.gz.*damaged\|cut.gz.*cut short\|cut.gz.*ends' --data "$work/cut.gz" --out "$work/a"
 printf 'PK\003\004 and so on, which is an archive of another kind' >"$work/a.zip"
-refuses 'a.zip.*archive' --data "$work/a.zip" --out "$work/a"
+refuses_to 'a.zip.*archive' --data "$work/a.zip" --out "$work/a"
 printf '{"text": "one"}\n{"body": "two"}\n' >"$work/b.jsonl"
-refuses 'b.jsonl, line 2 has no key "text".*--text-key' --data "$work/b.jsonl" --out "$work/a"
+refuses_to 'b.jsonl, line 2 has no key "text".*--text-key' --data "$work/b.jsonl" --out "$work/a"
 printf '{"text": "one"}\n{"text": 2}\n' >"$work/b.jsonl"
-refuses 'b.jsonl, line 2' --data "$work/b.jsonl" --out "$work/a"
+refuses_to 'b.jsonl, line 2' --data "$work/b.jsonl" --out "$work/a"
 printf '{"text": "one"}\nnot json\n' >"$work/b.jsonl"
-refuses 'b.jsonl, line 2' --data "$work/b.jsonl" --out "$work/a"
+refuses_to 'b.jsonl, line 2' --data "$work/b.jsonl" --out "$work/a"
 [ ! -e "$work/a/run.json" ] || fail 'a refused run was begun'
 
 # Invalid UTF-8 is read as U+FFFD, and counted: three sequences here.
@@ -72,21 +59,21 @@ config() {
 END
 }
 config 300 50 4
-refuses 'hidden_size\|cannot be divided\|divide' --data "$work/text" --out "$work/b" --model "$work/config.json"
+refuses_to 'hidden_size\|cannot be divided\|divide' --data "$work/text" --out "$work/b" --model "$work/config.json"
 config 300 48 4 3
-refuses '4 .*heads.* 3 ' --data "$work/text" --out "$work/b" --model "$work/config.json"
+refuses_to '4 .*heads.* 3 ' --data "$work/text" --out "$work/b" --model "$work/config.json"
 config 200
-refuses 'tokenizer has 257 tokens, but model .* only 200' --data "$work/text" --out "$work/b" --model "$work/config.json"
+refuses_to 'tokenizer has 257 tokens, but model .* only 200' --data "$work/text" --out "$work/b" --model "$work/config.json"
 config 300 48 4 2 32
-refuses '64 is beyond the model.s 32 positions' --data "$work/text" --out "$work/b" --model "$work/config.json"
+refuses_to '64 is beyond the model.s 32 positions' --data "$work/text" --out "$work/b" --model "$work/config.json"
 config 300
 printf '{"vocab_size": 300}' >"$work/other.json"
-refuses 'model_type' --data "$work/text" --out "$work/b" --model "$work/other.json"
-refuses "did you mean 'tiny'" --data "$work/text" --out "$work/b" --model tinny
-refuses 'tokenizer' --data "$work/text" --out "$work/b" --tokenizer "$work/absent"
-refuses 'bpe:N' --data "$work/text" --out "$work/b" --tokenizer bpe:many
-refuses 'divided into 4 leaves' --data "$work/text" --out "$work/b" --leaves 4
-refuses 'one of --steps, --tokens.* not 2 of them' --data "$work/text" --out "$work/b" --steps 1 --tokens 5
+refuses_to 'model_type' --data "$work/text" --out "$work/b" --model "$work/other.json"
+refuses_to "did you mean 'tiny'" --data "$work/text" --out "$work/b" --model tinny
+refuses_to 'tokenizer' --data "$work/text" --out "$work/b" --tokenizer "$work/absent"
+refuses_to 'bpe:N' --data "$work/text" --out "$work/b" --tokenizer bpe:many
+refuses_to 'divided into 4 leaves' --data "$work/text" --out "$work/b" --leaves 4
+refuses_to 'one of --steps, --tokens.* not 2 of them' --data "$work/text" --out "$work/b" --steps 1 --tokens 5
 [ ! -e "$work/b/checkpoints" ] || fail 'a refused run has checkpoints'
 # A vocabulary larger than the tokenizer's is fine; a preset wins over a folder of its name.
 train --data "$work/text" --out "$work/larger" --model "$work/config.json" --steps 1 || fail 'a vocabulary larger than the tokenizer'
@@ -96,10 +83,10 @@ mkdir "$work/here" "$work/here/tiny"
 # ---- folders that are taken ----
 train --data "$work/text" --out "$work/run" --steps 6 --checkpoint-every 2 --stop-after 4 || fail 'train'
 cp -r "$work/run" "$work/before"
-refuses 'text/none holds no run to continue' --resume --out "$work/text/none"
-refuses 'already holds a run; continue it with --resume' --data "$work/text" --out "$work/run" --steps 6
-refuses 'is a file' --data "$work/text" --out "$work/text"
-refuses 'not a folder\|is a file' --data "$work/text" --out "$work/text/run"
+refuses_to 'text/none holds no run to continue' --resume --out "$work/text/none"
+refuses_to 'already holds a run; continue it with --resume' --data "$work/text" --out "$work/run" --steps 6
+refuses_to 'is a file' --data "$work/text" --out "$work/text"
+refuses_to 'not a folder\|is a file' --data "$work/text" --out "$work/text/run"
 diff -r "$work/run" "$work/before" >/dev/null || fail 'a refused call changed the run'
 same "$work/text" "$work/text" ''
 
@@ -136,7 +123,6 @@ same "$(weights "$work/run")" "$(weights "$work/full")" 'after a full disk the r
 run train --data "$work/text" --out "$work/next" --model "$work/run" --steps 1 --seq 64 --batch 2 --lr 0 --weight-decay 0 --quiet || fail 'train --model RUN'
 grep -q 'model: .*/checkpoints/step-6' "$work/next/config.yaml" || fail 'the checkpoint that a run stands for is not written down'
 same "$(weights "$work/run")" "$(weights "$work/next")" 'with a learning rate of 0 the weights of the checkpoint should stay'
-refuses 'has no finished checkpoint yet\|config.json' --data "$work/text" --out "$work/c" --model "$work/here"
+refuses_to 'has no finished checkpoint yet\|config.json' --data "$work/text" --out "$work/c" --model "$work/here"
 
-printf '%d failed\n' $failures
-[ $failures -eq 0 ]
+finish

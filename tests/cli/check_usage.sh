@@ -1,45 +1,18 @@
 #!/bin/sh
 # check_usage.sh TRILITH SOURCE — every wrong call and every hostile input ends in one sentence on standard error, nothing on standard
 # output, and exit status 2; every right one in what it promised. Models come from tests/vectors.
-set -u
-trilith=$1
-vectors=$2/tests/vectors
-work=$(mktemp -d) || exit 1
-trap 'rm -rf "$work"' EXIT
-failures=0
-checks=0
-
-say() {
-    failures=$((failures + 1))
-    printf 'FAILED: trilith %s\n  %s\n' "$1" "$2"
-    sed 's/^/  stderr: /' "$work/err" | head -5
-}
-
-# refuses PATTERN ARGUMENT…: exit 2, silent standard output, one line on standard error that begins with trilith and matches.
-refuses() {
-    pattern=$1
-    shift
-    checks=$((checks + 1))
-    timeout 60 "$trilith" "$@" >"$work/out" 2>"$work/err" </dev/null
-    code=$?
-    if [ $code -ne 2 ]; then say "$*" "exit status $code, expected 2"
-    elif [ -s "$work/out" ]; then say "$*" "wrote to standard output"
-    elif [ "$(wc -l <"$work/err")" -ne 1 ]; then say "$*" "expected one line on standard error"
-    elif ! grep -q '^trilith' "$work/err"; then say "$*" "the sentence does not begin with trilith"
-    elif ! grep -q -e "$pattern" "$work/err"; then say "$*" "the sentence does not match '$pattern'"
-    fi
-}
+. "$2/tests/program.sh"
+vectors=$source/tests/vectors
 
 # works PATTERN ARGUMENT…: exit 0 and a line of standard output that matches; nothing on standard error.
 works() {
     pattern=$1
     shift
-    checks=$((checks + 1))
-    timeout 60 "$trilith" "$@" >"$work/out" 2>"$work/err" </dev/null
+    run "$@"
     code=$?
-    if [ $code -ne 0 ]; then say "$*" "exit status $code, expected 0"
-    elif [ -s "$work/err" ]; then say "$*" "wrote to standard error"
-    elif ! grep -q -e "$pattern" "$work/out"; then say "$*" "no line of the output matches '$pattern'"
+    if [ $code -ne 0 ]; then fail "trilith $*: exit status $code, expected 0"
+    elif [ -s "$work/err" ]; then fail "trilith $*: wrote to standard error"
+    elif ! grep -q -e "$pattern" "$work/out"; then fail "trilith $*: no line of the output matches '$pattern'"
     fi
 }
 
@@ -57,7 +30,7 @@ refuses "no command 'genrate'; did you mean 'generate'" genrate
 refuses "no command 'xyzzy'" xyzzy
 refuses "no command '--nope'" --nope
 refuses "no command" help genrate
-printf 'x' | "$trilith" --help >/dev/full 2>"$work/err" && say '--help >/dev/full' 'a full disk went unnoticed'
+printf 'x' | "$trilith" --help >/dev/full 2>"$work/err" && fail '--help >/dev/full: a full disk went unnoticed'
 
 # ---- options ----
 m=$vectors/llama-tied
@@ -117,7 +90,7 @@ refuses "run.yaml line 2: unknown key 'bacth'; did you mean 'batch'" train --dat
 printf 'steps: [1, 2\n' >"$work/run.yaml"
 refuses 'run.yaml' train --data "$m/config.json" --out "$out" --config "$work/run.yaml"
 refuses 'shorter\|at least\|tokens' train --data "$work/run.yaml" --out "$out" --model tiny --tokenizer bytes --seq 512
-[ -e "$out/checkpoints/latest" ] && say train 'a refused run left a checkpoint'
+[ -e "$out/checkpoints/latest" ] && fail 'train: a refused run left a checkpoint'
 
 # ---- models ----
 refuses "no model folder" generate --model "$work/absent" --prompt a
@@ -165,7 +138,7 @@ for edit in 's/"vocab_size": *[0-9]*/"vocab_size": -5/' 's/"vocab_size": *[0-9]*
     's/"num_attention_heads": *[0-9]*/"num_attention_heads": 0/' 's/"num_hidden_layers": *[0-9]*/"num_hidden_layers": "two"/'; do
     fresh
     sed "$edit" "$m/config.json" >"$work/model/config.json"
-    cmp -s "$m/config.json" "$work/model/config.json" && say "sed $edit" 'the edit changed nothing: the check is stale'
+    cmp -s "$m/config.json" "$work/model/config.json" && fail "sed $edit: the edit changed nothing: the check is stale"
     damaged 'config.json'
 done
 fresh
@@ -206,7 +179,7 @@ cp "$work/out" "$work/first"
 printf ' 5\n9\t2\n' >"$work/ids.txt"
 works 'nats a token' score --model "$m" --tokens "$work/ids.txt"
 works '"logprobs"' score --model "$m" --tokens "$work/ids.txt" --json --chunk 1 --threads 1
-[ "$(sed 's/],.*//' "$work/first")" = "$(sed 's/],.*//' "$work/out")" ] || say 'score --chunk 1' 'other log-probabilities'
+[ "$(sed 's/],.*//' "$work/first")" = "$(sed 's/],.*//' "$work/out")" ] || fail 'score --chunk 1: other log-probabilities'
 # Windows: the first scores as an unbroken text does.
 awk 'BEGIN { for (i = 0; i < 40; i++) printf "%d ", (i * 7) % 11 }' >"$work/long.txt"
 works '"windows":1,' score --model "$m" --tokens "$work/long.txt" --window 40 --json
@@ -217,5 +190,4 @@ works '"weights_hash":"[0-9a-f]\{32\}"' inspect "$m" --json
 hash=$(sed 's/.*"weights_hash":"\([0-9a-f]*\)".*/\1/' "$work/out")
 works "\"weights_hash\":\"$hash\"" inspect "$m/model.safetensors" --json
 
-printf '%d checks, %d failed\n' $checks $failures
-[ $failures -eq 0 ]
+finish
