@@ -17,6 +17,13 @@ int tl__fail_errno(tl_error *err, const char *format, ...) __attribute__((format
 /* Put "prefix: " before what `err` says; returns err's status. */
 int tl__error_prefix(tl_error *err, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+/* Leave the function with a status that is not 0. For functions that hold nothing to give back. */
+#define TRY(call)                                                                                                      \
+    do {                                                                                                               \
+        int try_status = (call);                                                                                       \
+        if (try_status) return try_status;                                                                             \
+    } while (0)
+
 /* The element of names[n] nearest to `word` by edit distance, or NULL when none is within half its length. For
  * "unknown key 'lerning-rate'; did you mean 'lr'?". */
 const char *tl__nearest_name(const char *word, const char *const *names, int n);

@@ -138,9 +138,9 @@ static void started(void *user, const tl_train_start *s) {
             with_commas(b, (int64_t)s->shape->batch * s->shape->T), s->flops);
     double passes = tokens / ((double)s->data->train_samples * s->shape->T);
     if (passes > 1.05) fprintf(stderr, ", %.3g passes over the data", passes);
-    if (s->seconds->total > 0)
-        fprintf(stderr, "; no step can take less than %.3f s, so the run takes at least %s", s->seconds->total,
-                duration(c, s->seconds->total * (double)(s->steps - s->first_step + 1)));
+    if (s->seconds->wall_seconds > 0)
+        fprintf(stderr, "; no step can take less than %.3f s, so the run takes at least %s", s->seconds->wall_seconds,
+                duration(c, s->seconds->wall_seconds * (double)(s->steps - s->first_step + 1)));
     fputs("\n", stderr);
 }
 

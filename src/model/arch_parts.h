@@ -7,12 +7,6 @@
 
 enum { TL_MOST_WIDTH = 1 << 20, TL_MOST_VOCAB = 1 << 24, TL_MOST_POSITIONS = 1 << 24 };
 
-#define TRY(call)                                                                                                      \
-    do {                                                                                                               \
-        int try_status = (call);                                                                                       \
-        if (try_status) return try_status;                                                                             \
-    } while (0)
-
 /* Everything of a config.json but its vocabulary, tokens and initialisation, for the family that arch names. */
 int tl__family_parse(tl_arch *arch, const json_t *config, const char *where, tl_error *err);
 void tl__family_write(json_t *config, const tl_arch *arch);

@@ -109,23 +109,25 @@ static const tl_ops counting = {
 
 /* ---- roofline ---- */
 
-static void add_spans(tl_train_seconds *out, tl_spans *spans, double times, const tl_machine *machine) {
+static void add_spans(tl_totals *out, tl_spans *spans, double times, const tl_machine *machine) {
     const tl_span *span;
     int n = tl__spans_list(spans, &span);
     for (int i = 0; i < n; i++) {
         double compute = span[i].flops / (span[i].bf16 ? machine->bf16_flops : machine->f32_flops);
         double memory = span[i].bytes / machine->read_bytes_per_second;
         double seconds = times * (compute > memory ? compute : memory);
-        out->by_bucket[span[i].bucket] += seconds;
-        out->total += seconds;
-        out->flops += times * span[i].flops;
-        out->bytes += times * span[i].bytes;
+        int b = span[i].bucket;
+        out->seconds[b] += seconds;
+        out->wall_seconds += seconds;
+        out->flops[b] += times * span[i].flops;
+        if (span[i].bf16) out->bf16_flops[b] += times * span[i].flops;
+        out->bytes[b] += times * span[i].bytes;
     }
 }
 
 /* Count one call of `run` and add it `times` times. */
-static int count(tl_train_seconds *out, void (*run)(tl_ctx *ctx, void *user), void *user, tl_contract contract,
-                 int spans_room, double times, const tl_machine *machine, tl_error *err) {
+static int count(tl_totals *out, void (*run)(tl_ctx *ctx, void *user), void *user, tl_contract contract, int spans_room,
+                 double times, const tl_machine *machine, tl_error *err) {
     tl_spans *spans;
     int status = tl__spans_open(&spans, spans_room, err);
     if (status) return status;
@@ -172,10 +174,10 @@ static void run_update(tl_ctx *ctx, void *user) {
     if (m->shape->average) tl__blend(ctx, NULL, 0, 0, NULL, 0, 0, 1, params->count);
 }
 
-int tl__train_predict(tl_train_seconds *out, const tl_arch *arch, const tl_train_shape *s, const tl_machine *machine,
+int tl__train_predict(tl_totals *out, const tl_arch *arch, const tl_train_shape *s, const tl_machine *machine,
                       tl_error *err) {
     static const float present = 0; /* never read: says only that the parameter exists */
-    *out = (tl_train_seconds){0};
+    *out = (tl_totals){0};
     int R = s->micro_batch * s->T, S = s->micro_batch;
     micro_batch m = {.shape = s,
                      .model.arch = *arch,

@@ -69,14 +69,9 @@ void tl__train_rows(tl_rows *rows, tl_train_memory *memory, const int32_t *input
 
 /* ---- time ---- */
 
-typedef struct tl_train_seconds {
-    double total; /* of a step */
-    double by_bucket[TL_BUCKETS];
-    double flops, bytes;
-} tl_train_seconds;
-/* Seconds of one step by the roofline: each operator the larger of FLOPs ÷ the peak of their type and bytes ÷ bandwidth,
+/* One step by the roofline, in the form of the ledger (wall_seconds: the sum of its buckets): each operator the larger of FLOPs ÷ the peak of their type and bytes ÷ bandwidth,
  * as measured on a machine, from the very operators the model would call, run against a table that only counts. */
-int tl__train_predict(tl_train_seconds *out, const tl_arch *arch, const tl_train_shape *shape, const tl_machine *machine,
+int tl__train_predict(tl_totals *out, const tl_arch *arch, const tl_train_shape *shape, const tl_machine *machine,
                       tl_error *err);
 
 #endif

@@ -16,12 +16,6 @@
 enum { PATH_BYTES = 4096, SPAN_CAPACITY = 1 << 15, DEFAULT_PROMPT_TOKENS = 8, SAMPLE_CHUNK = 64 };
 static const double MEASURE_SECONDS = 0.04;
 
-#define TRY(call)                                                                                                      \
-    do {                                                                                                               \
-        int try_status = (call);                                                                                       \
-        if (try_status) return try_status;                                                                             \
-    } while (0)
-
 /* ---- settings ---- */
 
 static int check(const tl_train_config *c, tl_error *err) {

@@ -73,7 +73,7 @@ struct tl_train_start {
     const tl_train_shape *shape;
     const tl_train_bytes *memory;
     const int64_t *memory_by_recompute; /* [TL_RECOMPUTES] totals */
-    const tl_train_seconds *seconds; /* predicted, of a step */
+    const tl_totals *seconds; /* predicted, of a step */
     int64_t params, steps, first_step;
     double flops; /* of the model, over the whole run */
     const char *tokenizer;

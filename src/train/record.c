@@ -80,17 +80,11 @@ static json_t *record_model(const tl_run *run) {
 
 static json_t *record_predicted(const tl_run *run) {
     const tl_train_bytes *b = &run->bytes;
-    const tl_train_seconds *t = &run->seconds;
+    double seconds = run->seconds.wall_seconds;
     double tokens = (double)run->shape.batch * run->shape.T;
     double model_flops = tl__arch_model_flops_per_token(&run->model.arch, run->shape.T);
     char bottleneck[512];
-    tl_totals totals = {.wall_seconds = t->total};
-    memcpy(totals.seconds, t->by_bucket, sizeof totals.seconds);
-    int largest = 0;
-    for (int i = 1; i < TL_BUCKETS; i++)
-        if (totals.seconds[i] > totals.seconds[largest]) largest = i;
-    snprintf(bottleneck, sizeof bottleneck, "%.0f %% of a step at the roofline is %s.",
-             t->total > 0 ? 100 * totals.seconds[largest] / t->total : 0.0, tl__bucket_name((tl_bucket)largest));
+    tl__ledger_bottleneck(bottleneck, sizeof bottleneck, &run->seconds, &run->machine);
     json_t *memory = json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "weights", (json_int_t)b->weights, "gradients",
                                (json_int_t)b->gradients, "moments", (json_int_t)b->moments, "activations",
                                (json_int_t)b->activations, "scratch", (json_int_t)b->scratch, "sampling",
@@ -102,10 +96,10 @@ static json_t *record_predicted(const tl_run *run) {
     return json_pack("{s:I,s:f,s:I,s:o,s:s,s:o,s:o,s:o,s:o,s:o,s:s}", "steps", (json_int_t)run->schedule.steps,
                      "model_flops", model_flops * tokens * (double)run->schedule.steps, "peak_bytes",
                      (json_int_t)b->total, "memory", memory, "recompute", tl__recompute_name(run->shape.recompute),
-                     "peak_bytes_by_recompute", modes, "step_seconds", real_or_null(t->total), "tokens_per_second",
-                     real_or_null(tokens / t->total), "mfu",
-                     real_or_null(model_flops * tokens / t->total / tl__machine_peak(&run->machine, run->ctx.contract)),
-                     "seconds", real_or_null(t->total * (double)run->schedule.steps), "bottleneck", bottleneck);
+                     "peak_bytes_by_recompute", modes, "step_seconds", real_or_null(seconds), "tokens_per_second",
+                     real_or_null(tokens / seconds), "mfu",
+                     real_or_null(model_flops * tokens / seconds / tl__machine_peak(&run->machine, run->ctx.contract)),
+                     "seconds", real_or_null(seconds * (double)run->schedule.steps), "bottleneck", bottleneck);
 }
 
 static int by_value(const void *a, const void *b) {

@@ -27,7 +27,7 @@ typedef struct tl_run {
     tl_train_memory memory;
     tl_train_bytes bytes;     /* predicted */
     int64_t bytes_by_recompute[TL_RECOMPUTES];
-    tl_train_seconds seconds; /* predicted */
+    tl_totals seconds; /* predicted */
     tl_schedule schedule;
     tl_saver *saver;
     tl_train_state state;
