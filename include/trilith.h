@@ -50,12 +50,18 @@ const char *tl_version(void);
 
 typedef struct tl_engine tl_engine;
 
+/* Numerics that hold their bits on any CPU. */
+typedef enum tl_dtype {
+    TL_DTYPE_F32 = 0,  /* all in f32 */
+    TL_DTYPE_BF16 = 1, /* factors of products rounded to bf16, sums in f32 */
+} tl_dtype;
+
 /* Begin with {0} and set what differs: members may be added, and 0 stays what it is now. */
 typedef struct tl_engine_options {
-    int threads;   /* CPU threads; 0: all that this process may use */
-    int positions; /* most tokens of a session; 0: all the positions that the model has */
-    bool bf16;     /* products with their factors rounded to bf16, summed in f32; false: all in f32. Each has bits of its own */
-    bool verify;   /* read all weights first and compare them with the folder's manifest, which must be there */
+    int threads;    /* CPU threads; 0: all that this process may use */
+    int positions;  /* most tokens of a session; 0: all the positions that the model has */
+    tl_dtype dtype; /* of the factors of products; results of each have bits of their own */
+    bool verify;    /* read all weights first and compare them with the folder's manifest, which must be there */
 } tl_engine_options;
 
 /* folder: a checkpoint, a run (its newest checkpoint is used), or a Hugging Face model folder. options may be NULL.

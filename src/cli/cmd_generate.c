@@ -197,7 +197,7 @@ static int generate(const settings *o, tl_engine *e, generation *g, tl_session *
     if (!status) status = take_memory(e, g, err);
     tl_engine_options how = {.threads = (int)o->threads,
                              .positions = g->prompt_n + g->max,
-                             .bf16 = o->dtype == TL_CONTRACT_BF16,
+                             .dtype = o->dtype == TL_CONTRACT_BF16 ? TL_DTYPE_BF16 : TL_DTYPE_F32,
                              .verify = o->verify};
     if (!status) status = tl__engine_load(e, &how, err);
     if (!status) status = tl__session_open(session, &e->model, &e->ctx, g->prompt_n + g->max, 0, err);

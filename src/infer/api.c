@@ -26,6 +26,8 @@ int tl_engine_open(tl_engine **engine, const char *folder, const tl_engine_optio
     if (o.positions < 0)
         return tl__fail(err, TL_EINVALID, "options.positions is %d; give the most tokens of a session, or 0 for all",
                         o.positions);
+    if (o.dtype != TL_DTYPE_F32 && o.dtype != TL_DTYPE_BF16)
+        return tl__fail(err, TL_EINVALID, "options.dtype is %d; it is TL_DTYPE_F32 or TL_DTYPE_BF16", (int)o.dtype);
     tl_engine *e = calloc(1, sizeof *e);
     if (!e) return tl__fail(err, TL_ENOMEM, "not enough memory to open %s", folder);
     int status = tl__engine_open(e, folder, false, err);

@@ -82,7 +82,7 @@ int tl__engine_load(tl_engine *e, const tl_engine_options *o, tl_error *err) {
     if (!status) status = tl__ctx_open(&e->ctx, o->threads, NULL, err);
     if (!status) status = tl__model_open(&e->model, e->folder, o->positions, err);
     if (status) return status;
-    e->ctx.contract = o->bf16 ? TL_CONTRACT_BF16 : TL_CONTRACT_F32;
+    e->ctx.contract = o->dtype == TL_DTYPE_BF16 ? TL_CONTRACT_BF16 : TL_CONTRACT_F32;
     e->scratch = malloc(2 * (size_t)e->arch.V * sizeof(int32_t));
     return e->scratch ? 0 : tl__fail(err, TL_ENOMEM, "not enough memory to sample among %d ids", e->arch.V);
 }

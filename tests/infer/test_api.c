@@ -85,12 +85,16 @@ static int make_model_folders(void **state) {
     return write_model(folder, true, true) || write_model(no_tokenizer, false, false);
 }
 
-static tl_engine *open_engine(int threads) {
+static tl_engine *open_engine_as(int threads, tl_dtype dtype) {
     tl_engine *e;
     tl_error err = {0};
-    tl_engine_options options = {.threads = threads};
+    tl_engine_options options = {.threads = threads, .dtype = dtype};
     if (tl_engine_open(&e, folder, &options, &err)) fail_msg("%s", err.text);
     return e;
+}
+
+static tl_engine *open_engine(int threads) {
+    return open_engine_as(threads, TL_DTYPE_F32);
 }
 
 static tl_session *open_session(tl_engine *e, int capacity) {
@@ -262,16 +266,24 @@ static void the_same_bits_as_the_program(void **state) {
     assert_non_null(f);
     for (int i = 0; i < T; i++) fprintf(f, "%d\n", ids[i]);
     fclose(f);
-    tl_engine *e = open_engine(2);
-    for (int window = 20; window <= T; window += 60) {
+    float other[T] = {0};
+    tl_engine *e;
+    for (int i = 0; i < 4; i++) {
+        int window = i % 2 ? T : 20;
+        e = open_engine_as(2, i < 2 ? TL_DTYPE_F32 : TL_DTYPE_BF16);
         tl_session *s = open_session(e, window);
-        snprintf(arguments, sizeof arguments, "score --tokens %s --window %d", path, window);
+        snprintf(arguments, sizeof arguments, "score --tokens %s --window %d --dtype %s", path, window,
+                 i < 2 ? "f32" : "bf16");
         json_t *said = from_program(arguments);
         assert_int_equal(tl_session_score(s, ids, T, logp, NULL), 0);
         assert_logprobs(said, logp, T - 1);
+        assert_memory_not_equal(logp, other, (T - 1) * sizeof *logp); /* each way has bits of its own */
+        memcpy(other, logp, sizeof other);
         json_decref(said);
         tl_session_close(s);
+        tl_engine_close(e);
     }
+    e = open_engine(2);
 
     json_t *said = from_program("generate --prompt 'A stone' --max-tokens 40 --seed 11 --top-p 0.9 --no-stop-at-eos");
     const json_t *list = json_object_get(said, "ids");
@@ -322,6 +334,8 @@ static void folders_that_cannot_be_opened(void **state) {
     refused(tl_engine_open(&e, folder, &o, &err), TL_EINVALID, "-3 threads");
     o.threads = INT_MAX;
     refused(tl_engine_open(&e, folder, &o, &err), TL_EINVALID, "2147483647 threads");
+    o = (tl_engine_options){.dtype = (tl_dtype)2};
+    refused(tl_engine_open(&e, folder, &o, &err), TL_EINVALID, "options.dtype is 2");
     refused(tl_engine_open(&e, "/nonexistent", NULL, &err), TL_ENOTFOUND, "/nonexistent");
     refused(tl_engine_open(&e, "", NULL, &err), TL_ENOTFOUND, "''");
     refused(tl_engine_open(&e, "/dev/null", NULL, &err), TL_EINVALID, "/dev/null");
