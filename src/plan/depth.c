@@ -65,6 +65,8 @@ const double tl__depth_tokens_per_param = 20;
 /* Bi et al. 2024 (DeepSeek LLM), §3.1, eq. 1: η = 0.3118·C^−0.1250 and B = 0.2920·C^0.3271 tokens, C = M·D with M the
  * FLOPs a token without the vocabulary's (§3.2, eq. 2). Fitted at 10^17 to 2·10^19 FLOPs. */
 static const double LR_COEF = 0.3118, LR_EXPONENT = -0.1250, BATCH_COEF = 0.2920, BATCH_EXPONENT = 0.3271;
+/* Below that the rate stays where it is at 10^17: followed upwards it was worse (docs/depth.md has the figures). */
+static const double LEAST_FITTED_FLOPS = 1e17;
 
 /* Weights under AdamW are a moving average of updates over τ = 1/(ηλ) steps (Wang & Aitchison 2024). The best τ, as a
  * part of the run's S steps, falls with D/N: 1.084·(D/N)^−0.527 (Bergsma et al. 2025, "Power Lines"). */
@@ -105,7 +107,10 @@ void tl__depth_plan(tl_depth_plan *p, const tl_arch *arch, int64_t params, int64
     double used = (double)(p->batch * T), S = D / used;
     /* Another batch than the law's, as rounded or as given: Adam's rate goes with the root of the batch (Malladi et al.
      * 2022, "On the SDEs and scaling rules for adaptive gradient algorithms"). */
-    if (p->lr < 0) p->lr = three_digits(LR_COEF * tl__pow_f64(M * D, LR_EXPONENT) * sqrt(used / B));
+    if (p->lr < 0) {
+        double C = M * D > LEAST_FITTED_FLOPS ? M * D : LEAST_FITTED_FLOPS;
+        p->lr = three_digits(LR_COEF * tl__pow_f64(C, LR_EXPONENT) * sqrt(used / B));
+    }
     if (p->weight_decay < 0) {
         double timescale = TIMESCALE_COEF * tl__pow_f64(D / N, TIMESCALE_EXPONENT); /* τ/S */
         double decay = p->lr > 0 ? 1 / (p->lr * S * timescale) : 0;

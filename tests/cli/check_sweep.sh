@@ -148,8 +148,8 @@ for run in depth=1 depth=2; do
         grep -q "^$key: [0-9]" depth/$run/config.yaml || fail "$run: config.yaml has no $key"
     done
 done
-a=$(grep '^lr:' depth/depth=1/config.yaml) b=$(grep '^lr:' depth/depth=2/config.yaml)
-[ "$a" != "$b" ] || fail 'two depths with one learning rate'
+a=$(grep '^batch:' depth/depth=1/config.yaml) b=$(grep '^batch:' depth/depth=2/config.yaml)
+[ "$a" != "$b" ] || fail 'two depths with one batch'
 
 # ---- what is wrong with a grid
 grid() { { cat base.yaml; printf "$1"; } >bad.yaml; }
