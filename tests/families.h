@@ -1,5 +1,5 @@
-/* families.h — a small configuration of each dense family, as its config.json would say it, for tests that hold for every
- * model: windows shorter than the sequence, grouped heads, every kind of norm, bias, scaling and tie. */
+/* families.h — a small configuration of each family, as its config.json would say it, for tests that hold for every
+ * model: windows shorter than the sequence, grouped heads, every kind of norm, bias, scaling, tie and mixture of experts. */
 #ifndef TL_TESTS_FAMILIES_H
 #define TL_TESTS_FAMILIES_H
 
@@ -31,6 +31,13 @@ static const test_family test_families[] = {
     {"gemma3", "{\"model_type\":\"gemma3_text\"," FAMILY_SIZES "\"num_hidden_layers\":3,\"head_dim\":16,"
                "\"query_pre_attn_scalar\":16,\"sliding_window\":20,\"sliding_window_pattern\":3,"
                "\"rope_scaling\":{\"rope_type\":\"linear\",\"factor\":8}}"},
+    {"mixtral", "{\"model_type\":\"mixtral\"," FAMILY_SIZES "\"num_hidden_layers\":2,\"num_local_experts\":5,"
+                "\"num_experts_per_tok\":2,\"router_aux_loss_coef\":0.02}"},
+    {"qwen3_moe", "{\"model_type\":\"qwen3_moe\"," FAMILY_SIZES "\"num_hidden_layers\":2,\"head_dim\":12,"
+                  "\"num_experts\":20,\"num_experts_per_tok\":4,\"moe_intermediate_size\":24,\"norm_topk_prob\":true,"
+                  "\"mlp_only_layers\":[0],\"tie_word_embeddings\":true}"},
+    {"olmoe", "{\"model_type\":\"olmoe\"," FAMILY_SIZES "\"num_hidden_layers\":2,\"num_experts\":9,"
+              "\"num_experts_per_tok\":3}"},
 };
 enum { TEST_FAMILIES = sizeof test_families / sizeof test_families[0] };
 

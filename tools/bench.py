@@ -6,7 +6,7 @@ A pair is one turn of Trilith and one of the peer, on the same model, batch, tok
 pair's figure is the ratio of the two; the table gives the geometric mean of the ratios with a 95 % interval (Student's t on their logarithms).
 Pairs go on from --pairs to twenty where the two are within 30 % of each other; three do where one is twice the other. Nothing else should run on the machine meanwhile.
 
-Sections (for --only): gpt2-t64, gpt2-t256, nano, start, gemm, tokenizer, bf16-gpt2-t64, bf16-gpt2-t256, bf16-nano, bf16-gemm, and waterfall. A section
+Sections (for --only): gpt2-t64, gpt2-t256, nano, moe, start, gemm, tokenizer, bf16-gpt2-t64, bf16-gpt2-t256, bf16-nano, bf16-moe, bf16-gemm, and waterfall. A section
 measured alone replaces its part of the page and leaves the others as they were, each with its own date: results are kept in build/bench.json.
 """
 
@@ -32,12 +32,18 @@ SHAPES = {  # V, L, H, C, positions; nano's V is that of the bytes tokenizer
     "gpt2-124m": (50257, 12, 12, 768, 1024),
     "nano": (257, 6, 6, 384, 256),
 }
+MIXTRAL = {  # the preset moe-50m, for transformers
+    "moe-50m": dict(vocab_size=257, hidden_size=384, intermediate_size=832, num_hidden_layers=6, num_attention_heads=6, num_key_value_heads=6, head_dim=64,
+                    num_local_experts=8, num_experts_per_tok=2, max_position_embeddings=1024, rms_norm_eps=1e-5, rope_theta=10000.0, router_aux_loss_coef=0.01,
+                    tie_word_embeddings=True),
+}
 COLUMNS = {  # section → preset, batch, sequence, measured steps a turn
     "gpt2-t64": ("gpt2-124m", 4, 64, 8),
     "gpt2-t256": ("gpt2-124m", 4, 256, 4),
     "nano": ("nano", 64, 256, 3),
+    "moe": ("moe-50m", 16, 256, 4),
 }
-TITLES = {"gpt2-t64": "GPT-2 124M, B4 T64", "gpt2-t256": "GPT-2 124M, B4 T256", "nano": "nano 10.8M, B64 T256"}
+TITLES = {"gpt2-t64": "GPT-2 124M, B4 T64", "gpt2-t256": "GPT-2 124M, B4 T256", "nano": "nano 10.8M, B64 T256", "moe": "Mixture of 8 experts, top-2, 50M, B16 T256"}
 BF16 = "bf16-"  # before a section: the same in bf16, --dtype bf16 against autocast
 SECTIONS = [*COLUMNS, "start", "gemm", "tokenizer", *(BF16 + c for c in COLUMNS), BF16 + "gemm", "waterfall"]
 WARM = 2  # steps left out at the beginning of a turn
@@ -124,8 +130,9 @@ class Bench:
             facts.setdefault("mfu", []).append(statistics.median(row["mfu"] for row in rows))
         return statistics.median(row["tokens_per_second"] for row in rows)
 
-    def torch_command(self, preset, batch, seq, compiled, bf16=False):
-        return [sys.executable, os.path.join(HERE, "bench_torch.py"), "--shape", ",".join(map(str, SHAPES[preset])), "--batch", str(batch),
+    def torch_command(self, preset, batch, seq, compiled, experts=None, bf16=False):
+        model = ["--mixtral", preset, "--experts", experts] if experts else ["--shape", ",".join(map(str, SHAPES[preset]))]
+        return [sys.executable, os.path.join(HERE, "bench_torch.py"), *model, "--batch", str(batch),
                 "--seq", str(seq), "--threads", str(self.args.threads), "--data", self.data] + (["--compile"] if compiled else []) + (["--bf16"] if bf16 else [])
 
     def torch_environment(self):
@@ -135,8 +142,8 @@ class Bench:
 class TorchWorker:
     """bench_torch.py kept alive between turns, so that compiling is paid once and counted nowhere."""
 
-    def __init__(self, bench, section, preset, batch, seq, compiled):
-        self.command = bench.torch_command(preset, batch, seq, compiled, section.startswith(BF16))
+    def __init__(self, bench, section, preset, batch, seq, compiled, experts=None):
+        self.command = bench.torch_command(preset, batch, seq, compiled, experts, section.startswith(BF16))
         bench.note(section, self.command)
         self.tokens = batch * seq
         self.process = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=open(os.path.join(bench.work, "torch.log"), "ab"),
@@ -274,7 +281,9 @@ def throughput(bench, section):
     mode = "autocast bf16, " if bf16 else ""
     kinds = [(f"PyTorch {mode}eager", lambda: TorchWorker(bench, section, preset, batch, seq, False)),
              (f"PyTorch {mode}torch.compile", lambda: TorchWorker(bench, section, preset, batch, seq, True))]
-    if bench.args.llmc and not bf16:
+    if preset in MIXTRAL:
+        kinds = [(f"transformers, {mode}experts {form}", lambda form=form: TorchWorker(bench, section, preset, batch, seq, False, form)) for form in ("eager", "grouped_mm")]
+    elif bench.args.llmc and not bf16:
         kinds.append(("llm.c", lambda: LlmC(bench, section, preset, batch, seq, steps)))
     figures = []
     for name, open_peer in kinds:
@@ -507,7 +516,7 @@ def versions():
     from importlib.metadata import PackageNotFoundError, version
 
     out = []
-    for name in ("torch", "tokenizers", "rustbpe"):
+    for name in ("torch", "transformers", "tokenizers", "rustbpe"):
         try:
             out.append(f"{name} {version(name)}")
         except PackageNotFoundError:

@@ -1,10 +1,12 @@
-"""The PyTorch side of tools/bench.py: a GPT-2 trained in the fastest honest form that PyTorch has on a CPU.
+"""The PyTorch side of tools/bench.py: a GPT-2, or a Mixtral of transformers, trained in the fastest honest form that PyTorch has on a CPU.
 
 One process, driven over standard input: 'steps N' runs N steps and answers one line of JSON with their seconds and the process's peak memory.
 After loading it runs one step by itself and says so ('first'), which is what start-to-first-step times.
 
 Fused scaled-dot-product attention, fused AdamW, gradients set to None, no dropout, no clipping (Trilith's side does clip), loss and head inside
-the compiled region, the shapes of GPT-2 with biases and tied embeddings. --bf16: autocast, as PyTorch recommends it.
+the compiled region, the shapes of GPT-2 with biases and tied embeddings. With --mixtral: transformers'
+MixtralForCausalLM as it is, with its load-balance loss, its fused attention (sdpa) and one of its forms of the experts: eager (a loop over them)
+or grouped_mm. --bf16: autocast, as PyTorch recommends it.
 """
 
 import argparse
@@ -52,9 +54,28 @@ class GPT(nn.Module):
         return F.cross_entropy(logits.view(-1, logits.shape[-1]), targets.view(-1))
 
 
+class Mixtral(nn.Module):
+    def __init__(self, preset, experts):
+        super().__init__()
+        from bench import MIXTRAL
+        from transformers import MixtralConfig, MixtralForCausalLM
+
+        config = MixtralConfig(**MIXTRAL[preset], output_router_logits=True, use_cache=False)
+        config._attn_implementation, config._experts_implementation = "sdpa", experts
+        self.model = MixtralForCausalLM(config).float().train()
+        assert self.model.config._experts_implementation == experts
+
+    def forward(self, ids, targets):
+        out = self.model(input_ids=ids)
+        loss = F.cross_entropy(out.logits.view(-1, out.logits.shape[-1]), targets.view(-1))
+        return loss + self.model.config.router_aux_loss_coef * out.aux_loss
+
+
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--shape", required=True, help="V,L,H,C,positions")
+    parser.add_argument("--shape", help="V,L,H,C,positions of a GPT-2")
+    parser.add_argument("--mixtral", help="a preset of bench.py")
+    parser.add_argument("--experts", default="grouped_mm", choices=["eager", "grouped_mm"])
     parser.add_argument("--batch", type=int, required=True)
     parser.add_argument("--seq", type=int, required=True)
     parser.add_argument("--threads", type=int, required=True)
@@ -66,9 +87,9 @@ def main():
     torch.set_num_threads(args.threads)
     with open(args.data, "rb") as f:
         data = torch.frombuffer(bytearray(f.read()), dtype=torch.uint8)
-    model = GPT(*map(int, args.shape.split(",")))
-    matrices = [p for p in model.parameters() if p.dim() == 2]
-    vectors = [p for p in model.parameters() if p.dim() != 2]
+    model = Mixtral(args.mixtral, args.experts) if args.mixtral else GPT(*map(int, args.shape.split(",")))
+    matrices = [p for p in model.parameters() if p.dim() >= 2]
+    vectors = [p for p in model.parameters() if p.dim() < 2]
     optimizer = torch.optim.AdamW([{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}],
                                   lr=1e-4, betas=(0.9, 0.95), fused=True)
     forward = torch.compile(model) if args.compile else model

@@ -27,6 +27,7 @@ from safetensors.torch import load_file
 from tokenizers import AddedToken, Tokenizer, decoders, models as bpe_models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
+import expert_models
 import make_optimizer_vectors
 import make_vectors
 
@@ -298,7 +299,10 @@ def trained_losses(trilith, folder, model, work, name, batch=4, seq=64, steps=50
     windows = torch.tensor([ids[i * seq : i * seq + seq + 1] for i in range(batch)])
     with open(os.path.join(run, "run.json")) as f:
         settings = json.load(f)["settings"]
-    want = reference(model, [windows], steps, settings, lr_of_step=lambda i: rows[i]["learning_rate"])
+    gaps = []
+    want = reference(model, [windows], steps, settings, lr_of_step=lambda i: rows[i]["learning_rate"], router_z=settings.get("router_z", 0.0), gaps=gaps)
+    if min(gaps, default=1.0) < expert_models.NEAREST_TIE:
+        return f"undecided: two experts came within {min(gaps):.1e} of a tie, where rounding chooses", run
     said = near("losses", [row["loss"] for row in rows], want, 1e-4)
     return f"loss {want[0]:.3f} → {want[-1]:.3f}, {said}", run
 

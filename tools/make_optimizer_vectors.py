@@ -87,16 +87,21 @@ def vectors(seed):
 
 
 def parts_of(model):
-    """The matrices of the layers: (parameter, first column, leaf); GPT-2's fused c_attn as its three."""
+    """The matrices of the layers: (parameter, which part of it, leaf); GPT-2's fused c_attn as its three, experts one by one, their gate and up apart."""
     for name, p in model.named_parameters():
-        if p.dim() != 2 or not re.search(r"\.(layers|h)\.\d+\.", name):
+        if p.dim() < 2 or not re.search(r"\.(layers|h)\.\d+\.", name):
             continue
-        width = p.shape[1] // 3 if name.endswith("c_attn.weight") else p.shape[1]
-        for first in range(0, p.shape[1], width):
-            yield p, first, p.detach()[:, first : first + width].clone()
+        if p.dim() == 3:
+            height = p.shape[1] // 2 if name.endswith("gate_up_proj") else p.shape[1]
+            parts = [(e, slice(first, first + height)) for e in range(p.shape[0]) for first in range(0, p.shape[1], height)]
+        else:
+            width = p.shape[1] // 3 if name.endswith("c_attn.weight") else p.shape[1]
+            parts = [(slice(None), slice(first, first + width)) for first in range(0, p.shape[1], width)]
+        for part in parts:
+            yield p, part, p.detach()[part].clone()
 
 
-def train(model, batches, steps, hyper, loss_of, lr_of_step):
+def train(model, batches, steps, hyper, loss_of, lr_of_step, router_z=None, gaps=None):
     """Losses of `steps` steps with Muon on the matrices of the layers and AdamW on the rest; step i takes batches[i mod n]."""
     parts = list(parts_of(model))
     taken = {id(p) for p, _, _ in parts}
@@ -110,15 +115,17 @@ def train(model, batches, steps, hyper, loss_of, lr_of_step):
         for group in matrices.param_groups + others.param_groups:
             group["lr"] = lr_of_step(step)
         model.zero_grad()
-        _, loss = loss_of(model, batches[step % len(batches)])
-        loss.backward()
+        _, loss, objective, gap = loss_of(model, batches[step % len(batches)], router_z)
+        if gaps is not None:
+            gaps.append(gap)
+        objective.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), hyper["clip"])
-        for p, first, leaf in parts:
-            leaf.grad = p.grad[:, first : first + leaf.shape[1]].clone()
+        for p, part, leaf in parts:
+            leaf.grad = p.grad[part].clone()
         matrices.step()
         with torch.no_grad():
-            for p, first, leaf in parts:
-                p[:, first : first + leaf.shape[1]] = leaf
+            for p, part, leaf in parts:
+                p[part] = leaf
         others.step()
         losses.append(loss.item())
     return losses

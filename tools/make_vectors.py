@@ -20,6 +20,7 @@ from transformers import (AutoModelForCausalLM, Gemma2Config, Gemma3TextConfig, 
                           SmolLM3Config)
 from transformers.utils import logging
 
+import expert_models
 import make_optimizer_vectors
 
 logging.disable_progress_bar()
@@ -246,6 +247,7 @@ def configurations(vocab=V):
                                    rope_parameters=dict(full_attention=dict(rope_type="linear", rope_theta=1e6, factor=8.0),
                                                         sliding_attention=dict(rope_type="default", rope_theta=1e4)),
                                    **dict(grouped, num_key_value_heads=1)),
+        **expert_models.configurations(vocab),
     }
 
 
@@ -259,6 +261,7 @@ def odd_configurations(vocab=V):
                     num_hidden_layers=layers)
 
     return {
+        **expert_models.odd_configurations(vocab),
         "llama3": LlamaConfig(tie_word_embeddings=True, rope_parameters=dict(rope_type="linear", rope_theta=5000.0, factor=3.0),
                               **shape(36, 6, 3, 50, 2)),
         # Without RoPE a bias of keys moves all scores of a row alike: its gradient is zero but for rounding, and is not compared.
@@ -292,32 +295,42 @@ def models(seed, vocab=V, odd=False):
         with torch.no_grad():
             for key, p in model.named_parameters():
                 ones = p.dim() == 1 and key.endswith("weight") and "gemma" not in config.model_type  # Gemma keeps gains less one
-                p.copy_(torch.randn(p.shape, generator=generator) * (0.12 if p.dim() == 2 else 0.1) + (1.0 if ones else 0.0))
+                std = 0.5 if expert_models.is_router(key) else 0.12 if p.dim() >= 2 else 0.1
+                p.copy_(torch.randn(p.shape, generator=generator) * std + (1.0 if ones else 0.0))
         yield name, model
 
 
-def loss_of(model, tokens):
-    logits = model(input_ids=tokens[:, :-1].long(), use_cache=False).logits
-    return logits, F.cross_entropy(logits.reshape(-1, logits.shape[-1]), tokens[:, 1:].reshape(-1).long())
+def loss_of(model, tokens, router_z=None):
+    """(logits, cross-entropy, what is trained on: with experts, their routers' two losses too, and least distance of a choice from a tie)."""
+    ids, targets = tokens[:, :-1].long(), tokens[:, 1:].reshape(-1).long()
+    if not expert_models.has_experts(model):
+        logits = model(input_ids=ids, use_cache=False).logits
+        loss = F.cross_entropy(logits.reshape(-1, logits.shape[-1]), targets)
+        return logits, loss, loss, float("inf")
+    logits, balance, z, gap = expert_models.forward(model, ids)
+    loss = F.cross_entropy(logits.reshape(-1, logits.shape[-1]), targets)
+    return logits, loss, loss + model.router_aux_loss_coef * balance + (expert_models.z_of(model) if router_z is None else router_z) * z, gap
 
 
 def optimizer_of(model, hyper=HYPER):
     """AdamW; weight decay on matrices and embeddings only."""
-    groups = [{"params": [p for p in model.parameters() if p.dim() == 2], "weight_decay": hyper["weight_decay"]},
-              {"params": [p for p in model.parameters() if p.dim() != 2], "weight_decay": 0.0}]
+    groups = [{"params": [p for p in model.parameters() if p.dim() >= 2], "weight_decay": hyper["weight_decay"]},
+              {"params": [p for p in model.parameters() if p.dim() < 2], "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=hyper["lr"], betas=(hyper["beta1"], hyper["beta2"]), eps=hyper["eps"])
 
 
-def train(model, batches, steps, hyper=HYPER, lr_of_step=None):
-    """Losses of `steps` AdamW steps; step i takes batches[i mod n]."""
+def train(model, batches, steps, hyper=HYPER, lr_of_step=None, router_z=None, gaps=None):
+    """Losses of `steps` AdamW steps; step i takes batches[i mod n]. gaps: a list that receives each step's least distance from a tie of experts."""
     optimizer, losses = optimizer_of(model, hyper), []
     for step in range(steps):
         if lr_of_step:
             for group in optimizer.param_groups:
                 group["lr"] = lr_of_step(step)
         optimizer.zero_grad()
-        _, loss = loss_of(model, batches[step % len(batches)])
-        loss.backward()
+        _, loss, objective, gap = loss_of(model, batches[step % len(batches)], router_z)
+        if gaps is not None:
+            gaps.append(gap)
+        objective.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), hyper["clip"])
         optimizer.step()
         losses.append(loss.item())
@@ -330,17 +343,34 @@ Z_LOSS, Z_LOSS_OF = 1e-2, ("llama-tied", "gemma2")  # the second caps its logits
 def z_loss_gradients(name, model, tokens):
     """Gradients of the loss with a z-loss (Chowdhery et al. 2022, PaLM §5), and what it adds."""
     model.zero_grad()
-    logits, loss = loss_of(model, tokens)
+    logits, loss, *_ = loss_of(model, tokens)
     z_loss = Z_LOSS * (logits.logsumexp(-1) ** 2).mean()
     (loss + z_loss).backward()
     found = {f"{name}.grad.{key}": p.grad.detach().clone() for key, p in model.named_parameters()}
     return found | {f"{name}.z_loss": z_loss.detach().reshape(1), f"{name}.coefficient": torch.tensor([Z_LOSS])}
 
 
+def expectation(model, tokens):
+    """What a test compares with, and how near a choice of experts came to a tie on the way. Leaves the model trained."""
+    logits, loss, objective, gap = loss_of(model, tokens[0])
+    objective.backward()
+    expected = {"tokens": tokens, "logits": logits.detach().reshape(B * T, V), "loss": loss.detach().reshape(1)}
+    named = expert_models.gradients(model) if expert_models.has_experts(model) else ((key, p.grad) for key, p in model.named_parameters())
+    expected.update(("grad." + key, g.detach().clone()) for key, g in named)
+    if expert_models.has_experts(model):
+        _, balance, z, _ = expert_models.forward(model, tokens[0][:, :-1].long())
+        expected["router"] = torch.stack([torch.tensor(expert_models.z_of(model)), balance.detach(), z.detach()])
+    gaps = [gap]
+    expected["losses"] = torch.tensor(train(model, tokens, STEPS, gaps=gaps))
+    expected["hyper"] = torch.tensor([HYPER[k] for k in ("lr", "beta1", "beta2", "eps", "weight_decay", "clip")])
+    return expected, min(gaps)
+
+
 def whole_models(folder, seed, odd=False):
     said, z_losses = [], {}
     for name, model in models(seed, odd=odd):
         where = os.path.join(folder, name)
+        start = {key: p.clone() for key, p in model.state_dict().items()}
         model.save_pretrained(where)
         os.remove(os.path.join(where, "generation_config.json"))
         generator = torch.Generator().manual_seed(seed)
@@ -348,15 +378,15 @@ def whole_models(folder, seed, odd=False):
         odds = 1.0 / torch.arange(1, V + 1).float()
         tokens = torch.multinomial(odds, BATCHES * B * (T + 1), replacement=True, generator=generator)
         tokens = tokens.reshape(BATCHES, B, T + 1).int()
-        logits, loss = loss_of(model, tokens[0])
-        loss.backward()
-        expected = {"tokens": tokens, "logits": logits.detach().reshape(B * T, V), "loss": loss.detach().reshape(1)}
-        for key, p in model.named_parameters():
-            expected["grad." + key] = p.grad.detach().clone()
         if name in Z_LOSS_OF:
             z_losses.update(z_loss_gradients(name, model, tokens[0]))
-        expected["losses"] = torch.tensor(train(model, tokens, STEPS))
-        expected["hyper"] = torch.tensor([HYPER[k] for k in ("lr", "beta1", "beta2", "eps", "weight_decay", "clip")])
+            model.zero_grad()
+        expected, gap = expectation(model, tokens)
+        while gap < expert_models.NEAREST_TIE:  # undecidable in f32: other tokens
+            model.load_state_dict(start)
+            tokens = torch.multinomial(odds, tokens.numel(), replacement=True, generator=generator).reshape(tokens.shape).int()
+            model.zero_grad()
+            expected, gap = expectation(model, tokens)
         save_file({k: v.contiguous() for k, v in expected.items()}, os.path.join(where, "expected.safetensors"))
         losses = expected["losses"]
         said.append(f"{name}: {sum(p.numel() for p in model.parameters())} parameters, loss {losses[0]:.3f} → {losses[-1]:.3f}")

@@ -249,6 +249,11 @@ static void print_model(const subject *s) {
     if (a->H == a->Hkv) printf("%d heads of %d", a->H, a->D);
     else printf("%d heads and %d key/value heads of %d", a->H, a->Hkv, a->D);
     printf(", feed-forward %s, %s, %s\n", grouped(a->F), act_name(a), norm_name(a));
+    if (a->E > 0) {
+        row("experts");
+        printf("%d of width %s in %d of %d layers, %d a token\n", a->E, grouped(a->expert_F), tl__moe_layers(a), a->L,
+               a->top_k);
+    }
     row("vocabulary");
     printf("%s%s", grouped(a->V), a->tied ? ", embedding and head tied" : "");
     if (!s->has_tokenizer) printf("; no tokenizer.json");
@@ -288,15 +293,13 @@ static void print_state(const subject *s) {
     }
 }
 
-/* A tensor's name with its first number replaced by '*': layers share it. */
+/* A tensor's name with its numbers replaced by '*': layers share it, and experts. */
 static void template_of(char *out, size_t size, const char *name) {
     size_t used = 0;
-    bool replaced = false;
     for (const char *p = name; *p && used + 2 < size;) {
-        if (!replaced && isdigit((unsigned char)*p) && p > name && p[-1] == '.') {
+        if (isdigit((unsigned char)*p) && p > name && p[-1] == '.') {
             while (isdigit((unsigned char)*p)) p++;
             out[used++] = '*';
-            replaced = true;
         } else {
             unsigned char c = (unsigned char)*p++; /* names come from the file: no control characters on a terminal */
             out[used++] = c < 0x20 || c == 0x7f ? '?' : (char)c;

@@ -19,7 +19,7 @@ typedef struct values {
     int64_t steps, tokens, stop_after, batch, seq, micro_batch, leaves, threads, seed, val_every, val_samples,
         checkpoint_every, keep, max_skipped, sample_every, sample_tokens;
     double minutes, lr, min_lr_ratio, warmup, decay_fraction, beta1, beta2, eps, weight_decay, clip, val_fraction,
-        muon_lr, muon_momentum, z_loss, ema;
+        muon_lr, muon_momentum, z_loss, ema, router_aux, router_z;
     int schedule, optimizer, recompute, dtype;
     bool document_mask, mmap, resume, quiet;
 } values;
@@ -37,10 +37,9 @@ static const tl_option options[] = {
             "Text to train on: plain text, or JSON lines (.jsonl); gzip and zstd are read as they are.")},
     {OPTION("out", TL_STRING(values, out), "DIR", NULL, "The run folder; must not hold a run already unless --resume."),
      .required = true},
-    {OPTION(
-        "model", TL_STRING(values, model), "NAME|FILE|DIR", NULL,
-        "A preset (demo, tiny, nano, gpt2-124m, smollm2-135m, qwen3-0.6b, llama-3.2-1b, gemma3-270m), a config.json "
-        "(random weights), or a model folder (its weights). Default: demo.")},
+    {OPTION("model", TL_STRING(values, model), "NAME|FILE|DIR", NULL,
+            "A preset (demo, tiny, nano, gpt2-124m, smollm2-135m, qwen3-0.6b, llama-3.2-1b, gemma3-270m, moe-50m), a "
+            "config.json (random weights), or a model folder (its weights). Default: demo.")},
     {OPTION("depth", TL_INT(values, depth), "N", NULL,
             "Instead of --model: a Llama-style model of N layers; width, heads, batch, learning rate, weight decay and "
             "length follow, each unless it is given (docs/depth.md)."),
@@ -131,6 +130,12 @@ static const tl_option options[] = {
             "Keep an exponential average of the weights with this decay, such as 0.999, in each checkpoint's ema/; 0: "
             "none."),
      .least = 0, .most = 0.9999999},
+    {OPTION("router-aux", TL_REAL(values, router_aux), NULL, "-1",
+            "Coefficient of the load-balance loss of a model with experts; -1: the model's router_aux_loss_coef."),
+     .least = -1, .most = 100},
+    {OPTION("router-z", TL_REAL(values, router_z), NULL, "-1",
+            "Coefficient of the router's z-loss, which keeps its logits small; -1: 0.001."),
+     .least = -1, .most = 100},
     {OPTION("max-skipped", TL_INT(values, max_skipped), NULL, "10",
             "Steps in a row whose loss or gradient is not finite before the run gives up."),
      .least = 1, .most = 1e9},
@@ -247,6 +252,8 @@ static tl_train_config config_of(tl_cli *cli) {
         .recompute = (tl_recompute)v->recompute,
         .adamw =
             {.beta1 = v->beta1, .beta2 = v->beta2, .eps = v->eps, .weight_decay = v->weight_decay, .clip = v->clip},
+        .router_aux = v->router_aux,
+        .router_z = v->router_z,
         .seed = (uint64_t)v->seed,
         .document_mask = v->document_mask,
         .val_fraction = v->val_fraction,

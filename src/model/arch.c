@@ -11,7 +11,7 @@
 #include "io/file.h"
 #include "model/arch_parts.h"
 
-enum { CONFIG_LIMIT_BYTES = 1 << 20 };
+enum { CONFIG_LIMIT_BYTES = 1 << 20, MOST_EXPERTS = 1 << 16 };
 
 /* ---- asking for fields ---- */
 
@@ -75,6 +75,11 @@ int tl__arch_check(const tl_arch *a, const char *where, tl_error *err) {
     if (a->positions == TL_POS_ROPE && a->D % 2)
         return tl__fail(err, TL_EINVALID, "%s: a head is %d wide, but rotary positions need an even width", where,
                         a->D);
+    if (a->top_k > a->E)
+        return tl__fail(err, TL_EINVALID, "%s: a row cannot go to %d of %d experts", where, a->top_k, a->E);
+    if ((int64_t)a->E * a->L > MOST_EXPERTS)
+        return tl__fail(err, TL_EUNSUPPORTED, "%s: %d experts in %d layers; at most %d in all are supported", where,
+                        a->E, a->L, MOST_EXPERTS);
     if ((int64_t)a->H * a->D > TL_MOST_WIDTH || (int64_t)a->V * a->C > INT64_C(1) << 40)
         return tl__fail(err, TL_EINVALID, "%s: the model is larger than this version can address", where);
     return 0;
@@ -147,6 +152,12 @@ static const preset presets[] = {
      "\"max_position_embeddings\":131072,\"rms_norm_eps\":1e-5,\"rope_theta\":500000,"
      "\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":32,\"low_freq_factor\":1,\"high_freq_factor\":4,"
      "\"original_max_position_embeddings\":8192},\"tie_word_embeddings\":true}"},
+    {"moe-50m", "mixtral, 6 layers, 384 wide, 8 experts of which 2 a token",
+     "{\"model_type\":\"mixtral\",\"vocab_size\":1,\"hidden_size\":384,\"intermediate_size\":832,\"num_hidden_layers\":"
+     "6,"
+     "\"num_attention_heads\":6,\"num_key_value_heads\":6,\"num_local_experts\":8,\"num_experts_per_tok\":2,"
+     "\"router_aux_loss_coef\":0.01,\"max_position_embeddings\":1024,\"rms_norm_eps\":1e-5,\"rope_theta\":10000,"
+     "\"tie_word_embeddings\":true}"},
     {"gemma3-270m", "gemma3, 18 layers, 640 wide, 262144 tokens, windows of 512",
      "{\"model_type\":\"gemma3_text\",\"vocab_size\":262144,\"hidden_size\":640,\"intermediate_size\":2048,"
      "\"num_hidden_layers\":18,\"num_attention_heads\":4,\"num_key_value_heads\":1,\"head_dim\":256,"
@@ -239,7 +250,8 @@ double tl__arch_model_flops_per_token(const tl_arch *a, int T) {
     for (int i = 0; i < params.n; i++) {
         tl_role role = params.list[i].role;
         bool look_up_only = role == TL_ROLE_POSITION || (role == TL_ROLE_EMBED && !a->tied);
-        if (!look_up_only) n += (double)params.list[i].count;
+        bool expert = role == TL_ROLE_EXPERT_GATE || role == TL_ROLE_EXPERT_UP || role == TL_ROLE_EXPERT_DOWN;
+        if (!look_up_only) n += (double)params.list[i].count * (expert ? (double)a->top_k / a->E : 1);
     }
     tl__params_free(&params);
     for (int l = 0; l < a->L; l++) {

@@ -57,6 +57,11 @@ typedef struct tl_arch {
     double init_std;             /* normal(0, init_std) for matrices and embeddings */
     bool init_scaled_residual;   /* GPT-2: output projections by init_std/√(2L) */
     int bos, eos, pad;           /* −1: none */
+    /* Experts: of layers whose `moe` is set. */
+    int E, top_k, expert_F;      /* experts, how many a row goes to, their width; E 0: none */
+    bool norm_topk;              /* a row's weights are divided by their sum */
+    bool mixtral_names;          /* block_sparse_moe.experts.0.w1, not mlp.experts.0.gate_proj */
+    double router_aux_coef, router_z_coef; /* of the load-balance loss and the router's z-loss (moe.h) */
     tl_arch_layer layer[TL_MAX_LAYERS];
 } tl_arch;
 
@@ -91,9 +96,13 @@ typedef enum tl_role {
     TL_ROLE_EMBED, TL_ROLE_POSITION, TL_ROLE_NORM1_GAIN, TL_ROLE_NORM1_BIAS, TL_ROLE_Q, TL_ROLE_K, TL_ROLE_V, TL_ROLE_QKV,
     TL_ROLE_Q_BIAS, TL_ROLE_K_BIAS, TL_ROLE_V_BIAS, TL_ROLE_QKV_BIAS, TL_ROLE_Q_NORM, TL_ROLE_K_NORM, TL_ROLE_O, TL_ROLE_O_BIAS, TL_ROLE_POST1_GAIN,
     TL_ROLE_NORM2_GAIN, TL_ROLE_NORM2_BIAS, TL_ROLE_GATE, TL_ROLE_UP, TL_ROLE_UP_BIAS, TL_ROLE_GATE_BIAS, TL_ROLE_DOWN, TL_ROLE_DOWN_BIAS,
-    TL_ROLE_POST2_GAIN, TL_ROLE_FINAL_GAIN, TL_ROLE_FINAL_BIAS, TL_ROLE_HEAD,
+    TL_ROLE_POST2_GAIN, TL_ROLE_ROUTER, TL_ROLE_EXPERT_GATE, TL_ROLE_EXPERT_UP, TL_ROLE_EXPERT_DOWN,
+    TL_ROLE_FINAL_GAIN, TL_ROLE_FINAL_BIAS, TL_ROLE_HEAD,
     TL_ROLES
 } tl_role;
+
+/* An expert's three matrices stand together in the list: expert e's role is at that of expert 0 + e·TL_EXPERT_STRIDE. */
+#define TL_EXPERT_STRIDE 3
 
 typedef struct tl_param {
     char name[128];          /* as in Hugging Face's file */
@@ -118,6 +127,7 @@ typedef struct tl_params {
 int tl__params_make(tl_params *params, const tl_arch *arch, tl_error *err);
 void tl__params_free(tl_params *params);
 /* Index of a role in a layer (−1 for the model's own), or −1. */
+/* Of experts' roles, expert 0's. */
 int tl__params_find(const tl_params *params, const tl_arch *arch, int layer, tl_role role);
 
 /* A matrix within the flat buffer of all parameters. */
@@ -131,7 +141,7 @@ typedef struct tl_matrix {
 int tl__param_matrices(tl_matrix out[TL_MAX_FUSED], const tl_param *param, const tl_arch *arch);
 
 /* Model FLOPs of one training token at sequence length T: 6·N + Σ over layers 12·H·D·min(T, window) (Chowdhery et al. 2022, PaLM,
- * appendix B, where no layer has a window), N the parameters that take part in products or norms: all but look-up-only embeddings. Attention
+ * appendix B, where no layer has a window), N the parameters that take part in products or norms for a token: all but look-up-only embeddings, and of E experts top_k. Attention
  * is counted whole, as there, but a window's keys are all that a sliding layer is asked for. */
 double tl__arch_model_flops_per_token(const tl_arch *arch, int T);
 

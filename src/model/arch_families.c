@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "model/arch_parts.h"
+#include "model/moe.h"
 
 /* ---- keys ---- */
 
@@ -130,6 +131,15 @@ static const char *const gemma3_keys[] = {"attention_bias",
                                           "_sliding_window_pattern", /* a copy that transformers leaves */
                                           "use_bidirectional_attention",
                                           NULL};
+/* Of every mixture of experts; num_local_experts is another name that transformers has for num_experts. */
+static const char *const expert_keys[] = {"num_experts",          "num_experts_per_tok",  "num_local_experts",
+                                          "output_router_logits", "router_aux_loss_coef", NULL};
+static const char *const mixtral_keys[] = {"hidden_act", "router_jitter_noise", "sliding_window", NULL};
+static const char *const qwen3_moe_keys[] = {
+    "attention_bias",        "decoder_sparse_step", "hidden_act",     "max_window_layers",  "mlp_only_layers",
+    "moe_intermediate_size", "norm_topk_prob",      "sliding_window", "use_sliding_window", NULL};
+/* clip_qkv, which would clip queries, keys and values, is refused unless it is null. */
+static const char *const olmoe_keys[] = {"attention_bias", "hidden_act", "norm_topk_prob", NULL};
 static const char *const gpt2_keys[] = {"activation_function",
                                         "add_cross_attention",
                                         "layer_norm_epsilon",
@@ -149,12 +159,21 @@ typedef enum biases { BIAS_NONE, BIAS_SAID, BIAS_QKV } biases; /* SAID: attentio
 typedef enum windows {
     WINDOW_NONE,
     WINDOW_ALL,     /* on every layer if sliding_window is set */
+    WINDOW_USED,    /* on every layer if use_sliding_window */
     WINDOW_UPPER,   /* if use_sliding_window: layers from max_window_layers on, unless layer_types says */
     WINDOW_NO_ROPE, /* if use_sliding_window: layers without RoPE, unless layer_types says */
     WINDOW_PATTERN  /* all but every pattern-th layer, unless layer_types says */
 } windows;
 
 enum { REFUSED = -1 };
+
+typedef struct experts {
+    double aux;            /* coefficient of the load-balance loss where the file gives none */
+    const char *width_key; /* of an expert; dense layers have intermediate_size */
+    bool norm_said;        /* norm_topk_prob decides; else weights are divided by their sum */
+    bool layers_said;      /* mlp_only_layers and decoder_sparse_step decide; else every layer has experts */
+    bool mixtral_names;
+} experts;
 
 typedef struct family {
     const char *name, *class_name;
@@ -172,6 +191,8 @@ typedef struct family {
     tl_qk_norm qk_norm;
     bool gemma; /* gains of 1 + g, sandwich norms, GeGLU, embeddings by √C, query_pre_attn_scalar */
     int attention_softcap, final_softcap; /* where the file has none; 0: no cap */
+    double eps;                           /* of norms; 0: 1e-6 */
+    const struct experts *experts;        /* NULL: none */
 } family;
 
 static int parse_decoder(tl_arch *a, const family *f, const json_t *config, const char *where, tl_error *err);
@@ -180,6 +201,11 @@ static int parse_gpt2(tl_arch *a, const family *f, const json_t *config, const c
 static void write_gpt2(json_t *c, const family *f, const tl_arch *a);
 
 #define DECODER .parse = parse_decoder, .write = write_decoder, .common_keys = decoder_keys
+
+static const experts mixtral_experts = {.aux = 0.001, .width_key = "intermediate_size", .mixtral_names = true};
+static const experts qwen3_moe_experts = {
+    .aux = 0.001, .width_key = "moe_intermediate_size", .norm_said = true, .layers_said = true};
+static const experts olmoe_experts = {.aux = 0.01, .width_key = "intermediate_size", .norm_said = true};
 
 static const family families[] = {
     {"llama", "LlamaForCausalLM", llama_keys, DECODER, .theta = 1e4, .bias = BIAS_SAID, .mlp_bias = true},
@@ -197,6 +223,12 @@ static const family families[] = {
      .local_theta = 1e4, .bias = BIAS_SAID, .windows = WINDOW_PATTERN, .window = 4096, .pattern = 6,
      .qk_norm = TL_QK_NORM_HEAD, .gemma = true,
      .attention_softcap = REFUSED}, /* transformers reads it and ignores it */
+    {"mixtral", "MixtralForCausalLM", mixtral_keys, DECODER, .theta = 1e6, .windows = WINDOW_ALL, .eps = 1e-5,
+     .experts = &mixtral_experts},
+    {"qwen3_moe", "Qwen3MoeForCausalLM", qwen3_moe_keys, DECODER, .theta = 1e4, .bias = BIAS_SAID,
+     .windows = WINDOW_USED, .window = 4096, .qk_norm = TL_QK_NORM_HEAD, .experts = &qwen3_moe_experts},
+    {"olmoe", "OlmoeForCausalLM", olmoe_keys, DECODER, .theta = 1e4, .bias = BIAS_SAID, .qk_norm = TL_QK_NORM_WHOLE,
+     .eps = 1e-5, .experts = &olmoe_experts},
     {"gpt2", "GPT2LMHeadModel", gpt2_keys, NULL, parse_gpt2, write_gpt2, .tied = true},
 };
 enum { FAMILIES = sizeof families / sizeof families[0] };
@@ -212,7 +244,8 @@ static int refuse_unknown_keys(const json_t *config, const family *f, const char
     json_t *value;
     json_object_foreach((json_t *)config, key, value) {
         if (json_is_null(value) || tl__arch_listed(harmless_keys, key) || tl__arch_listed(shared_keys, key) ||
-            tl__arch_listed(f->keys, key) || (f->common_keys && tl__arch_listed(f->common_keys, key)))
+            tl__arch_listed(f->keys, key) || (f->common_keys && tl__arch_listed(f->common_keys, key)) ||
+            (f->experts && tl__arch_listed(expert_keys, key)))
             continue;
         return tl__fail(
             err, TL_EUNSUPPORTED,
@@ -286,6 +319,7 @@ static bool slides_by_default(const tl_arch *a, const family *f, int l, int firs
     case WINDOW_NONE:
         break;
     case WINDOW_ALL:
+    case WINDOW_USED:
         return a->window > 0;
     case WINDOW_UPPER:
         return a->window > 0 && l >= first;
@@ -313,7 +347,8 @@ static int read_windows(tl_arch *a, const family *f, const json_t *config, const
         TRY(tl__arch_int(config, "sliding_window_pattern", 1, TL_MOST_WIDTH, f->pattern, &pattern, where, err));
     if (f->windows == WINDOW_PATTERN && a->window == 0)
         return tl__fail(err, TL_EUNSUPPORTED, "%s: 'sliding_window' is null; a %s model needs one", where, f->name);
-    if (f->windows != WINDOW_ALL) TRY(layer_list(&list, config, "layer_types", a->L, false, where, err));
+    if (f->windows != WINDOW_ALL && f->windows != WINDOW_USED)
+        TRY(layer_list(&list, config, "layer_types", a->L, false, where, err));
     for (int l = 0; l < a->L; l++) {
         const char *type = list ? json_string_value(json_array_get(list, (size_t)l)) : NULL;
         bool full = type && strcmp(type, "full_attention") == 0;
@@ -342,7 +377,8 @@ static json_t *layer_types(const tl_arch *a) {
 static void write_layers(json_t *c, const family *f, const tl_arch *a) {
     if (f->windows == WINDOW_NONE) return;
     json_object_set_new(c, "sliding_window", a->window ? json_integer(a->window) : json_null());
-    if (f->windows == WINDOW_ALL) return;
+    if (f->windows == WINDOW_USED) json_object_set_new(c, "use_sliding_window", json_boolean(a->window > 0));
+    if (f->windows == WINDOW_ALL || f->windows == WINDOW_USED) return;
     json_object_set_new(c, "layer_types", layer_types(a));
     if (f->windows == WINDOW_PATTERN) return;
     json_object_set_new(c, "use_sliding_window", json_boolean(a->window > 0));
@@ -355,6 +391,60 @@ static void write_layers(json_t *c, const family *f, const tl_arch *a) {
         for (int l = 0; l < a->L; l++) json_array_append_new(list, json_integer(!a->layer[l].no_rope));
         json_object_set_new(c, "no_rope_layers", list);
     }
+}
+
+/* ---- experts ---- */
+
+/* Qwen3-MoE: every decoder_sparse_step-th layer has experts, but for those of mlp_only_layers. */
+static int read_expert_layers(tl_arch *a, const json_t *config, const char *where, tl_error *err) {
+    const json_t *list = json_object_get(config, "mlp_only_layers");
+    int step;
+    TRY(tl__arch_int(config, "decoder_sparse_step", 1, TL_MOST_WIDTH, 1, &step, where, err));
+    for (int l = 0; l < a->L; l++) a->layer[l].moe = (l + 1) % step == 0;
+    if (!list || json_is_null(list)) return 0;
+    if (!json_is_array(list)) return tl__fail(err, TL_EFORMAT, "%s: 'mlp_only_layers' should be a list", where);
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        const json_t *v = json_array_get(list, i);
+        if (!json_is_integer(v))
+            return tl__fail(err, TL_EFORMAT, "%s: 'mlp_only_layers' should hold layers' numbers", where);
+        if (json_integer_value(v) >= 0 && json_integer_value(v) < a->L) a->layer[json_integer_value(v)].moe = false;
+    }
+    return 0;
+}
+
+static int read_experts(tl_arch *a, const experts *x, const json_t *config, const char *where, tl_error *err) {
+    const char *key = json_object_get(config, "num_experts") ? "num_experts" : "num_local_experts";
+    double jitter;
+    TRY(tl__arch_int(config, key, 1, TL_MAX_EXPERTS, 0, &a->E, where, err));
+    TRY(tl__arch_int(config, "num_experts_per_tok", 1, TL_MAX_EXPERTS, 0, &a->top_k, where, err));
+    TRY(tl__arch_int(config, x->width_key, 1, TL_MOST_WIDTH, 0, &a->expert_F, where, err));
+    TRY(tl__json_real_or(config, "router_aux_loss_coef", 0, 100, x->aux, &a->router_aux_coef, where, err));
+    TRY(tl__json_real_or(config, "router_jitter_noise", 0, 1, 0, &jitter, where, err));
+    if (jitter != 0)
+        return tl__fail(err, TL_EUNSUPPORTED, "%s: 'router_jitter_noise' is %g; only 0 is supported", where, jitter);
+    a->norm_topk = true;
+    if (x->norm_said) TRY(tl__json_bool_or(config, "norm_topk_prob", false, &a->norm_topk, where, err));
+    a->mixtral_names = x->mixtral_names;
+    for (int l = 0; l < a->L; l++) a->layer[l].moe = true;
+    if (x->layers_said) TRY(read_expert_layers(a, config, where, err));
+    if (tl__moe_layers(a) == 0)
+        return tl__fail(err, TL_EUNSUPPORTED, "%s: no layer has experts by 'decoder_sparse_step' and 'mlp_only_layers'",
+                        where);
+    return 0;
+}
+
+static void write_experts(json_t *c, const experts *x, const tl_arch *a) {
+    json_object_set_new(c, x->mixtral_names ? "num_local_experts" : "num_experts", json_integer(a->E));
+    json_object_set_new(c, "num_experts_per_tok", json_integer(a->top_k));
+    json_object_set_new(c, x->width_key, json_integer(a->expert_F));
+    json_object_set_new(c, "router_aux_loss_coef", json_real(a->router_aux_coef));
+    if (x->norm_said) json_object_set_new(c, "norm_topk_prob", json_boolean(a->norm_topk));
+    if (!x->layers_said) return;
+    json_t *dense = json_array();
+    for (int l = 0; l < a->L; l++)
+        if (!a->layer[l].moe) json_array_append_new(dense, json_integer(l));
+    json_object_set_new(c, "mlp_only_layers", dense);
+    json_object_set_new(c, "decoder_sparse_step", json_integer(1));
 }
 
 /* ---- the decoder ---- */
@@ -417,10 +507,11 @@ static int parse_decoder(tl_arch *a, const family *f, const json_t *config, cons
     TRY(tl__arch_int(config, "head_dim", 1, TL_MAX_HEAD_DIM, head_dim, &a->D, where, err));
     TRY(tl__arch_int(config, "max_position_embeddings", 1, TL_MOST_POSITIONS, llama ? 2048 : 0, &a->max_positions,
                      where, err));
-    TRY(tl__json_real_or(config, "rms_norm_eps", 0.0, 1.0, 1e-6, &eps, where, err));
+    TRY(tl__json_real_or(config, "rms_norm_eps", 0.0, 1.0, f->eps > 0 ? f->eps : 1e-6, &eps, where, err));
     if (f->bias == BIAS_SAID) TRY(tl__json_bool_or(config, "attention_bias", false, &bias, where, err));
     if (f->mlp_bias) TRY(tl__json_bool_or(config, "mlp_bias", false, &a->mlp_bias, where, err));
     TRY(tl__rope_parse(a, config, f->theta, f->local_theta, where, err));
+    if (f->experts) TRY(read_experts(a, f->experts, config, where, err));
     if (f->windows == WINDOW_NO_ROPE) TRY(read_no_rope(a, config, where, err));
     TRY(read_windows(a, f, config, where, err));
     TRY(f->gemma ? read_gemma(a, f, config, where, err) : read_silu(a, f, config, where, err));
@@ -442,6 +533,7 @@ static void write_decoder(json_t *c, const family *f, const tl_arch *a) {
     json_object_set_new(c, "rms_norm_eps", tl__arch_real(a->norm_eps));
     if (f->bias == BIAS_SAID) json_object_set_new(c, "attention_bias", json_boolean(a->qkv_bias));
     if (f->mlp_bias) json_object_set_new(c, "mlp_bias", json_boolean(a->mlp_bias));
+    if (f->experts) write_experts(c, f->experts, a);
     write_layers(c, f, a);
     tl__rope_write(c, a);
     if (!f->gemma) {

@@ -20,8 +20,18 @@ static int64_t width_kv(const tl_arch *a) {
 static int64_t width_qkv(const tl_arch *a) {
     return width_q(a) + 2 * width_kv(a);
 }
-static int64_t width_up(const tl_arch *a) {
-    return tl__arch_gated(a) ? 2 * (int64_t)a->F : a->F;
+/* Of the feed-forward activation, in layers with experts or without; of its input, gate and up. */
+static int64_t width_act(const tl_arch *a, bool moe) {
+    return moe ? (int64_t)a->top_k * a->expert_F : a->F;
+}
+static int64_t width_up(const tl_arch *a, bool moe) {
+    return moe || tl__arch_gated(a) ? 2 * width_act(a, moe) : a->F;
+}
+/* The wider of the kinds that the model has: scratch serves both. */
+static int64_t widest(const tl_arch *a, int64_t (*width)(const tl_arch *, bool)) {
+    int64_t dense = width(a, false), moe = width(a, true);
+    int with = tl__moe_layers(a);
+    return with == 0 || (with < a->L && dense > moe) ? dense : moe;
 }
 /* Queries and keys before their norm. */
 static int64_t width_qk(const tl_arch *a) {
@@ -50,9 +60,11 @@ static void place_attention(tl_layer_acts *p, tl_arena *arena, const tl_arch *a,
 }
 
 /* The rest of it, but for its input. */
-static void place_rest(tl_layer_acts *p, tl_arena *arena, const tl_arch *a, int R, bool training) {
+static void place_rest(tl_layer_acts *p, tl_arena *arena, const tl_arch *a, int l, int R, bool training, bool full) {
+    bool shared = !training || full; /* with layers of the other kind */
     p->x_mid = TL_TAKE(arena, float, (int64_t)R * a->C);
-    p->up = TL_TAKE(arena, float, R *width_up(a));
+    p->up = TL_TAKE(arena, float, R *(shared ? widest(a, width_up) : width_up(a, a->layer[l].moe)));
+    if (shared ? a->E > 0 : a->layer[l].moe) tl__moe_place_layer(&p->experts, arena, a, R);
     if (a->sandwich) {
         p->attended = TL_TAKE(arena, float, (int64_t)R * a->C);
         p->fed = TL_TAKE(arena, float, (int64_t)R * a->C);
@@ -88,13 +100,15 @@ void tl__acts_place(tl_acts *acts, tl_arena *arena, const tl_arch *a, int R, int
         if (l == 0 || training) p->x = TL_TAKE(arena, float, (int64_t)R * a->C);
         if (l == 0 || (training && recompute == TL_RECOMPUTE_NONE))
             place_attention(p, arena, a, R, kv_blocks, training);
-        if (l == 0 || (training && recompute != TL_RECOMPUTE_FULL)) place_rest(p, arena, a, R, training);
+        if (l == 0 || (training && recompute != TL_RECOMPUTE_FULL))
+            place_rest(p, arena, a, l, R, training, recompute == TL_RECOMPUTE_FULL);
     }
     acts->x_out = TL_TAKE(arena, float, (int64_t)R * a->C);
     acts->hidden = TL_TAKE(arena, float, (int64_t)R * a->C);
     acts->normed = TL_TAKE(arena, float, (int64_t)R * a->C);
     acts->branch = TL_TAKE(arena, float, (int64_t)R * a->C);
-    acts->act = TL_TAKE(arena, float, (int64_t)R * a->F);
+    acts->act = TL_TAKE(arena, float, R *widest(a, width_act));
+    if (a->E > 0) tl__moe_place(&acts->experts, arena, a, R, training);
     acts->loss_rows = R < TL_KB ? R : TL_KB;
     acts->logits = TL_TAKE(arena, float, (int64_t)acts->loss_rows * a->V);
     if (!training) return;
@@ -105,8 +119,8 @@ void tl__acts_place(tl_acts *acts, tl_arena *arena, const tl_arch *a, int R, int
     acts->d_normed = TL_TAKE(arena, float, (int64_t)R * a->C);
     acts->d_qkv = TL_TAKE(arena, float, R *width_qkv(a));
     acts->d_att = TL_TAKE(arena, float, R *width_q(a));
-    acts->d_up = TL_TAKE(arena, float, R *width_up(a));
-    acts->d_act = TL_TAKE(arena, float, (int64_t)R * a->F);
+    acts->d_up = TL_TAKE(arena, float, R *widest(a, width_up));
+    acts->d_act = TL_TAKE(arena, float, R *widest(a, width_act));
 }
 
 /* ---- parameters by role ---- */
@@ -326,7 +340,7 @@ static void activate_backward(tl_ctx *ctx, const tl_arch *a, float *d_up, const 
 /* normed → up */
 static void widen(tl_ctx *ctx, const tl_model *m, tl_acts *acts, tl_layer_acts *p, int R, int l) {
     const tl_arch *a = &m->arch;
-    int64_t ld = width_up(a);
+    int64_t ld = width_up(a, false);
     if (tl__arch_gated(a)) {
         product(ctx, m, p->up, ld, acts->normed, l, TL_ROLE_GATE, TL_ROLE_GATE_BIAS, R, a->F, a->C);
         product(ctx, m, p->up + a->F, ld, acts->normed, l, TL_ROLE_UP, TL_ROLE_UP_BIAS, R, a->F, a->C);
@@ -349,7 +363,7 @@ static void feed_forward_block(tl_ctx *ctx, const tl_model *m, tl_acts *acts, tl
 static void feed_forward_block_backward(tl_ctx *ctx, const tl_model *m, tl_acts *acts, tl_layer_acts *p, int R, int l,
                                         float *grad) {
     const tl_arch *a = &m->arch;
-    int64_t ld = width_up(a);
+    int64_t ld = width_up(a, false);
     const float *d_branch = post_norm_backward(ctx, m, acts, p->fed, p->post2_rstd, l, TL_ROLE_POST2_GAIN, grad, R);
     activate(ctx, a, acts->act, p->up, R);
     product_backward(ctx, m, acts, acts->d_act, grad, d_branch, a->C, acts->act, l, TL_ROLE_DOWN, TL_ROLE_DOWN_BIAS, R,
@@ -384,7 +398,8 @@ static void layer_forward(tl_ctx *ctx, const tl_model *m, tl_acts *acts, const t
     attention_block(ctx, m, acts, p, rows, l);
     norm(ctx, m, acts->normed, p->x_mid, p->norm2_mean, p->norm2_rstd, p->x, acts->branch, l, TL_ROLE_NORM2_GAIN,
          TL_ROLE_NORM2_BIAS, R);
-    if (again && !m->arch.sandwich) widen(ctx, m, acts, p, R, l);
+    if (m->arch.layer[l].moe) tl__moe_forward(ctx, m, acts, p, R, l, again);
+    else if (again && !m->arch.sandwich) widen(ctx, m, acts, p, R, l);
     else feed_forward_block(ctx, m, acts, p, R, l);
 }
 
@@ -397,7 +412,8 @@ static void layer_backward(tl_ctx *ctx, const tl_model *m, tl_acts *acts, const 
     tl__spans_set(ctx->spans, -1, l);
     if (gone && acts->recompute == TL_RECOMPUTE_FULL) layer_forward(ctx, m, acts, rows, l, true); /* normed too */
     else norm(ctx, m, acts->normed, NULL, NULL, NULL, p->x_mid, NULL, l, TL_ROLE_NORM2_GAIN, TL_ROLE_NORM2_BIAS, R);
-    feed_forward_block_backward(ctx, m, acts, p, R, l, grad);
+    if (m->arch.layer[l].moe) tl__moe_backward(ctx, m, acts, p, acts->d_x, R, l, grad);
+    else feed_forward_block_backward(ctx, m, acts, p, R, l, grad);
     norm_backward(ctx, m, acts->d_x, grad, acts->d_normed, p->x_mid, p->norm2_mean, p->norm2_rstd, l,
                   TL_ROLE_NORM2_GAIN, TL_ROLE_NORM2_BIAS, R);
     norm(ctx, m, acts->normed, NULL, NULL, NULL, p->x, NULL, l, TL_ROLE_NORM1_GAIN, TL_ROLE_NORM1_BIAS, R);
@@ -473,6 +489,7 @@ void tl__model_backward(tl_ctx *ctx, const tl_model *m, tl_acts *acts, const tl_
     const tl_arch *a = &m->arch;
     int R = rows->R;
     assert(acts->training);
+    if (a->E > 0) tl__moe_begin_backward(m, acts, R);
     if (acts->d_x) /* NULL where the planner only counts */
         memset(acts->d_x, 0, sizeof(float) * (size_t)R * (size_t)a->C);
     norm_backward(ctx, m, acts->d_x, grad, acts->d_normed, acts->x_out, acts->final_mean, acts->final_rstd, -1,

@@ -8,6 +8,7 @@
 #include "base/arena.h"
 #include "io/safetensors.h"
 #include "model/arch.h"
+#include "model/moe.h"
 
 typedef struct tl_model {
     tl_arch arch;
@@ -54,7 +55,8 @@ typedef struct tl_layer_acts {
     float *max_sum;  /* [R,H,2] */
     float *x_mid;    /* [R,C] after attention's residual */
     float *norm2_mean, *norm2_rstd;
-    float *up;       /* [R,2F] (gate, up) or [R,F] */
+    float *up;       /* [R,2F] (gate, up) or [R,F]; with experts [R·k,2·expert_F], in the list's order */
+    tl_layer_experts experts;
     float *fed;      /* [R,C] sandwich: the feed-forward branch before its own norm; else NULL */
     float *post2_rstd;
     tl_kv kv;        /* training: this layer's blocks; inference: the session's pool */
@@ -68,8 +70,9 @@ typedef struct tl_acts {
     float *x_out;          /* [R,C] after the last layer (before the final norm) */
     float *final_mean, *final_rstd;
     float *hidden;         /* [R,C] after the final norm: what the head reads */
-    float *normed, *act, *branch; /* scratch [R,C], [R,F], [R,C] */
+    float *normed, *act, *branch; /* scratch [R,C], [R,F] or [R·k,expert_F], [R,C] */
     float *d_x, *d_normed, *d_qkv, *d_att, *d_up, *d_act; /* training only */
+    tl_experts experts;    /* where the model has them */
     float *logits;         /* [loss_rows, V] */
     int loss_rows;         /* TL_KB, or fewer when R is */
     float z_coef;          /* of the z-loss, in training; 0: none */

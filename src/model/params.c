@@ -10,7 +10,20 @@
 
 #include "model/arch.h"
 
-typedef enum dim { NONE, DIM_V, DIM_T, DIM_C, DIM_F, DIM_Q, DIM_KV, DIM_QKV, DIM_Q_NORM, DIM_K_NORM } dim;
+typedef enum dim {
+    NONE,
+    DIM_V,
+    DIM_T,
+    DIM_C,
+    DIM_F,
+    DIM_Q,
+    DIM_KV,
+    DIM_QKV,
+    DIM_Q_NORM,
+    DIM_K_NORM,
+    DIM_E,
+    DIM_EXPERT
+} dim;
 typedef enum when {
     ALWAYS,
     QKV_BIAS,
@@ -19,8 +32,9 @@ typedef enum when {
     UNTIED,
     QK_NORM,
     SANDWICH,
-    PLAIN
-} when; /* PLAIN: not sandwich */
+    PLAIN,
+    DENSE
+} when; /* PLAIN: not sandwich; DENSE: no experts */
 
 typedef struct row {
     const char *name; /* below the layer's prefix */
@@ -46,14 +60,27 @@ static const row decoder_layer[] = {
     {"post_attention_layernorm.weight", TL_ROLE_POST1_GAIN, {DIM_C}, SANDWICH, -1}, /* Gemma: what it says */
     {"post_attention_layernorm.weight", TL_ROLE_NORM2_GAIN, {DIM_C}, PLAIN, -1},    /* Llama: before the feed-forward */
     {"pre_feedforward_layernorm.weight", TL_ROLE_NORM2_GAIN, {DIM_C}, SANDWICH, -1},
-    {"mlp.gate_proj.weight", TL_ROLE_GATE, {DIM_F, DIM_C}, ALWAYS, 0},
+    {"mlp.gate_proj.weight", TL_ROLE_GATE, {DIM_F, DIM_C}, DENSE, 0},
     {"mlp.gate_proj.bias", TL_ROLE_GATE_BIAS, {DIM_F}, MLP_BIAS, 0},
-    {"mlp.up_proj.weight", TL_ROLE_UP, {DIM_F, DIM_C}, ALWAYS, 0},
+    {"mlp.up_proj.weight", TL_ROLE_UP, {DIM_F, DIM_C}, DENSE, 0},
     {"mlp.up_proj.bias", TL_ROLE_UP_BIAS, {DIM_F}, MLP_BIAS, 0},
-    {"mlp.down_proj.weight", TL_ROLE_DOWN, {DIM_C, DIM_F}, ALWAYS, 1},
+    {"mlp.down_proj.weight", TL_ROLE_DOWN, {DIM_C, DIM_F}, DENSE, 1},
     {"mlp.down_proj.bias", TL_ROLE_DOWN_BIAS, {DIM_C}, MLP_BIAS, -1},
     {"post_feedforward_layernorm.weight", TL_ROLE_POST2_GAIN, {DIM_C}, SANDWICH, -1},
 };
+
+static const row router_rows[] = {{"gate.weight", TL_ROLE_ROUTER, {DIM_E, DIM_C}, ALWAYS, -1}};
+static const row expert_rows[TL_EXPERT_STRIDE] = {
+    {"gate_proj.weight", TL_ROLE_EXPERT_GATE, {DIM_EXPERT, DIM_C}, ALWAYS, 0},
+    {"up_proj.weight", TL_ROLE_EXPERT_UP, {DIM_EXPERT, DIM_C}, ALWAYS, 0},
+    {"down_proj.weight", TL_ROLE_EXPERT_DOWN, {DIM_C, DIM_EXPERT}, ALWAYS, 1},
+};
+static const row mixtral_expert_rows[TL_EXPERT_STRIDE] = {
+    {"w1.weight", TL_ROLE_EXPERT_GATE, {DIM_EXPERT, DIM_C}, ALWAYS, 0},
+    {"w3.weight", TL_ROLE_EXPERT_UP, {DIM_EXPERT, DIM_C}, ALWAYS, 0},
+    {"w2.weight", TL_ROLE_EXPERT_DOWN, {DIM_C, DIM_EXPERT}, ALWAYS, 1},
+};
+
 static const row decoder_last[] = {{"model.norm.weight", TL_ROLE_FINAL_GAIN, {DIM_C}, ALWAYS, -1},
                                    {"lm_head.weight", TL_ROLE_HEAD, {DIM_V, DIM_C}, UNTIED, 0}};
 
@@ -97,13 +124,17 @@ static int64_t extent(const tl_arch *a, dim d) {
         return a->qk_norm == TL_QK_NORM_WHOLE ? (int64_t)a->H * a->D : a->D;
     case DIM_K_NORM:
         return a->qk_norm == TL_QK_NORM_WHOLE ? (int64_t)a->Hkv * a->D : a->D;
+    case DIM_E:
+        return a->E;
+    case DIM_EXPERT:
+        return a->expert_F;
     case NONE:
         break;
     }
     return 0;
 }
 
-static bool present(const tl_arch *a, when w) {
+static bool present(const tl_arch *a, int layer, when w) {
     switch (w) {
     case ALWAYS:
         return true;
@@ -121,6 +152,8 @@ static bool present(const tl_arch *a, when w) {
         return a->sandwich;
     case PLAIN:
         return !a->sandwich;
+    case DENSE:
+        return !a->layer[layer].moe;
     }
     return false;
 }
@@ -136,7 +169,7 @@ static bool is_look_up(tl_role r) {
 static void append(tl_params *p, const tl_arch *a, const row *rows, int n, const char *prefix, int layer) {
     for (int i = 0; i < n; i++) {
         const row *r = &rows[i];
-        if (!present(a, r->present)) continue;
+        if (!present(a, layer, r->present)) continue;
         tl_param *out = &p->list[p->n];
         *out = (tl_param){.layer = layer, .role = r->role, .offset = p->count, .shard_axis = r->shard_axis, .count = 1};
         snprintf(out->name, sizeof out->name, "%s%s", prefix, r->name);
@@ -153,7 +186,8 @@ static void append(tl_params *p, const tl_arch *a, const row *rows, int n, const
         bool ones = is_gain(r->role) && a->gain_add == 0; /* a gain of 1 + g begins at g = 0 */
         out->init_std = out->dims == 2 ? (float)std : ones ? -1.0f : 0.0f;
         out->decay = out->dims == 2;
-        p->by_role[(layer < 0 ? a->L : layer) * TL_ROLES + r->role] = p->n;
+        int *index = &p->by_role[(layer < 0 ? a->L : layer) * TL_ROLES + r->role];
+        if (*index < 0) *index = p->n; /* of experts the first */
         p->count += out->count;
         p->n++;
     }
@@ -161,9 +195,20 @@ static void append(tl_params *p, const tl_arch *a, const row *rows, int n, const
 
 #define COUNT(table) ((int)(sizeof(table) / sizeof((table)[0])))
 
+static void append_experts(tl_params *p, const tl_arch *a, const char *layer_prefix, int layer) {
+    const char *block = a->mixtral_names ? "block_sparse_moe" : "mlp";
+    char prefix[112];
+    snprintf(prefix, sizeof prefix, "%s%s.", layer_prefix, block);
+    append(p, a, router_rows, 1, prefix, layer);
+    for (int e = 0; e < a->E; e++) {
+        snprintf(prefix, sizeof prefix, "%s%s.experts.%d.", layer_prefix, block, e);
+        append(p, a, a->mixtral_names ? mixtral_expert_rows : expert_rows, TL_EXPERT_STRIDE, prefix, layer);
+    }
+}
+
 int tl__params_make(tl_params *params, const tl_arch *a, tl_error *err) {
     bool gpt2 = a->positions == TL_POS_LEARNED;
-    int most = 8 + a->L * TL_ROLES;
+    int most = 8 + a->L * (TL_ROLES + a->E * TL_EXPERT_STRIDE);
     *params = (tl_params){.list = calloc((size_t)most, sizeof *params->list),
                           .by_role = malloc(((size_t)a->L + 1) * TL_ROLES * sizeof *params->by_role)};
     if (!params->list || !params->by_role) {
@@ -178,6 +223,7 @@ int tl__params_make(tl_params *params, const tl_arch *a, tl_error *err) {
         snprintf(prefix, sizeof prefix, gpt2 ? "transformer.h.%d." : "model.layers.%d.", l);
         if (gpt2) append(params, a, gpt2_layer, COUNT(gpt2_layer), prefix, l);
         else append(params, a, decoder_layer, COUNT(decoder_layer), prefix, l);
+        if (a->layer[l].moe) append_experts(params, a, prefix, l);
     }
     if (gpt2) append(params, a, gpt2_last, COUNT(gpt2_last), "", -1);
     else append(params, a, decoder_last, COUNT(decoder_last), "", -1);

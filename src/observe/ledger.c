@@ -24,7 +24,8 @@ __attribute__((format(printf, 2, 3))) static void put(text *t, const char *forma
     va_start(args, format);
     int n = vsnprintf(t->out + t->used, t->size - t->used, format, args);
     va_end(args);
-    assert(n >= 0 && (size_t)n < t->size - t->used); /* size ≥ 4096 always suffices: every field has a largest length */
+    assert(n >= 0 &&
+           (size_t)n < t->size - t->used); /* size ≥ 16384 always suffices: every field has a largest length */
     t->used += (size_t)n;
 }
 
@@ -85,6 +86,18 @@ int tl__metrics_line(char *out, size_t size, const tl_step_metrics *m) {
     put_real(&t, m->tokens_per_second, 6);
     put(&t, ",\"mfu\":");
     put_real(&t, m->mfu, 4);
+    if (m->expert_load) {
+        put(&t, ",\"load_balance_loss\":");
+        put_real(&t, m->balance_loss, 6);
+        put(&t, ",\"router_z_loss\":");
+        put_real(&t, m->router_z_loss, 6);
+        put(&t, ",\"expert_load\":[");
+        for (int i = 0; i < m->expert_layers; i++) {
+            if (i) put(&t, ",");
+            put_real(&t, (double)m->expert_load[i], 4);
+        }
+        put(&t, "]");
+    }
     put(&t, ",\"skipped\":%s", m->skipped || !isfinite(m->loss) ? "true" : "false");
     put(&t, ",\"seconds\":{\"wall\":");
     put_real(&t, s->wall_seconds, 6);

@@ -18,11 +18,14 @@ typedef struct tl_step_metrics {
     int64_t tokens_total;
     double tokens_per_second, mfu; /* mfu NaN: peak not known, null */
     bool skipped;
+    const float *expert_load;  /* [expert_layers] a layer's largest load over the mean; NULL without experts, and no key of the three */
+    int expert_layers;
+    double balance_loss, router_z_loss; /* without their coefficients */
     tl_totals totals;          /* seconds, flops, bytes by bucket; wall */
     int64_t rss_anon_bytes;
 } tl_step_metrics;
 
-/* One JSON line (with newline) into out; returns its length. size ≥ 4096 always suffices. */
+/* One JSON line (with newline) into out; returns its length. size ≥ 16384 always suffices. */
 int tl__metrics_line(char *out, size_t size, const tl_step_metrics *m);
 
 /* Where a step's time went and why, as one sentence: the largest bucket, its achieved FLOP/s and bytes/s against the measured

@@ -199,7 +199,8 @@ int tl__train_predict(tl_totals *out, const tl_arch *arch, const tl_train_shape 
                            .seq_row = numbers + R,
                            .seq_block = numbers,
                            .block = numbers};
-        int room = 128 * (arch->L + 1) + 8 * (R / TL_KB + 1);
+        int room =
+            128 * (arch->L + 1) + 8 * (R / TL_KB + 1) + 12 * arch->E * tl__moe_layers(arch); /* an expert's products */
         status = count(out, run_micro_batch, &m, s->contract, room, (double)s->batch / s->micro_batch, machine, err);
         if (!status)
             status = count(out, run_update, &m, s->contract, TL_MAX_FUSED * m.model.params.n + 4, 1, machine, err);

@@ -10,8 +10,19 @@ static int64_t greatest_common_divisor(int64_t a, int64_t b) {
     return b ? greatest_common_divisor(b, a % b) : a;
 }
 
-int tl__micro_batch(int *micro_batch, int wanted, int batch, int leaves, int T, tl_error *err) {
+/* The rule has two halves. Sums over rows may be cut at blocks; the experts' statistics are of a leaf, which may not be
+ * cut. */
+int tl__micro_batch(int *micro_batch, const tl_arch *arch, int wanted, int batch, int leaves, int T, tl_error *err) {
     int leaf = batch / leaves;
+    if (arch->E > 0) {
+        *micro_batch = leaf;
+        if (wanted <= 0 || wanted >= leaf) return 0;
+        return tl__fail(
+            err, TL_EINVALID,
+            "micro-batch %d would cut a leaf of %d sequences, over which this model's experts are balanced; "
+            "leave it at 0, or use more --leaves to need less memory",
+            wanted, leaf);
+    }
     int unit = (int)(TL_KB / greatest_common_divisor(TL_KB, T)); /* sequences whose rows end on a block */
     if (wanted <= 0) {
         int n = (AUTO_ROWS + T - 1) / T;
@@ -83,6 +94,7 @@ void tl__train_place(tl_train_memory *memory, tl_arena *arena, const tl_arch *ar
     memory->target = TL_TAKE(arena, int32_t, tokens);
     memory->pos = TL_TAKE(arena, int32_t, tokens);
     memory->logp = TL_TAKE(arena, float, tokens);
+    if (arch->E > 0) memory->expert_load = TL_TAKE(arena, float, arch->L);
     memory->seq_row = TL_TAKE(arena, int32_t, documents + 1);
     memory->seq_block = TL_TAKE(arena, int32_t, documents + 1);
     memory->block = TL_TAKE(arena, int32_t, memory->kv_blocks);

@@ -26,8 +26,8 @@ typedef struct tl_train_shape {
 
 /* Micro-batch for a shape: `wanted` if it keeps the bits (its rows a multiple of TL_KB, or the whole leaf), else TL_EINVALID
  * naming the nearest that does. wanted 0: the smallest with about 2,048 rows — enough for the products, and activations
- * stay small. */
-int tl__micro_batch(int *micro_batch, int wanted, int batch, int leaves, int T, tl_error *err);
+ * stay small. A model with experts takes the whole leaf: their load-balance statistics are a leaf's. */
+int tl__micro_batch(int *micro_batch, const tl_arch *arch, int wanted, int batch, int leaves, int T, tl_error *err);
 
 typedef struct tl_train_memory {
     float *exp_avg;                /* [params] AdamW's first moment, or Muon's momentum */
@@ -46,6 +46,7 @@ typedef struct tl_train_memory {
     int kv_blocks;                 /* a layer, of one micro-batch */
     int32_t *input, *target, *pos; /* [B·T] the step's batch */
     float *logp;                   /* [B·T] */
+    float *expert_load;            /* [L] layers with experts in order: largest load over mean, averaged over leaves */
     int32_t *seq_row, *seq_block;  /* [micro-batch·max_documents + 1] */
     int32_t *block;                /* [kv_blocks] */
 } tl_train_memory;

@@ -15,6 +15,7 @@
 
 enum { PATH_BYTES = 4096, SPAN_CAPACITY = 1 << 15, DEFAULT_PROMPT_TOKENS = 8, SAMPLE_CHUNK = 64 };
 static const double MEASURE_SECONDS = 0.04;
+static const double ROUTER_Z = 0.001; /* Zoph et al. 2022 §3.3; OLMoE too */
 
 /* ---- settings ---- */
 
@@ -147,6 +148,13 @@ static int open_arch(tl_run *run, tl_arch *arch, bool *weights, tl_error *err) {
     if (c->seq > arch->max_positions)
         return tl__fail(err, TL_EINVALID, "--seq %lld is beyond the model's %d positions; use at most that",
                         (long long)c->seq, arch->max_positions);
+    if (arch->E == 0 && (c->router_aux > 0 || c->router_z > 0))
+        return tl__fail(err, TL_EINVALID, "%s is for models with experts, and %s has none; leave it out",
+                        c->router_aux > 0 ? "--router-aux" : "--router-z", c->model);
+    if (arch->E > 0) {
+        if (c->router_aux >= 0) arch->router_aux_coef = c->router_aux;
+        arch->router_z_coef = c->router_z >= 0 ? c->router_z : ROUTER_Z;
+    }
     if (arch->eos < 0 || arch->eos >= arch->V) arch->eos = tl__tokenizer_eos(run->tokenizer);
     if (arch->bos < 0 || arch->bos >= arch->V) arch->bos = arch->eos;
     return 0;
@@ -202,7 +210,7 @@ static const char *less_memory(const tl_run *run, char out[160]) {
 static int size_run(tl_run *run, const tl_arch *arch, tl_error *err) {
     const tl_train_config *c = run->config;
     int micro;
-    TRY(tl__micro_batch(&micro, (int)c->micro_batch, (int)c->batch, (int)c->leaves, (int)c->seq, err));
+    TRY(tl__micro_batch(&micro, arch, (int)c->micro_batch, (int)c->batch, (int)c->leaves, (int)c->seq, err));
     run->shape =
         (tl_train_shape){.batch = (int)c->batch,
                          .T = (int)c->seq,

@@ -128,6 +128,10 @@ static int step_once(tl_run *run, tl_step_metrics *m, tl_error *err) {
                            .learning_rate = rate,
                            .tokens = result.tokens,
                            .tokens_total = run->state.tokens,
+                           .expert_load = run->memory.expert_load,
+                           .expert_layers = tl__moe_layers(&run->model.arch),
+                           .balance_loss = result.balance_loss,
+                           .router_z_loss = result.router_z_loss,
                            .skipped = !finite};
     return 0;
 }

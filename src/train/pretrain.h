@@ -41,6 +41,7 @@ typedef struct tl_train_config {
     double z_loss;                 /* coefficient of log²Z (PaLM §5); 0: none */
     double ema;                    /* decay of the average of the weights; 0: none is kept */
     tl_recompute recompute;
+    double router_aux, router_z; /* coefficients of the experts' two losses; < 0: the model's, 0.001 */
     uint64_t seed;
     bool document_mask;
     double val_fraction;

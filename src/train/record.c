@@ -60,6 +60,10 @@ json_t *tl__run_settings(const tl_run *run) {
     json_object_set_new(s, "eps", json_real(c->adamw.eps));
     json_object_set_new(s, "weight_decay", json_real(c->adamw.weight_decay));
     json_object_set_new(s, "clip", json_real(c->adamw.clip));
+    if (run->model.arch.E > 0) { /* router_aux_loss_coef is in the model's own record */
+        json_object_set_new(s, "router_aux", json_real(run->model.arch.router_aux_coef));
+        json_object_set_new(s, "router_z", json_real(run->model.arch.router_z_coef));
+    }
     json_object_set_new(s, "seed", json_integer((json_int_t)c->seed));
     json_object_set_new(s, "document_mask", json_boolean(c->document_mask));
     json_object_set_new(s, "val_fraction", json_real(c->val_fraction));

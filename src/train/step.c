@@ -38,10 +38,25 @@ static void close_slots(tl_ctx *ctx, tl_train_memory *memory, const tl_model *mo
     tl__span_end(ctx->spans, (double)used * a->C, 12.0 * (double)used * a->C, used, a->C, 0);
 }
 
+/* ---- experts ---- */
+
+/* A leaf's part of what the step reports of its experts. */
+static void add_expert_statistics(const tl_model *model, tl_train_memory *memory, int R, double part,
+                                  tl_step_result *result) {
+    const tl_arch *a = &model->arch;
+    double balance, z;
+    tl__moe_losses(model, &memory->acts, R, &balance, &z);
+    result->balance_loss += part * balance;
+    result->router_z_loss += part * z;
+    float *load = memory->expert_load;
+    for (int l = 0; l < a->L; l++)
+        if (a->layer[l].moe) *load++ += (float)(part * tl__moe_peak_load(model, &memory->acts, R, l));
+}
+
 /* ---- a leaf ---- */
 
 static void leaf_gradient(tl_ctx *ctx, const tl_model *model, tl_train_memory *memory, const tl_train_shape *shape,
-                          int first, int n, float *grad, float grad_scale, double *z_sum) {
+                          int first, int n, float *grad, float grad_scale, double *z_sum, tl_step_result *result) {
     int T = shape->T;
     *z_sum = 0;
     tl__model_clear_gradient(ctx, model, grad);
@@ -51,12 +66,15 @@ static void leaf_gradient(tl_ctx *ctx, const tl_model *model, tl_train_memory *m
         int64_t at = (int64_t)(first + i) * T;
         tl_rows rows;
         tl__train_rows(&rows, memory, memory->input + at, memory->pos + at, count, T);
+        assert(model->arch.E == 0 || count == n); /* tl__micro_batch saw to it */
         memory->acts.first = i == 0;
+        memory->acts.experts.leaf_part = 1.0f / (float)shape->leaves;
         tl__model_forward(ctx, model, &memory->acts, &rows);
         tl__model_loss(ctx, model, &memory->acts, memory->target + at, rows.R, memory->logp + at, grad, grad_scale);
         if (shape->z_coef > 0) /* row after row, wherever micro-batches are cut */
             for (int r = 0; r < rows.R; r++) *z_sum += (double)memory->acts.logz[r] * (double)memory->acts.logz[r];
         tl__model_backward(ctx, model, &memory->acts, &rows, grad, memory->embed_grad, memory->slot);
+        if (model->arch.E > 0) add_expert_statistics(model, memory, rows.R, 1.0 / shape->leaves, result);
     }
     if (memory->slot) close_slots(ctx, memory, model, grad);
 }
@@ -69,13 +87,16 @@ int tl__step_gradient(tl_ctx *ctx, tl_comm *comm, const tl_model *model, tl_trai
     for (int64_t i = 0; i < n; i++) tokens += memory->target[i] >= 0;
     float grad_scale = 1.0f / (float)(tokens > 0 ? tokens : 1);
     int leaf = shape->batch / shape->leaves;
+    *result = (tl_step_result){0};
+    if (memory->expert_load) memset(memory->expert_load, 0, sizeof(float) * (size_t)model->arch.L);
 
     /* A stack of partial sums, as in binary counting: after leaf i, one addition for each trailing one bit of i. */
     double loss[32], z_sum[32];
     int depth = 0;
     for (int i = 0; i < shape->leaves; i++) {
         assert(depth < memory->grads);
-        leaf_gradient(ctx, model, memory, shape, i * leaf, leaf, memory->grad[depth], grad_scale, &z_sum[depth]);
+        leaf_gradient(ctx, model, memory, shape, i * leaf, leaf, memory->grad[depth], grad_scale, &z_sum[depth],
+                      result);
         loss[depth] = 0;
         for (int64_t r = (int64_t)i * leaf * shape->T; r < (int64_t)(i + 1) * leaf * shape->T; r++)
             loss[depth] -= (double)memory->logp[r];
@@ -89,17 +110,18 @@ int tl__step_gradient(tl_ctx *ctx, tl_comm *comm, const tl_model *model, tl_trai
     }
     assert(depth == 1);
 
-    double shared[3] = {loss[0], (double)tokens, z_sum[0]};
+    double shared[5] = {loss[0], (double)tokens, z_sum[0], result->balance_loss, result->router_z_loss};
     tl_ticket gradient_ticket, loss_ticket;
     tl__span_begin(ctx->spans, "sum_over_ranks", TL_BUCKET_COMM);
     int status = tl__comm_sum_start(comm, TL_AXIS_DP, memory->grad[0], model->params.count, &gradient_ticket, err);
-    if (!status) status = tl__comm_sum_f64_start(comm, TL_AXIS_DP, shared, 3, &loss_ticket, err);
+    if (!status) status = tl__comm_sum_f64_start(comm, TL_AXIS_DP, shared, 5, &loss_ticket, err);
     if (!status) status = tl__comm_wait(comm, gradient_ticket, COMM_TIMEOUT_NS, err);
     if (!status) status = tl__comm_wait(comm, loss_ticket, COMM_TIMEOUT_NS, err);
     tl__span_end(ctx->spans, 0, 0, model->params.count, 0, 0);
     if (status) return status;
 
     result->tokens = (int64_t)shared[1];
+    result->balance_loss = shared[3], result->router_z_loss = shared[4];
     result->loss = shared[1] > 0 ? shared[0] / shared[1] : 0;
     result->z_loss = shared[1] > 0 ? shape->z_coef * shared[2] / shared[1] : 0;
     result->grad_norm = sqrt(tl__sum_squares(ctx, memory->grad[0], model->params.count));

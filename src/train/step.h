@@ -13,6 +13,7 @@ typedef struct tl_step_result {
     double z_loss;    /* z_coef times the mean of log²Z; the gradient is of the sum of both */
     double grad_norm; /* before clipping */
     int64_t tokens;   /* targets that counted */
+    double balance_loss, router_z_loss; /* without their coefficients, averaged over leaves; 0 without experts */
 } tl_step_result;
 
 /* The gradient of the batch in memory->input/target/pos, into memory->grad[0], normalised by the step's count of

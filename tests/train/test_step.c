@@ -150,18 +150,19 @@ static void test_L3_leaves_are_a_tree(void **state) {
 }
 
 static void test_micro_batch_rule(void **state) {
+    static const tl_arch dense;
     (void)state;
     tl_error err = {0};
     int m;
-    assert_int_equal(tl__micro_batch(&m, 0, 64, 1, 256, &err), 0);
+    assert_int_equal(tl__micro_batch(&m, &dense, 0, 64, 1, 256, &err), 0);
     assert_int_equal(m, 8);
-    assert_int_equal(tl__micro_batch(&m, 0, 4, 1, 64, &err), 0);
+    assert_int_equal(tl__micro_batch(&m, &dense, 0, 4, 1, 64, &err), 0);
     assert_int_equal(m, 4);
-    assert_int_equal(tl__micro_batch(&m, 4, 16, 1, 64, &err), 0);
+    assert_int_equal(tl__micro_batch(&m, &dense, 4, 16, 1, 64, &err), 0);
     assert_int_equal(m, 4);
-    assert_int_equal(tl__micro_batch(&m, 3, 16, 1, 64, &err), TL_EINVALID);
+    assert_int_equal(tl__micro_batch(&m, &dense, 3, 16, 1, 64, &err), TL_EINVALID);
     assert_non_null(strstr(err.text, "use 4"));
-    assert_int_equal(tl__micro_batch(&m, 99, 16, 2, 64, &err), 0);
+    assert_int_equal(tl__micro_batch(&m, &dense, 99, 16, 2, 64, &err), 0);
     assert_int_equal(m, 8);
 }
 
