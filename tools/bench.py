@@ -537,7 +537,7 @@ def gib(n):
     return f"{n / 1e9:.2f} GB"
 
 
-GPT2 = "GPT-2's architecture on bytes of English text. PyTorch: fused attention, fused AdamW, no dropout, no clipping (`tools/bench_torch.py`); Trilith clips."
+GPT2 = "GPT-2's architecture on bytes of English text. PyTorch: fused attention, fused AdamW, no dropout, no clipping (`tools/bench_torch.py`); Trilith clips.\nThe mixture of experts: transformers' MixtralForCausalLM, both of its forms of the experts' products."
 TRAINING = [
     ("", "## Training, f32", GPT2),
     (BF16, "## Training, bf16", GPT2 + "\nPyTorch under autocast to bfloat16, Trilith with `--dtype bf16`; weights, gradients and moments are f32 in both. MFU is of the bf16 peak."),
