@@ -1,33 +1,19 @@
 #!/bin/sh
 # check_sweep.sh TRILITH SOURCE — a sweep as its user sees it: every combination once, finished runs kept, interrupted ones resumed with
 # their bits, failures recorded and passed, one table and one page; and what is wrong with a grid, in one sentence.
-set -u
-trilith=$1
-work=$(mktemp -d) || exit 1
-trap 'rm -rf "$work"' EXIT
+. "$2/tests/program.sh"
 cd "$work" || exit 1
-failures=0
-fail() {
-    failures=$((failures + 1))
-    printf 'FAILED: %s\n' "$1"
-    [ -s err ] && sed 's/^/  stderr: /' err | head -8
-}
-sweep() { timeout 100 "$trilith" train --sweep "$@" >out 2>err </dev/null; }
-# refuses PATTERN ARGUMENT…: exit 2, one sentence, nothing on standard output, no folder of a run.
-refuses() {
+sweep() { run train --sweep "$@"; }
+no_sweep() {
     pattern=$1
     shift
-    sweep "$@"
-    code=$?
-    if [ $code -ne 2 ] || [ -s out ] || [ "$(wc -l <err)" -ne 1 ] || ! grep -q -e "$pattern" err; then
-        fail "--sweep $* (exit status $code; one sentence matching '$pattern' and exit 2 expected)"
-    fi
+    refuses "$pattern" train --sweep "$@"
 }
 count() { grep -c "$1" "$2"; } # lines that match
 status_of() { sed -n 's/.*"status": "\([a-z]*\)".*/\1/p' "$1/plan.json"; }
 same_weights() { cmp "$1/checkpoints/latest/model.safetensors" "$2/checkpoints/latest/model.safetensors" || fail "$1 and $2 have other weights"; }
 
-awk 'BEGIN { for (i = 0; i < 600; i++) printf "line %d of a text in which every number, even %d, is written once.\n", i, i * i % 1009 }' >text
+make_text text 600
 cat >base.yaml <<'END'
 data: text
 model: tiny
@@ -70,9 +56,9 @@ sweep grid.yaml --out s || fail 'the same sweep again'
 cmp before.json s/lr=0.001,seed=1/plan.json || fail 'a finished run was run again'
 [ "$(count 'finished earlier' err)" -eq 4 ] || fail 'four runs finished earlier expected'
 sed 's/3e-3/2e-3/' grid.yaml >other.yaml
-refuses "another sweep: 'lr' was .*choose another --out" other.yaml --out s
-refuses "another sweep: 'steps' was \"3\" and is \"4\" now" grid.yaml --out s --steps 4
-refuses 'holds a run, not a sweep' grid.yaml --out alone
+no_sweep "another sweep: 'lr' was .*choose another --out" other.yaml --out s
+no_sweep "another sweep: 'steps' was \"3\" and is \"4\" now" grid.yaml --out s --steps 4
+no_sweep 'holds a run, not a sweep' grid.yaml --out alone
 rm -f s/report.html s/sweep.md
 timeout 20 "$trilith" report s >out 2>err || fail 'report of a sweep'
 [ -s s/report.html ] && [ -s s/sweep.md ] || fail 'report made no page or no table of a sweep'
@@ -154,37 +140,36 @@ a=$(grep '^batch:' depth/depth=1/config.yaml) b=$(grep '^batch:' depth/depth=2/c
 # ---- what is wrong with a grid
 grid() { { cat base.yaml; printf "$1"; } >bad.yaml; }
 grid 'lerning-rate: [1, 2]\n'
-refuses "bad.yaml line 10: unknown key 'lerning-rate'" bad.yaml --out bad
+no_sweep "bad.yaml line 10: unknown key 'lerning-rate'" bad.yaml --out bad
 grid 'bacth: [2, 4]\n'
-refuses "bad.yaml line 10: unknown key 'bacth'; did you mean 'batch'" bad.yaml --out bad
+no_sweep "bad.yaml line 10: unknown key 'bacth'; did you mean 'batch'" bad.yaml --out bad
 grid ''
-refuses 'nothing to sweep' bad.yaml --out bad
+no_sweep 'nothing to sweep' bad.yaml --out bad
 : >bad.yaml
-refuses 'nothing to sweep' bad.yaml --out bad
+no_sweep 'nothing to sweep' bad.yaml --out bad
 grid 'lr: []\n'
-refuses "line 10: 'lr' is an empty list" bad.yaml --out bad
+no_sweep "line 10: 'lr' is an empty list" bad.yaml --out bad
 grid 'lr: [1e-3, 0.001]\n'
-refuses "line 10: 'lr' lists 0.001 twice" bad.yaml --out bad
+no_sweep "line 10: 'lr' lists 0.001 twice" bad.yaml --out bad
 grid 'lr: [1e-3, fast]\n'
-refuses "line 10: 'lr' needs a number.*fast" bad.yaml --out bad
+no_sweep "line 10: 'lr' needs a number.*fast" bad.yaml --out bad
 grid 'lr: [1e-3, 2e-3]\n'
-refuses "'lr' is a list, and --lr on the command line is one value" bad.yaml --out bad --lr 1e-3
-refuses 'absent.yaml' absent.yaml --out bad
+no_sweep "'lr' is a list, and --lr on the command line is one value" bad.yaml --out bad --lr 1e-3
+no_sweep 'absent.yaml' absent.yaml --out bad
 grid 'out: elsewhere\nlr: [1e-3, 2e-3]\n'
-refuses "'out' belongs on the command line" bad.yaml --out bad
+no_sweep "'out' belongs on the command line" bad.yaml --out bad
 grid 'resume: true\nlr: [1e-3, 2e-3]\n'
-refuses "'resume' belongs on the command line" bad.yaml --out bad
+no_sweep "'resume' belongs on the command line" bad.yaml --out bad
 grid 'seed: [1, 2]\n'
-refuses 'lists seeds and --seeds counts them' bad.yaml --out bad --seeds 2
+no_sweep 'lists seeds and --seeds counts them' bad.yaml --out bad --seeds 2
 grep -v '^data' grid.yaml >bad.yaml
-refuses 'no data is named' bad.yaml --out bad
+no_sweep 'no data is named' bad.yaml --out bad
 grid 'lr: [1e-3, 2e-3\n'
-refuses 'bad.yaml, line' bad.yaml --out bad
+no_sweep 'bad.yaml, line' bad.yaml --out bad
 awk 'BEGIN { printf "data: text\nseed: ["; for (i = 0; i < 10001; i++) printf "%s%d", i ? ", " : "", i; print "]" }' >bad.yaml
-refuses 'more than 10000 runs' bad.yaml --out bad
+no_sweep 'more than 10000 runs' bad.yaml --out bad
 [ -e bad ] && fail 'a refused sweep left a folder'
 timeout 20 "$trilith" train --data text --out bad --seeds 3 >out 2>err
 [ $? -eq 2 ] && grep -q 'seeds needs --sweep' err || fail '--seeds without --sweep'
 
-printf '%d failed\n' $failures
-[ $failures -eq 0 ]
+finish
