@@ -35,6 +35,7 @@ typedef struct subject {
     tl_hash hash;
     json_t *manifest; /* NULL: none */
     json_t *metrics;  /* last line of a run's metrics.jsonl; NULL: none */
+    json_t *plan;     /* a run's plan.json; NULL: none */
 } subject;
 
 /* ---- gathering ---- */
@@ -64,6 +65,17 @@ static json_t *last_line(const char *path) {
     return line;
 }
 
+/* A run's plan; NULL where there is none that can be read. */
+static json_t *read_plan(const char *run) {
+    char path[4096 + 64], *text;
+    size_t size;
+    tl__path_join(path, sizeof path, run, "plan.json");
+    if (!tl__path_exists(path) || tl__file_slurp(&text, &size, path, (size_t)4 << 20, NULL) < 0) return NULL;
+    json_t *plan = tl__json_parse(text, size, path, NULL);
+    free(text);
+    return plan;
+}
+
 static int gather_folder(subject *s, tl_error *err) {
     char path[4096 + 64];
     int status = tl__model_folder(s->folder, sizeof s->folder, s->given, err);
@@ -83,6 +95,7 @@ static int gather_folder(subject *s, tl_error *err) {
         return 0;
     }
     s->has_model = true;
+    s->plan = read_plan(s->given);
     status = tl__manifest_read(&s->manifest, s->folder, err);
     if (status && status != TL_ENOTFOUND) return status;
     tl__path_join(path, sizeof path, s->given, "metrics.jsonl");
@@ -126,6 +139,7 @@ static void release(subject *s) {
     if (s->file) tl__safetensors_close(s->file);
     json_decref(s->manifest);
     json_decref(s->metrics);
+    json_decref(s->plan);
 }
 
 /* Keys and values of one more token, all layers. */
@@ -162,6 +176,12 @@ static json_t *arch_json(const tl_arch *a) {
                      "tied", (int)a->tied);
 }
 
+/* How much the run's training takes with each way of recomputing activations; NULL: its plan does not say. */
+static const json_t *predicted_peaks(const subject *s) {
+    const json_t *peaks = json_object_get(json_object_get(s->plan, "predicted"), "peak_bytes_by_recompute");
+    return json_is_object(peaks) ? peaks : NULL;
+}
+
 static json_t *as_json(const subject *s) {
     json_t *out = json_pack("{s:s, s:s}", "path", s->given, "kind", s->kind);
     if (s->file) {
@@ -185,6 +205,7 @@ static json_t *as_json(const subject *s) {
     if (s->manifest && json_object_get(s->manifest, "state"))
         json_object_set(out, "state", json_object_get(s->manifest, "state"));
     if (s->metrics) json_object_set(out, "last_metrics", s->metrics);
+    if (predicted_peaks(s)) json_object_set(out, "training_peak_bytes", (json_t *)(uintptr_t)predicted_peaks(s));
     if (s->file) json_object_set_new(out, "tensors", tensors_json(s));
     return out;
 }
@@ -271,6 +292,18 @@ static void print_memory(const subject *s) {
     row("memory");
     printf("%s of weights; %s of keys and values a token, %s at %s tokens\n", scaled((double)s->bytes, "B"),
            scaled((double)token, "B"), scaled((double)token * a->max_positions, "B"), grouped(a->max_positions));
+}
+
+static void print_training(const subject *s) {
+    if (!predicted_peaks(s)) return;
+    row("training");
+    for (int i = 0; i < TL_RECOMPUTES; i++) {
+        const char *name = tl__recompute_name((tl_recompute)i);
+        const json_t *bytes = json_object_get(predicted_peaks(s), name);
+        if (!json_is_number(bytes)) continue;
+        printf("%s%s with --recompute %s", i ? ", " : "at most ", scaled(json_number_value(bytes), "B"), name);
+    }
+    putchar('\n');
 }
 
 static void print_state(const subject *s) {
@@ -375,6 +408,7 @@ static void print_text(const subject *s, bool all) {
         else if (s->by_type[t]) printf(", %s of %s", scaled((double)s->by_type[t], ""), tl__type_name((tl_type)t));
     putchar('\n');
     if (s->has_model) print_memory(s);
+    print_training(s);
     row("weights hash");
     printf("%s%s\n", s->hash.hex, s->manifest ? "; every tensor is as its manifest says" : "");
     print_tensors(s, all);
