@@ -1,7 +1,8 @@
 /* error.h — how a function says that it failed: a status to branch on, and a sentence for a person.
  *
  * Every function that can fail returns 0 or a negative tl_status and, if `err` is not NULL, fills it with one sentence
- * that says what failed, where, what was expected and the remedy. The first failure wins; callers may prefix context. */
+ * that says what failed, where, what was expected and the remedy. The first failure wins; callers may prefix context.
+ */
 #ifndef TL_BASE_ERROR_H
 #define TL_BASE_ERROR_H
 

@@ -1,5 +1,6 @@
-/* log.h — sentences for a person, on standard error. Levels: debug, info, warn, error; TRILITH_LOG=debug|info|warn|error
- * chooses the least that is shown (default info). Never used for data: that goes to standard output or a file. */
+/* log.h — sentences for a person, on standard error. Levels: debug, info, warn, error;
+ * TRILITH_LOG=debug|info|warn|error chooses the least that is shown (default info). Never used for data: that goes to
+ * standard output or a file. */
 #ifndef TL_BASE_LOG_H
 #define TL_BASE_LOG_H
 

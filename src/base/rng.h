@@ -1,4 +1,5 @@
-/* rng.h — counter-based random numbers: Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3").
+/* rng.h — counter-based random numbers: Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2,
+ * 3").
  *
  * A number is a function of (seed, purpose, position) and of nothing else: no state to save, none to race on. */
 #ifndef TL_BASE_RNG_H
@@ -7,14 +8,16 @@
 #include <stdint.h>
 #include <stddef.h>
 
-typedef enum tl_rng_purpose { /* values are part of the recorded format: never renumber */
-    TL_RNG_INIT = 1,     /* weight initialisation; stream = parameter index */
-    TL_RNG_SHUFFLE = 2,  /* data order; stream = epoch */
-    TL_RNG_SAMPLE = 3,   /* token sampling; position = token position */
-    TL_RNG_TEST = 4,
+typedef enum tl_rng_purpose {                     /* values are part of the recorded format: never renumber */
+                              TL_RNG_INIT = 1,    /* weight initialisation; stream = parameter index */
+                              TL_RNG_SHUFFLE = 2, /* data order; stream = epoch */
+                              TL_RNG_SAMPLE = 3,  /* token sampling; position = token position */
+                              TL_RNG_TEST = 4,
 } tl_rng_purpose;
 
-typedef struct tl_u32x4 { uint32_t v[4]; } tl_u32x4;
+typedef struct tl_u32x4 {
+    uint32_t v[4];
+} tl_u32x4;
 
 /* Four 32-bit words for counter (position, stream, purpose) under key seed. */
 tl_u32x4 tl__philox(uint64_t seed, tl_rng_purpose purpose, uint32_t stream, uint64_t position);

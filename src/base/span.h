@@ -9,32 +9,32 @@
 #include <stdbool.h>
 #include "base/error.h"
 
-typedef enum tl_bucket { /* the ledger's rows, in the order they are shown */
-    TL_BUCKET_MATMUL,     /* every product with a weight, forward and backward */
-    TL_BUCKET_ATTENTION,
-    TL_BUCKET_NORM,
-    TL_BUCKET_ELEMENTWISE, /* activations, RoPE, residual sums, K/V store */
-    TL_BUCKET_EMBED,
-    TL_BUCKET_LOSS,       /* softmax and cross-entropy, without the vocabulary product */
-    TL_BUCKET_OPTIMIZER,  /* norm, clipping, AdamW */
-    TL_BUCKET_COMM,       /* exposed communication */
-    TL_BUCKET_DATA,       /* waiting for a batch */
-    TL_BUCKET_EVAL,       /* validation */
-    TL_BUCKET_CHECKPOINT, /* stalls for the checkpoint writer */
-    TL_BUCKET_LOG,        /* metrics, progress line */
-    TL_BUCKET_OTHER,      /* the unattributed rest; never given to a span */
-    TL_BUCKETS
+typedef enum tl_bucket {                   /* the ledger's rows, in the order they are shown */
+                         TL_BUCKET_MATMUL, /* every product with a weight, forward and backward */
+                         TL_BUCKET_ATTENTION,
+                         TL_BUCKET_NORM,
+                         TL_BUCKET_ELEMENTWISE, /* activations, RoPE, residual sums, K/V store */
+                         TL_BUCKET_EMBED,
+                         TL_BUCKET_LOSS,       /* softmax and cross-entropy, without the vocabulary product */
+                         TL_BUCKET_OPTIMIZER,  /* norm, clipping, AdamW */
+                         TL_BUCKET_COMM,       /* exposed communication */
+                         TL_BUCKET_DATA,       /* waiting for a batch */
+                         TL_BUCKET_EVAL,       /* validation */
+                         TL_BUCKET_CHECKPOINT, /* stalls for the checkpoint writer */
+                         TL_BUCKET_LOG,        /* metrics, progress line */
+                         TL_BUCKET_OTHER,      /* the unattributed rest; never given to a span */
+                         TL_BUCKETS
 } tl_bucket;
 
 const char *tl__bucket_name(tl_bucket bucket); /* "matmul", "attention", … */
 
 typedef struct tl_span {
-    const char *name;  /* static string: "linear", "attention_backward", … */
+    const char *name; /* static string: "linear", "attention_backward", … */
     int64_t start_ns, duration_ns;
     int32_t bucket, depth, step, layer; /* layer −1: none */
-    int64_t shape[3];  /* as the operator names them; 0 = unused */
+    int64_t shape[3];                   /* as the operator names them; 0 = unused */
     double flops, bytes;
-    bool bf16;         /* the FLOPs are bf16's */
+    bool bf16; /* the FLOPs are bf16's */
 } tl_span;
 
 typedef struct tl_totals { /* since the last tl__spans_take */

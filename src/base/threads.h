@@ -1,8 +1,9 @@
 /* threads.h — the one door to threads for operators: a small pool with one entry, tl__parallel_for.
  *
- * Work is cut into `count` tasks by shape alone, never by the number of threads, and each output is computed wholly inside
- * one task: who runs a task cannot change a bit. Workers set MXCSR/FPCR to the contract's mode themselves (round to nearest,
- * denormals kept). They spin briefly (tens of microseconds) after work, then sleep on a futex or condition variable. */
+ * Work is cut into `count` tasks by shape alone, never by the number of threads, and each output is computed wholly
+ * inside one task: who runs a task cannot change a bit. Workers set MXCSR/FPCR to the contract's mode themselves (round
+ * to nearest, denormals kept). They spin briefly (tens of microseconds) after work, then sleep on a futex or condition
+ * variable. */
 #ifndef TL_BASE_THREADS_H
 #define TL_BASE_THREADS_H
 

@@ -1,5 +1,6 @@
-/* yaml.h — a run's YAML file as a flat list of (key, values, line): one mapping of scalars and lists of scalars, through
- * libyaml. Nested mappings join their keys with '.'. Anchors, aliases, tags and duplicate keys are refused by line. */
+/* yaml.h — a run's YAML file as a flat list of (key, values, line): one mapping of scalars and lists of scalars,
+ * through libyaml. Nested mappings join their keys with '.'. Anchors, aliases, tags and duplicate keys are refused by
+ * line. */
 #ifndef TL_BASE_YAML_H
 #define TL_BASE_YAML_H
 

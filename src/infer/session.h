@@ -23,9 +23,9 @@ int tl__session_append(tl_session *session, const int32_t *tokens, int n, float 
 /* Append n tokens and give logp[i] = log p(tokens[i+1] | tokens[… i]) for i < n−1 (and of `next` for the last if next ≥
  * 0). */
 int tl__session_score(tl_session *session, const int32_t *tokens, int n, int32_t next, float *logp, tl_error *err);
-/* Begin anew and give logp[n − 1] of tokens[1 …], in windows of W = capacity tokens where there are more: the first scores
- * all its tokens but one; each next begins W/2 before the first token not yet scored and scores what is new. The session
- * is left in the last window. windows: how many it took; may be NULL. */
+/* Begin anew and give logp[n − 1] of tokens[1 …], in windows of W = capacity tokens where there are more: the first
+ * scores all its tokens but one; each next begins W/2 before the first token not yet scored and scores what is new. The
+ * session is left in the last window. windows: how many it took; may be NULL. */
 int tl__session_score_whole(tl_session *session, const int32_t *tokens, int64_t n, float *logp, int64_t *windows,
                             tl_error *err);
 

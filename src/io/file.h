@@ -14,7 +14,8 @@ int64_t tl__file_size_bytes(const tl_file *file);
 const char *tl__file_path(const tl_file *file);
 /* Exactly n bytes at offset, or an error (TL_EDAMAGED when the file ends first). */
 int tl__file_read(tl_file *file, void *out, int64_t offset, size_t n, tl_error *err);
-/* A read-only mapping of the whole file, kept until close; NULL (no error) where mapping is off (TRILITH_MMAP=0) or fails. */
+/* A read-only mapping of the whole file, kept until close; NULL (no error) where mapping is off (TRILITH_MMAP=0) or
+ * fails. */
 const void *tl__file_map(tl_file *file);
 /* The path of the mapped file that an address lies in, or NULL. Safe in a signal handler. */
 const char *tl__file_mapped_at(const void *address);
@@ -39,15 +40,15 @@ void tl__stream_close(tl_stream *stream);
 typedef struct tl_sink tl_sink;
 int tl__sink_open(tl_sink **sink, const char *path, tl_error *err);
 int tl__sink_write(tl_sink *sink, const void *bytes, size_t n, tl_error *err); /* unbuffered past 64 KiB */
-int tl__sink_publish(tl_sink *sink, tl_error *err); /* frees the sink either way */
+int tl__sink_publish(tl_sink *sink, tl_error *err);                            /* frees the sink either way */
 void tl__sink_abandon(tl_sink *sink);
 /* All at once. */
 int tl__file_publish(const char *path, const void *bytes, size_t n, tl_error *err);
 
 bool tl__path_exists(const char *path);
 bool tl__path_is_folder(const char *path);
-int tl__folder_make(const char *path, tl_error *err);        /* mkdir -p */
-int tl__folder_remove(const char *path, tl_error *err);      /* a tree; refuses symlinks out of it */
+int tl__folder_make(const char *path, tl_error *err);   /* mkdir -p */
+int tl__folder_remove(const char *path, tl_error *err); /* a tree; refuses symlinks out of it */
 /* "folder/name" into out; a path that does not fit becomes "", which names no file, so that opening it fails. */
 void tl__path_join(char *out, size_t size, const char *folder, const char *name);
 

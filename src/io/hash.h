@@ -4,7 +4,9 @@
 
 #include <stddef.h>
 
-typedef struct tl_hash { char hex[33]; } tl_hash; /* 32 lower-case hexadecimal digits, NUL */
+typedef struct tl_hash {
+    char hex[33];
+} tl_hash; /* 32 lower-case hexadecimal digits, NUL */
 
 tl_hash tl__hash_bytes(const void *bytes, size_t n);
 typedef struct tl_hasher tl_hasher; /* streaming */

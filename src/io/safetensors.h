@@ -1,4 +1,5 @@
-/* safetensors.h — the safetensors container: reading (one file, or shards with model.safetensors.index.json) and writing.
+/* safetensors.h — the safetensors container: reading (one file, or shards with model.safetensors.index.json) and
+ * writing.
  *
  * Format: 8-byte little-endian header length, a JSON header {name: {dtype, shape, data_offsets}}, then the data without
  * holes (https://huggingface.co/docs/safetensors). Headers are hostile: length ≤ 100 MB, offsets inside the file, no
@@ -11,7 +12,19 @@
 
 #define TL_MAX_DIMS 8
 
-typedef enum tl_type { TL_F32, TL_F16, TL_BF16, TL_F64, TL_I64, TL_I32, TL_I16, TL_I8, TL_U8, TL_BOOL, TL_TYPES } tl_type;
+typedef enum tl_type {
+    TL_F32,
+    TL_F16,
+    TL_BF16,
+    TL_F64,
+    TL_I64,
+    TL_I32,
+    TL_I16,
+    TL_I8,
+    TL_U8,
+    TL_BOOL,
+    TL_TYPES
+} tl_type;
 const char *tl__type_name(tl_type type); /* "F32", … as in the header */
 size_t tl__type_bytes(tl_type type);
 
@@ -39,8 +52,8 @@ int tl__safetensors_read(const tl_safetensors *st, const tl_tensor_info *t, void
 /* Read as f32, widening F16 and BF16; TL_EUNSUPPORTED by name for other types. out holds prod(shape) floats. */
 int tl__safetensors_read_f32(const tl_safetensors *st, const tl_tensor_info *t, float *out, tl_error *err);
 const char *tl__safetensors_metadata(const tl_safetensors *st, const char *key); /* from __metadata__, or NULL */
-/* XXH3-128 over, in name order: name, NUL, type name, NUL, dims and shape as little-endian int64, then the bytes. The same
- * whatever the sharding or the order in the file. */
+/* XXH3-128 over, in name order: name, NUL, type name, NUL, dims and shape as little-endian int64, then the bytes. The
+ * same whatever the sharding or the order in the file. */
 int tl__safetensors_hash(const tl_safetensors *st, tl_hash *out, tl_error *err);
 /* XXH3-128 of one tensor's bytes: what manifests record. */
 int tl__safetensors_hash_tensor(const tl_safetensors *st, const tl_tensor_info *t, tl_hash *out, tl_error *err);
@@ -53,9 +66,9 @@ typedef struct tl_tensor_out {
     const void *data;
 } tl_tensor_out;
 
-/* Write n tensors, in the given order, with metadata {"format": "pt"} (transformers asks for it), through a sink, fsynced;
- * hashes (may be NULL) receives the XXH3-128 of each tensor's bytes. The header is padded with spaces so that data starts
- * on a multiple of 64. */
+/* Write n tensors, in the given order, with metadata {"format": "pt"} (transformers asks for it), through a sink,
+ * fsynced; hashes (may be NULL) receives the XXH3-128 of each tensor's bytes. The header is padded with spaces so that
+ * data starts on a multiple of 64. */
 int tl__safetensors_write(const char *path, const tl_tensor_out *tensors, int n, tl_hash *hashes, tl_error *err);
 
 #endif
