@@ -211,6 +211,20 @@ static void the_same_bits_as_inside(void **state) {
         tl_engine_close(e);
         unsetenv("TRILITH_MMAP");
     }
+
+    /* The other contract is an option, and has bits of its own. */
+    tl_engine *e;
+    tl_engine_options bf16 = {.dtype = TL_DTYPE_BF16};
+    assert_int_equal(tl_engine_open(&e, folder, &bf16, NULL), 0);
+    tl_session *s = open_session(e, 0);
+    assert_int_equal(tl_session_score(s, ids, T, logp, NULL), 0);
+    assert_memory_not_equal(logp, expected, (T - 1) * sizeof *logp);
+    ctx.contract = TL_CONTRACT_BF16;
+    tl__session_rewind(inside, 0);
+    assert_int_equal(tl__session_score(inside, ids, T, -1, expected, NULL), 0);
+    assert_same_bits(logp, expected, T - 1, "score in bf16");
+    tl_session_close(s);
+    tl_engine_close(e);
     tl__session_close(inside);
     tl__model_close(&m);
     tl__ctx_close(&ctx);
