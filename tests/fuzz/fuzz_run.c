@@ -1,41 +1,15 @@
 /* fuzz_run.c — a run folder whose files are any bytes: the report of it is always whole, is UTF-8, and holds no markup
  * but its own. The input is the four files one after the other, parted by the byte 0xff, which none of them may hold.
  */
-#include <assert.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 #include <utf8proc.h>
-#include "io/file.h"
+#include "folder.h"
 #include "observe/report.h"
-
-static char folder[64];
-
-static void put_file(const char *name, const uint8_t *bytes, size_t n) {
-    char path[128];
-    snprintf(path, sizeof path, "%s/%s", folder, name);
-    FILE *f = fopen(path, "wb");
-    assert(f);
-    assert(fwrite(bytes, 1, n, f) == n);
-    assert(fclose(f) == 0);
-}
-
-static void clean_up(void) {
-    (void)tl__folder_remove(folder, NULL);
-}
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     static const char *const names[] = {"metrics.jsonl", "plan.json", "samples.jsonl", "config.yaml"};
-    if (!folder[0]) {
-        struct stat memory;
-        snprintf(folder, sizeof folder, "%s/trilith-fuzz-XXXXXX", stat("/dev/shm", &memory) == 0 ? "/dev/shm" : "/tmp");
-        assert(mkdtemp(folder));
-        atexit(clean_up);
-    }
+    (void)make_folder();
     for (int i = 0; i < 4; i++) {
         const uint8_t *end = size ? memchr(data, 0xff, size) : NULL;
         size_t n = end && i < 3 ? (size_t)(end - data) : size;

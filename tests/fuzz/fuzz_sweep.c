@@ -1,38 +1,13 @@
 /* fuzz_sweep.c — a sweep's folder whose sweep.json and one run's metrics.jsonl are any bytes: either one sentence, or a
  * table and a whole page that holds no markup but its own. The input is the two files, parted by the byte 0xff. */
-#include <assert.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
-#include "io/file.h"
+#include "folder.h"
 #include "observe/sweep_report.h"
-
-static char folder[64];
-
-static void put_file(const char *name, const uint8_t *bytes, size_t n) {
-    char path[128];
-    snprintf(path, sizeof path, "%s/%s", folder, name);
-    FILE *f = fopen(path, "wb");
-    assert(f);
-    assert(fwrite(bytes, 1, n, f) == n);
-    assert(fclose(f) == 0);
-}
-
-static void clean_up(void) {
-    (void)tl__folder_remove(folder, NULL);
-}
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-    if (!folder[0]) {
-        struct stat memory;
+    if (make_folder()) {
         char run[96];
-        snprintf(folder, sizeof folder, "%s/trilith-fuzz-XXXXXX", stat("/dev/shm", &memory) == 0 ? "/dev/shm" : "/tmp");
-        assert(mkdtemp(folder));
-        atexit(clean_up);
         snprintf(run, sizeof run, "%s/a", folder);
         assert(mkdir(run, 0700) == 0);
     }

@@ -2,16 +2,9 @@
  * memory that is known, the two losses of the routers as their definitions say, and a load that balances. Gradients are
  * compared with transformers' in tests/model/test_parity.c. */
 #include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-#include <cmocka.h>
 
 #include "base/rng.h"
-#include "train/step.h"
+#include "step_bench.h"
 
 enum { V = 67, MAX_T = 64 };
 
@@ -32,48 +25,23 @@ static const char *const olmoe =
     "\"num_experts_per_tok\":2,\"router_aux_loss_coef\":0.02,\"initializer_range\":0.1}";
 static const char *const families[] = {mixtral, qwen3_moe, olmoe};
 
-typedef struct bench {
-    tl_ctx ctx;
-    tl_comm *comm;
-    tl_model model;
-    tl_arena arena;
-    tl_train_memory memory;
-    tl_train_shape shape;
-} bench;
-
 static void open_bench(bench *b, const char *config, int batch, int T, int leaves, int threads) {
     tl_error err = {0};
     tl_arch arch;
-    memset(b, 0, sizeof *b);
     if (tl__arch_parse(&arch, config, strlen(config), "test", &err)) fail_msg("%s", err.text);
     arch.router_z_coef = 0.001;
-    assert_int_equal(tl__ctx_open(&b->ctx, threads, NULL, &err), 0);
-    assert_int_equal(tl__comm_open_self(&b->comm, &err), 0);
-    assert_int_equal(tl__model_create(&b->model, &arch, 0, &err), 0);
-    tl__model_init(&b->model, 7, b->ctx.pool);
-    b->shape = (tl_train_shape){.batch = batch,
-                                .T = T,
-                                .micro_batch = batch / leaves,
-                                .leaves = leaves,
-                                .max_documents = 1,
-                                .threads = threads};
-    tl_arena dry = tl__arena_dry();
-    tl__train_place(&b->memory, &dry, &arch, &b->shape);
-    assert_int_equal(tl__arena_open(&b->arena, dry.used_bytes, &err), 0);
-    tl__train_place(&b->memory, &b->arena, &arch, &b->shape);
-    assert_int_equal(b->arena.used_bytes, dry.used_bytes);
+    const tl_train_shape shape = {.batch = batch,
+                                  .T = T,
+                                  .micro_batch = batch / leaves,
+                                  .leaves = leaves,
+                                  .max_documents = 1,
+                                  .threads = threads};
+    bench_open(b, &arch, NULL, &shape);
     for (int i = 0; i < batch * T; i++) {
         b->memory.input[i] = (int32_t)(tl__philox(3, TL_RNG_TEST, 0, (uint64_t)i).v[0] % V);
         b->memory.target[i] = (int32_t)(tl__philox(3, TL_RNG_TEST, 0, (uint64_t)i + 1).v[0] % V);
         b->memory.pos[i] = i % T;
     }
-}
-
-static void close_bench(bench *b) {
-    tl__arena_close(&b->arena);
-    tl__model_close(&b->model);
-    tl__comm_close(b->comm);
-    tl__ctx_close(&b->ctx);
 }
 
 static tl_step_result step(bench *b) {
@@ -96,7 +64,7 @@ static void test_L3_threads_change_no_bit(void **state) {
         tl_step_result again = step(&many);
         assert_memory_equal(one.memory.grad[0], many.memory.grad[0], sizeof(float) * (size_t)one.model.params.count);
         assert_true(again.balance_loss == a.balance_loss);
-        close_bench(&one), close_bench(&many);
+        bench_close(&one), bench_close(&many);
     }
 }
 
@@ -153,7 +121,7 @@ static void test_losses_are_what_they_say(void **state) {
         assert_true(fabs(got.balance_loss - balance) < 1e-5 * balance); /* sums of R f32: R·2^-24 */
         assert_true(fabs(got.router_z_loss - z / rows) < 1e-5 * z / rows);
         assert_true(got.balance_loss > 0.9 * a->top_k && got.balance_loss <= a->E);
-        close_bench(&b);
+        bench_close(&b);
     }
 }
 
@@ -181,7 +149,7 @@ static void test_the_load_balances(void **state) {
     }
     assert_true(first.balance_loss > 2.02);
     assert_true(r.balance_loss - 2 < 0.5 * (first.balance_loss - 2));
-    close_bench(&b);
+    bench_close(&b);
 }
 
 int main(void) {

@@ -1,14 +1,9 @@
 /* test_optimizer.c — which optimizer takes which parameter, a fused weight as the matrices that it is, what state is
  * placed for it; and the average of the weights. */
 #include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdlib.h>
-#include <string.h>
-#include <cmocka.h>
 
 #include "base/rng.h"
-#include "train/step.h"
+#include "step_bench.h"
 
 static const char *const llama =
     "{\"model_type\":\"llama\",\"vocab_size\":97,\"hidden_size\":40,\"intermediate_size\":72,"
@@ -17,43 +12,20 @@ static const char *const llama =
 static const char *const gpt2 = "{\"model_type\":\"gpt2\",\"vocab_size\":97,\"n_embd\":36,\"n_layer\":2,\"n_head\":3,"
                                 "\"n_positions\":64}";
 
-typedef struct bench {
-    tl_ctx ctx;
-    tl_model model;
-    tl_arena arena;
-    tl_train_memory memory;
-} bench;
-
 /* A model with random weights, gradients and first moments. */
 static void open_bench(bench *b, const char *config, tl_optimizer optimizer, bool average, int threads) {
-    tl_error err = {0};
-    tl_arch arch;
-    *b = (bench){0};
-    assert_int_equal(tl__arch_parse(&arch, config, strlen(config), "test", &err), 0);
-    assert_int_equal(tl__ctx_open(&b->ctx, threads, NULL, &err), 0);
-    assert_int_equal(tl__model_create(&b->model, &arch, 0, &err), 0);
-    tl__model_init(&b->model, 7, b->ctx.pool);
-    tl_train_shape shape = {.batch = 2,
-                            .T = 8,
-                            .micro_batch = 2,
-                            .leaves = 1,
-                            .max_documents = 1,
-                            .threads = threads,
-                            .optimizer = optimizer,
-                            .average = average};
-    tl_arena dry = tl__arena_dry();
-    tl__train_place(&b->memory, &dry, &arch, &shape);
-    assert_int_equal(tl__arena_open(&b->arena, dry.used_bytes, &err), 0);
-    tl__train_place(&b->memory, &b->arena, &arch, &shape);
+    const tl_train_shape shape = {.batch = 2,
+                                  .T = 8,
+                                  .micro_batch = 2,
+                                  .leaves = 1,
+                                  .max_documents = 1,
+                                  .threads = threads,
+                                  .optimizer = optimizer,
+                                  .average = average};
+    bench_open_config(b, config, &shape);
     size_t n = (size_t)b->model.params.count;
     tl__normal_fill(b->memory.grad[0], n, 0, 0.01f, 1, 0, 0);
     tl__normal_fill(b->memory.exp_avg, n, 0, 0.01f, 1, 1, 0);
-}
-
-static void close_bench(bench *b) {
-    tl__arena_close(&b->arena);
-    tl__model_close(&b->model);
-    tl__ctx_close(&b->ctx);
 }
 
 static const tl_adamw_settings adamw = {.beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1, .clip = 0};
@@ -90,7 +62,7 @@ static void check_groups(const char *config, int matrices_a_layer) {
     }
     assert_int_equal(taken, 2 * matrices_a_layer);
     assert_true(with.memory.sq_count == left && without.memory.sq_count == params->count);
-    close_bench(&with), close_bench(&without);
+    bench_close(&with), bench_close(&without);
 }
 
 static void test_muon_takes_the_matrices_of_the_layers(void **state) {
@@ -122,7 +94,7 @@ static void test_a_fused_weight_is_three_matrices(void **state) {
             assert_true(same(part[k][1] + r * C, from[1] + r * 3 * C + k * C, C));
         }
     }
-    close_bench(&b);
+    bench_close(&b);
 }
 
 static void test_threads_change_no_bit(void **state) {
@@ -133,7 +105,7 @@ static void test_threads_change_no_bit(void **state) {
     tl__step_update(&one.ctx, &one.model, &one.memory, &adamw, &muon, 1e-2, 1, 1);
     tl__step_update(&three.ctx, &three.model, &three.memory, &adamw, &muon, 1e-2, 1, 1);
     assert_true(same(one.model.flat, three.model.flat, one.model.params.count));
-    close_bench(&one), close_bench(&three);
+    bench_close(&one), bench_close(&three);
 }
 
 /* Against the recurrence in double: an update rounds twice, relative to the average, and forgets by the decay: at most
@@ -163,7 +135,7 @@ static void test_average(void **state) {
     for (int64_t i = 0; i < n; i++)
         assert_true(fabs((double)b.memory.average[i] - b.model.flat[i]) <= 2 * 0x1p-24 / (1 - decay) * largest);
     free(want);
-    close_bench(&b);
+    bench_close(&b);
 }
 
 int main(void) {

@@ -2,60 +2,33 @@
  * what is executed for it, what is saved by it, and the prediction of both. */
 #include <dirent.h>
 #include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <cmocka.h>
 
 #include "base/rng.h"
 #include "io/file.h"
-#include "train/step.h"
+#include "step_bench.h"
 
 enum { B = 4, T = 64 };
-
-typedef struct bench {
-    tl_ctx ctx;
-    tl_comm *comm;
-    tl_model model;
-    tl_arena arena;
-    tl_train_memory memory;
-    tl_train_shape shape;
-} bench;
 
 static void open_bench(bench *b, const char *folder, tl_recompute recompute, int threads) {
     tl_error err = {0};
     tl_arch arch;
-    *b = (bench){.shape = {.batch = B,
-                           .T = T,
-                           .micro_batch = B,
-                           .leaves = 1,
-                           .max_documents = 1,
-                           .threads = threads,
-                           .recompute = recompute}};
-    if (tl__arch_open(&arch, folder, &err) || tl__ctx_open(&b->ctx, threads, NULL, &err) ||
-        tl__comm_open_self(&b->comm, &err) || tl__model_create(&b->model, &arch, 0, &err) ||
-        tl__model_load_into(&b->model, folder, &err) || tl__spans_open(&b->ctx.spans, 1 << 14, &err))
-        fail_msg("%s", err.text);
+    const tl_train_shape shape = {.batch = B,
+                                  .T = T,
+                                  .micro_batch = B,
+                                  .leaves = 1,
+                                  .max_documents = 1,
+                                  .threads = threads,
+                                  .recompute = recompute};
+    if (tl__arch_open(&arch, folder, &err)) fail_msg("%s", err.text);
+    bench_open(b, &arch, folder, &shape);
+    assert_int_equal(tl__spans_open(&b->ctx.spans, 1 << 14, &err), 0);
     tl__spans_keep(b->ctx.spans, true);
-    tl_arena dry = tl__arena_dry();
-    tl__train_place(&b->memory, &dry, &arch, &b->shape);
-    assert_int_equal(tl__arena_open(&b->arena, dry.used_bytes, &err), 0);
-    tl__train_place(&b->memory, &b->arena, &arch, &b->shape);
     for (int i = 0; i < B * T; i++) {
         b->memory.input[i] = (int32_t)(tl__philox(3, TL_RNG_TEST, 0, (uint64_t)i).v[0] % (uint32_t)arch.V);
         b->memory.target[i] = (int32_t)(tl__philox(3, TL_RNG_TEST, 1, (uint64_t)i).v[0] % (uint32_t)arch.V);
         b->memory.pos[i] = i % T;
     }
-}
-
-static void close_bench(bench *b) {
-    tl__spans_close(b->ctx.spans);
-    tl__arena_close(&b->arena);
-    tl__model_close(&b->model);
-    tl__comm_close(b->comm);
-    tl__ctx_close(&b->ctx);
 }
 
 /* FLOPs executed inside the layers since the last call. */
@@ -90,7 +63,7 @@ static float *gradient(const char *folder, tl_recompute recompute, int threads, 
     *n = b.model.params.count;
     float *copy = malloc(sizeof *copy * (size_t)*n);
     memcpy(copy, b.memory.grad[0], sizeof *copy * (size_t)*n);
-    close_bench(&b);
+    bench_close(&b);
     return copy;
 }
 

@@ -1,23 +1,9 @@
 /* test_step.c — law L3 inside a step: the gradient's bits depend on the batch and the leaves, on nothing else; and
  * training learns. */
 #include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdlib.h>
-#include <string.h>
-#include <cmocka.h>
 
 #include "base/rng.h"
-#include "train/step.h"
-
-typedef struct bench {
-    tl_ctx ctx;
-    tl_comm *comm;
-    tl_model model;
-    tl_arena arena;
-    tl_train_memory memory;
-    tl_train_shape shape;
-} bench;
+#include "step_bench.h"
 
 static const char *const llama =
     "{\"model_type\":\"llama\",\"vocab_size\":97,\"hidden_size\":40,\"intermediate_size\":72,"
@@ -30,34 +16,20 @@ enum { B = 16, T = 64 };
 static tl_contract contract; /* of the contexts that follow */
 
 static void open_bench(bench *b, const char *config, int micro_batch, int leaves, int threads) {
-    tl_error err = {0};
-    tl_arch arch;
-    memset(b, 0, sizeof *b);
-    assert_int_equal(tl__arch_parse(&arch, config, strlen(config), "test", &err), 0);
-    assert_int_equal(tl__ctx_open(&b->ctx, threads, NULL, &err), 0);
-    b->ctx.contract = contract;
-    assert_int_equal(tl__comm_open_self(&b->comm, &err), 0);
-    assert_int_equal(tl__model_create(&b->model, &arch, 0, &err), 0);
-    tl__model_init(&b->model, 7, b->ctx.pool);
-    b->shape = (tl_train_shape){
-        .batch = B, .T = T, .micro_batch = micro_batch, .leaves = leaves, .max_documents = 4, .threads = threads};
-    tl_arena dry = tl__arena_dry();
-    tl__train_place(&b->memory, &dry, &arch, &b->shape);
-    assert_int_equal(tl__arena_open(&b->arena, dry.used_bytes, &err), 0);
-    tl__train_place(&b->memory, &b->arena, &arch, &b->shape);
+    const tl_train_shape shape = {.batch = B,
+                                  .T = T,
+                                  .micro_batch = micro_batch,
+                                  .leaves = leaves,
+                                  .max_documents = 4,
+                                  .threads = threads,
+                                  .contract = contract};
+    bench_open_config(b, config, &shape);
     for (int i = 0; i < B * T; i++) { /* three documents a sequence, of unequal length */
         int t = i % T, start = t < 11 ? 0 : t < 30 ? 11 : 30;
         b->memory.input[i] = (int32_t)(tl__philox(3, TL_RNG_TEST, 0, (uint64_t)i).v[0] % 97);
         b->memory.target[i] = t == 10 || t == 29 ? -1 : (int32_t)(tl__philox(3, TL_RNG_TEST, 1, (uint64_t)i).v[0] % 97);
         b->memory.pos[i] = t - start;
     }
-}
-
-static void close_bench(bench *b) {
-    tl__arena_close(&b->arena);
-    tl__model_close(&b->model);
-    tl__comm_close(b->comm);
-    tl__ctx_close(&b->ctx);
 }
 
 /* The gradient of the same batch; malloc'd. */
@@ -70,7 +42,7 @@ static float *gradient(const char *config, int micro_batch, int leaves, int thre
     *n = b.model.params.count;
     float *copy = malloc(sizeof(float) * (size_t)*n);
     memcpy(copy, b.memory.grad[0], sizeof(float) * (size_t)*n);
-    close_bench(&b);
+    bench_close(&b);
     return copy;
 }
 
@@ -187,7 +159,7 @@ static void test_training_learns(void **state) {
         }
         assert_true(fabs(first - log(97.0)) < 0.3); /* a fresh model knows nothing: uniform over the vocabulary */
         assert_true(r.loss < 0.1);
-        close_bench(&b);
+        bench_close(&b);
     }
 }
 

@@ -1,48 +1,26 @@
 /* test_zloss.c — the z-loss of a whole step: gradients of two models against PyTorch (one caps its logits), the same
  * bits whatever the micro-batch, and a loss that is reported without it. */
-#include "train/step.h"
 #include "base/rng.h"
+#include "step_bench.h"
 #include "vectors.h"
 
 /* As in tests/model/test_parity.c, and for its reasons. */
 #define NEAR 1e-5
 
-typedef struct bench {
-    tl_ctx ctx;
-    tl_comm *comm;
-    tl_model model;
-    tl_arena arena;
-    tl_train_memory memory;
-    tl_train_shape shape;
-    tl_step_result result;
-} bench;
-
 static void open_bench(bench *b, const char *name, const tl_train_shape *shape) {
     char folder[1024];
     tl_error err = {0};
     tl_arch arch;
-    *b = (bench){.shape = *shape};
     snprintf(folder, sizeof folder, "%s/%s", vectors_folder(), name);
-    if (tl__arch_open(&arch, folder, &err) || tl__ctx_open(&b->ctx, shape->threads, NULL, &err) ||
-        tl__comm_open_self(&b->comm, &err) || tl__model_create(&b->model, &arch, 0, &err) ||
-        tl__model_load_into(&b->model, folder, &err))
-        fail_msg("%s", err.text);
-    tl_arena dry = tl__arena_dry();
-    tl__train_place(&b->memory, &dry, &arch, shape);
-    assert_int_equal(tl__arena_open(&b->arena, dry.used_bytes, &err), 0);
-    tl__train_place(&b->memory, &b->arena, &arch, shape);
+    if (tl__arch_open(&arch, folder, &err)) fail_msg("%s", err.text);
+    bench_open(b, &arch, folder, shape);
 }
 
-static void step(bench *b) {
+static tl_step_result step(bench *b) {
     tl_error err = {0};
-    assert_int_equal(tl__step_gradient(&b->ctx, b->comm, &b->model, &b->memory, &b->shape, &b->result, &err), 0);
-}
-
-static void close_bench(bench *b) {
-    tl__arena_close(&b->arena);
-    tl__model_close(&b->model);
-    tl__comm_close(b->comm);
-    tl__ctx_close(&b->ctx);
+    tl_step_result result;
+    assert_int_equal(tl__step_gradient(&b->ctx, b->comm, &b->model, &b->memory, &b->shape, &result, &err), 0);
+    return result;
 }
 
 /* The first batch of the model's vectors: [2, 70 + 1] tokens. */
@@ -70,11 +48,11 @@ static void check_gradients(const tl_safetensors *file, const char *name) {
     shape.z_coef = coefficient[0];
     open_bench(&with, name, &shape);
     load_batch(&plain, name), load_batch(&with, name);
-    step(&plain), step(&with);
-    assert_true(plain.result.loss == with.result.loss); /* the loss is the loss */
-    assert_true(plain.result.z_loss == 0);
+    const tl_step_result without = step(&plain), result = step(&with);
+    assert_true(without.loss == result.loss); /* the loss is the loss */
+    assert_true(without.z_loss == 0);
     snprintf(key, sizeof key, "%s.z_loss", name);
-    float *z_loss = vectors_read(file, key, TL_F32, NULL), got = (float)with.result.z_loss;
+    float *z_loss = vectors_read(file, key, TL_F32, NULL), got = (float)result.z_loss;
     vectors_near(key, &got, z_loss, 1, NEAR);
     const tl_params *params = &with.model.params;
     for (int i = 0; i < params->n; i++) {
@@ -89,7 +67,7 @@ static void check_gradients(const tl_safetensors *file, const char *name) {
         free(want);
     }
     free(coefficient), free(z_loss);
-    close_bench(&plain), close_bench(&with);
+    bench_close(&plain), bench_close(&with);
 }
 
 static void test_gradients_are_PyTorchs(void **state) {
@@ -101,7 +79,7 @@ static void test_gradients_are_PyTorchs(void **state) {
 }
 
 /* Sixteen sequences of 64 tokens, of which some have no target. */
-static void random_step(bench *b, int micro_batch, int leaves, int threads) {
+static tl_step_result random_step(bench *b, int micro_batch, int leaves, int threads) {
     tl_train_shape shape = {.batch = 16,
                             .T = 64,
                             .micro_batch = micro_batch,
@@ -116,18 +94,19 @@ static void random_step(bench *b, int micro_batch, int leaves, int threads) {
         b->memory.target[i] = i % 9 == 0 ? -1 : (int32_t)(tl__philox(3, TL_RNG_TEST, 1, (uint64_t)i).v[0] % V);
         b->memory.pos[i] = i % 64;
     }
-    step(b);
+    return step(b);
 }
 
 static void test_micro_batches_change_no_bit(void **state) {
     bench whole, cut, tree;
     (void)state;
-    random_step(&whole, 16, 1, 1), random_step(&cut, 4, 1, 3), random_step(&tree, 4, 4, 1);
+    const double whole_z = random_step(&whole, 16, 1, 1).z_loss, cut_z = random_step(&cut, 4, 1, 3).z_loss;
+    const double tree_z = random_step(&tree, 4, 4, 1).z_loss;
     size_t bytes = sizeof(float) * (size_t)whole.model.params.count;
-    assert_true(whole.result.z_loss > 0 && whole.result.z_loss == cut.result.z_loss);
+    assert_true(whole_z > 0 && whole_z == cut_z);
     assert_memory_equal(whole.memory.grad[0], cut.memory.grad[0], bytes);
-    assert_true(fabs(whole.result.z_loss - tree.result.z_loss) < 1e-12); /* another order of one sum in double */
-    close_bench(&whole), close_bench(&cut), close_bench(&tree);
+    assert_true(fabs(whole_z - tree_z) < 1e-12); /* another order of one sum in double */
+    bench_close(&whole), bench_close(&cut), bench_close(&tree);
 }
 
 int main(void) {
