@@ -48,7 +48,7 @@ static bool grow(void **array, int *room, int need, size_t elem_bytes) {
 
 /* Appends n bytes to the texts; their place, or −1 when memory or the 4 GiB of places end. */
 static int64_t keep_text(tl_tokenizer *tok, const void *bytes, size_t n) {
-    if (tok->text_used + n > tok->text_room) {
+    if (!tok->text || tok->text_used + n > tok->text_room) { /* also for n = 0: NULL is no place */
         size_t room = (tok->text_used + n) * 3 / 2 + 4096;
         if (room > UINT32_MAX) return -1;
         char *bigger = realloc(tok->text, room);
