@@ -36,6 +36,8 @@ typedef enum tl_status {
     TL_EDAMAGED = -9,     /* a hash or size does not match its record */
     TL_ENONFINITE = -10,  /* too many losses or gradients that are not finite */
     TL_ESTOPPED = -11,    /* asked to stop by a signal */
+    TL_ECOMM = -12,       /* another rank is gone, late or out of step: the same run may go on elsewhere */
+    TL_EDIVERGED = -13,   /* a rank computed other bits than the rest: its machine is not to be trusted */
 } tl_status;
 
 typedef struct tl_error {
