@@ -4,7 +4,8 @@
 
 The run is sampled by `perf record -e cpu-clock` (Debian: linux-perf); each sample is a function, each function belongs to a source file, and files
 belong to the rows of the table. FLOPs come from the run's own ledger. What the cores did outside the operators, waiting in the pool included, is the
-rest of threads × wall. bench.py prints the table in docs/benchmarks.md (--only waterfall).
+rest of threads × wall. The first step, which touches every page for the first time, and the start are left out: a run of one step is sampled too and
+taken away. bench.py prints the table in docs/benchmarks.md (--only waterfall).
 """
 
 import argparse
@@ -69,18 +70,27 @@ def sample(program, command, folder):
     return seconds
 
 
-def measure(trilith, data, model, batch, seq, steps, threads, dtype="f32"):
-    """{command, wall, threads, peak, rows: [(name, fraction of the peak)]}: the fractions run from the peak to the model's FLOPs and add up to 1."""
-    program = os.path.realpath(trilith)
+def run(program, arguments, dtype):
+    """A sampled run: (CPU seconds by row, its lines of metrics, the measured peak)."""
     with tempfile.TemporaryDirectory(prefix="trilith-waterfall-") as folder:
         out = os.path.join(folder, "run")
-        command = [program, "train", "--data", data, "--out", out, "--model", model, "--tokenizer", "bytes", "--batch", batch, "--seq", seq, "--steps", steps,
-                   "--threads", threads, "--val-fraction", 0, "--sample-tokens", 0, "--quiet"] + (["--dtype", dtype] if dtype != "f32" else [])
-        cpu = sample(program, command, folder)
+        cpu = sample(program, [program, "train", *arguments, "--out", out], folder)
         with open(os.path.join(out, "metrics.jsonl")) as f:
             lines = [json.loads(line) for line in f]
         with open(os.path.join(out, "plan.json")) as f:
-            peak = json.load(f)["machine"][f"{dtype}_flops"]
+            return cpu, lines, json.load(f)["machine"][f"{dtype}_flops"]
+
+
+def measure(trilith, data, model, batch, seq, steps, threads, dtype="f32"):
+    """{command, wall, threads, peak, rows: [(name, fraction of the peak)]}: the fractions run from the peak to the model's FLOPs and add up to 1. The steps
+    are those after the first."""
+    program = os.path.realpath(trilith)
+    arguments = ["--data", data, "--model", model, "--tokenizer", "bytes", "--batch", batch, "--seq", seq, "--threads", threads, "--val-fraction", 0,
+                 "--sample-tokens", 0, "--quiet"] + (["--dtype", dtype] if dtype != "f32" else [])
+    first, _, _ = run(program, [*arguments, "--steps", 1], dtype)
+    cpu, lines, peak = run(program, [*arguments, "--steps", 1 + steps], dtype)
+    cpu.subtract(first)
+    lines = lines[1:]
     wall = sum(m["seconds"]["wall"] for m in lines)
     executed = {b: sum(m["flops_per_second"].get(b, 0) * m["seconds"][b] for m in lines) for b in ("matmul", "attention")}
     model_flops = sum(m["mfu"] * m["seconds"]["wall"] for m in lines) * peak
@@ -94,7 +104,7 @@ def measure(trilith, data, model, batch, seq, steps, threads, dtype="f32"):
             ("attention below the peak", cpu["attention"] - ideal["attention"]),
             ("executed, not counted by the formula (positive) or counted and not executed (negative: attention that the mask spares)",
              (sum(executed.values()) - model_flops) / peak * threads)]
-    return dict(command=["trilith", *map(str, command[1:])], seconds=wall / len(lines), threads=threads, peak=peak,
+    return dict(command=["trilith", "train", *map(str, arguments)], seconds=wall / len(lines), threads=threads, peak=peak,
                 rows=[(name, s / whole) for name, s in rows], mfu=model_flops / (peak * wall))
 
 

@@ -25,7 +25,8 @@ static const char *const olmoe =
     "\"num_experts_per_tok\":2,\"router_aux_loss_coef\":0.02,\"initializer_range\":0.1}";
 static const char *const families[] = {mixtral, qwen3_moe, olmoe};
 
-static void open_bench(bench *b, const char *config, int batch, int T, int leaves, int threads) {
+static void open_bench_in(bench *b, tl_contract contract, const char *config, int batch, int T, int leaves,
+                          int threads) {
     tl_error err = {0};
     tl_arch arch;
     if (tl__arch_parse(&arch, config, strlen(config), "test", &err)) fail_msg("%s", err.text);
@@ -35,13 +36,18 @@ static void open_bench(bench *b, const char *config, int batch, int T, int leave
                                   .micro_batch = batch / leaves,
                                   .leaves = leaves,
                                   .max_documents = 1,
-                                  .threads = threads};
+                                  .threads = threads,
+                                  .contract = contract};
     bench_open(b, &arch, NULL, &shape);
     for (int i = 0; i < batch * T; i++) {
         b->memory.input[i] = (int32_t)(tl__philox(3, TL_RNG_TEST, 0, (uint64_t)i).v[0] % V);
         b->memory.target[i] = (int32_t)(tl__philox(3, TL_RNG_TEST, 0, (uint64_t)i + 1).v[0] % V);
         b->memory.pos[i] = i % T;
     }
+}
+
+static void open_bench(bench *b, const char *config, int batch, int T, int leaves, int threads) {
+    open_bench_in(b, TL_CONTRACT_F32, config, batch, T, leaves, threads);
 }
 
 static tl_step_result step(bench *b) {
@@ -65,6 +71,27 @@ static void test_L3_threads_change_no_bit(void **state) {
         assert_memory_equal(one.memory.grad[0], many.memory.grad[0], sizeof(float) * (size_t)one.model.params.count);
         assert_true(again.balance_loss == a.balance_loss);
         bench_close(&one), bench_close(&many);
+    }
+}
+
+/* bf16: the reference on one thread and the best instructions on three give the same bits, and they are not f32's.
+ * Rounding a product's factors moves each by at most 2^-9 of itself; the loss of so small a model moves by less than a
+ * hundredth. */
+static void test_L1_bf16_is_the_same_on_any_instruction_set(void **state) {
+    for (int f = 0; f < 3; f++) {
+        bench plain, best, ref;
+        open_bench(&plain, families[f], 4, 64, 2, 2);
+        open_bench_in(&best, TL_CONTRACT_BF16, families[f], 4, 64, 2, 3);
+        setenv("TRILITH_ISA", "ref", 1);
+        open_bench_in(&ref, TL_CONTRACT_BF16, families[f], 4, 64, 2, 1);
+        unsetenv("TRILITH_ISA");
+        const tl_step_result full = step(&plain), a = step(&best), b = step(&ref);
+        const size_t bytes = sizeof(float) * (size_t)plain.model.params.count;
+        assert_memory_equal(best.memory.grad[0], ref.memory.grad[0], bytes);
+        assert_true(a.loss == b.loss && a.balance_loss == b.balance_loss && a.router_z_loss == b.router_z_loss);
+        assert_true(memcmp(best.memory.grad[0], plain.memory.grad[0], bytes) != 0);
+        assert_true(a.loss != full.loss && fabs(a.loss - full.loss) < 0.01 * full.loss);
+        bench_close(&plain), bench_close(&best), bench_close(&ref);
     }
 }
 
@@ -155,6 +182,7 @@ static void test_the_load_balances(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_L3_threads_change_no_bit),
+        cmocka_unit_test(test_L1_bf16_is_the_same_on_any_instruction_set),
         cmocka_unit_test(test_a_leaf_is_one_micro_batch),
         cmocka_unit_test(test_losses_are_what_they_say),
         cmocka_unit_test(test_the_load_balances),
