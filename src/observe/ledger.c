@@ -111,6 +111,17 @@ int tl__metrics_line(char *out, size_t size, const tl_step_metrics *m) {
     for (int b = 0; b < TL_BUCKETS; b++) bf16 = bf16 || s->bf16_flops[b] > 0;
     if (bf16) put_rates(&t, "bf16_flops_per_second", s->bf16_flops, s->seconds);
     put_rates(&t, "bytes_per_second", s->bytes, s->seconds);
+    if (m->ranks > 1) {
+        put(&t, ",\"comm\":{\"ranks\":%d,\"exposed_seconds\":", m->ranks);
+        put_real(&t, s->seconds[TL_BUCKET_COMM], 6);
+        put(&t, ",\"hidden_seconds\":");
+        put_real(&t, tl__ledger_hidden_seconds(s, &m->traffic), 6);
+        put(&t, ",\"bytes\":");
+        put_real(&t, m->traffic.bytes, 0);
+        put(&t, ",\"gb_per_second\":");
+        put_real(&t, m->traffic.seconds > 0 ? m->traffic.bytes / m->traffic.seconds * 1e-9 : NAN, 4);
+        put(&t, "}");
+    }
     if (m->rss_anon_bytes >= 0) put(&t, ",\"rss_anon_bytes\":%lld", (long long)m->rss_anon_bytes);
     else put(&t, ",\"rss_anon_bytes\":null");
     put(&t, "}\n");
@@ -129,7 +140,7 @@ static const char *const is_what[TL_BUCKETS] = {
     [TL_BUCKET_EMBED] = "embedding look-ups",
     [TL_BUCKET_LOSS] = "softmax and cross-entropy",
     [TL_BUCKET_OPTIMIZER] = "the optimizer",
-    [TL_BUCKET_COMM] = "waiting for other ranks",
+    [TL_BUCKET_COMM] = "exposed communication",
     [TL_BUCKET_DATA] = "waiting for data",
     [TL_BUCKET_EVAL] = "validation",
     [TL_BUCKET_CHECKPOINT] = "waiting for the checkpoint writer",
@@ -139,7 +150,7 @@ static const char *const is_what[TL_BUCKETS] = {
 
 /* What would help where no operator is at fault. */
 static const char *const waiting_remedy[TL_BUCKETS] = {
-    [TL_BUCKET_COMM] = "a faster network or fewer, larger exchanges would help, more cores would not",
+    [TL_BUCKET_COMM] = "fewer ranks on a link, a larger --batch or another --shard would help, more cores would not",
     [TL_BUCKET_DATA] = "faster storage would help, more cores would not",
     [TL_BUCKET_EVAL] = "validating less often or on fewer tokens would help",
     [TL_BUCKET_CHECKPOINT] = "faster storage or rarer checkpoints would help, more cores would not",
@@ -164,7 +175,36 @@ static void rate_text(char *out, size_t size, double rate, const char *unit) {
     snprintf(out, size, "%.*f %s%s", decimals, rate, prefix, unit);
 }
 
-void tl__ledger_bottleneck(char *out, size_t size, const tl_totals *totals, const tl_machine *machine) {
+double tl__ledger_hidden_seconds(const tl_totals *totals, const tl_comm_traffic *traffic) {
+    double hidden = traffic->seconds - totals->seconds[TL_BUCKET_COMM];
+    return hidden < 0 ? 0 : hidden;
+}
+
+/* Exposed communication: is it the link, or do ranks wait for one another? */
+static void blame_link(char *out, size_t size, int share, const tl_comm_traffic *traffic, const tl_machine *machine) {
+    double rate = traffic->bytes / traffic->seconds, link = machine ? machine->link_bytes_per_second : 0;
+    char r[32], l[32];
+    rate_text(r, sizeof r, rate, "B/s");
+    rate_text(l, sizeof l, link, "B/s");
+    if (!(link > 0))
+        snprintf(out, size, "%d %% of the step is exposed communication at %s: %s.", share, r,
+                 waiting_remedy[TL_BUCKET_COMM]);
+    else if (rate / link >= 0.6)
+        snprintf(out, size,
+                 "%d %% of the step is exposed communication at %s, %d %% of the %s measured of the link between %d "
+                 "ranks: fewer ranks on a link, a larger --batch (more work between exchanges) or another --shard "
+                 "would help, more cores would not.",
+                 share, r, percent(rate, link), l, machine->ranks);
+    else
+        snprintf(out, size,
+                 "%d %% of the step is exposed communication at %s, %d %% of the %s measured of the link between %d "
+                 "ranks: ranks wait for the slowest of them more than for the link; the same cores for each, "
+                 "and no other work beside them, would help.",
+                 share, r, percent(rate, link), l, machine->ranks);
+}
+
+void tl__ledger_bottleneck(char *out, size_t size, const tl_totals *totals, const tl_comm_traffic *traffic,
+                           const tl_machine *machine) {
     double wall = totals->wall_seconds;
     if (!(wall > 0)) {
         snprintf(out, size, "No step has been measured yet.");
@@ -175,6 +215,10 @@ void tl__ledger_bottleneck(char *out, size_t size, const tl_totals *totals, cons
         if (totals->seconds[i] > totals->seconds[b]) b = i;
     double seconds = totals->seconds[b];
     int share = percent(seconds, wall);
+    if (b == TL_BUCKET_COMM && traffic && traffic->bytes > 0 && traffic->seconds > 0) {
+        blame_link(out, size, share, traffic, machine);
+        return;
+    }
     if (waiting_remedy[b] || !(seconds > 0)) {
         snprintf(out, size, "%d %% of the step is %s: %s.", share, is_what[b],
                  waiting_remedy[b] ? waiting_remedy[b] : "nothing was recorded");

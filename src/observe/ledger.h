@@ -5,6 +5,7 @@
 #define TL_OBSERVE_LEDGER_H
 
 #include "base/span.h"
+#include "comm/comm.h"
 #include "observe/machine.h"
 
 typedef struct tl_step_metrics {
@@ -22,14 +23,20 @@ typedef struct tl_step_metrics {
     int expert_layers;
     double balance_loss, router_z_loss; /* without their coefficients */
     tl_totals totals;          /* seconds, flops, bytes by bucket; wall */
+    int ranks;                 /* more than one: the line tells of communication */
+    tl_comm_traffic traffic;   /* of this rank in this step */
     int64_t rss_anon_bytes;
 } tl_step_metrics;
 
 /* One JSON line (with newline) into out; returns its length. size ≥ 16384 always suffices. */
 int tl__metrics_line(char *out, size_t size, const tl_step_metrics *m);
 
+/* What of the traffic's seconds computation hid: those beyond the ones that the engine waited (bucket comm). */
+double tl__ledger_hidden_seconds(const tl_totals *totals, const tl_comm_traffic *traffic);
+
 /* Where a step's time went and why, as one sentence: the largest bucket, its achieved FLOP/s and bytes/s against the measured
- * peaks, compute- or memory-bound, and what would help. */
-void tl__ledger_bottleneck(char *out, size_t size, const tl_totals *totals, const tl_machine *machine);
+ * peaks, compute- or memory-bound, and what would help. traffic: of the same steps; NULL where there is one rank. */
+void tl__ledger_bottleneck(char *out, size_t size, const tl_totals *totals, const tl_comm_traffic *traffic,
+                           const tl_machine *machine);
 
 #endif

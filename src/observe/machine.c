@@ -177,6 +177,10 @@ json_t *tl__machine_json(const tl_machine *m) {
     json_object_set_new(o, "bf16_flops", m->bf16_flops > 0 ? json_real(m->bf16_flops) : json_null());
     json_object_set_new(o, "read_bytes_per_second",
                         m->read_bytes_per_second > 0 ? json_real(m->read_bytes_per_second) : json_null());
+    if (m->ranks > 1)
+        json_object_set_new(o, "link",
+                            json_pack("{s:i,s:f,s:f}", "ranks", m->ranks, "latency_seconds", m->link_latency_seconds,
+                                      "gb_per_second", m->link_bytes_per_second * 1e-9));
     return o;
 }
 

@@ -15,6 +15,10 @@ typedef struct tl_machine {
     double bf16_flops; /* likewise of products in bf16: f32_flops where there is no instruction; 0: not measured */
     double read_bytes_per_second; /* likewise; 0: not measured */
     char isa[16]; /* of the table */
+    /* Of the link between ranks, as every rank measured it together with all others (observe/link.c); a process alone has none. */
+    int ranks;                    /* that took part; 0: not measured */
+    double link_latency_seconds;  /* of one exchange in which each rank sends next to nothing to each other */
+    double link_bytes_per_second; /* that a rank sends and receives, both added, while all do */
 } tl_machine;
 
 /* What it is: fast, nothing measured. ctx->ops NULL: the best table this CPU has. */

@@ -161,6 +161,13 @@ static void put_key_figures(tl_page *p, const tl_run *run) {
     tl__page_put(p, "</dl>\n");
 }
 
+static void read_link(tl_machine *m, const json_t *link) {
+    double ranks = number(link, "ranks"), rate = number(link, "gb_per_second") * 1e9;
+    if (!(ranks > 1 && ranks < 1e6 && rate > 0)) return;
+    m->ranks = (int)ranks;
+    m->link_bytes_per_second = rate;
+}
+
 static void put_top(tl_page *p, const tl_run *run, const char *name) {
     const json_t *about = part(run, "run"), *machine = part(run, "machine");
     const char *status = string(about, "status");
@@ -184,9 +191,10 @@ static void put_top(tl_page *p, const tl_run *run, const char *name) {
         tl_machine m = {.f32_flops = fmax(0, number(machine, "f32_flops")),
                         .bf16_flops = fmax(0, number(machine, "bf16_flops")),
                         .read_bytes_per_second = fmax(0, number(machine, "read_bytes_per_second"))};
+        read_link(&m, json_object_get(machine, "link"));
         const char *features = string(machine, "features");
         snprintf(m.features, sizeof m.features, "%s", features ? features : "");
-        tl__ledger_bottleneck(made, sizeof made, &run->totals, &m);
+        tl__ledger_bottleneck(made, sizeof made, &run->totals, &run->traffic, &m);
         sentence = made;
     }
     if (sentence) {

@@ -101,6 +101,18 @@ static int metrics_line(void *user, const char *bytes, size_t n, tl_error *err) 
     double wall = number(seconds, "wall");
     run->column[TL_COLUMN_WALL][i] = wall;
     if (isfinite(wall)) run->totals.wall_seconds += wall;
+    const json_t *comm = json_object_get(o, "comm");
+    double exposed = number(comm, "exposed_seconds"), hidden = number(comm, "hidden_seconds"),
+           moved_by_ranks = number(comm, "bytes");
+    run->column[TL_COLUMN_COMM_EXPOSED][i] = exposed;
+    run->column[TL_COLUMN_COMM_HIDDEN][i] = hidden;
+    run->column[TL_COLUMN_COMM_BYTES][i] = moved_by_ranks;
+    if (isfinite(exposed + hidden + moved_by_ranks)) {
+        /* The seconds under way: bytes by the rate, since waiting may have gone on while nothing was. */
+        double rate = number(comm, "gb_per_second") * 1e9;
+        run->traffic.seconds += rate > 0 ? moved_by_ranks / rate : exposed + hidden;
+        run->traffic.bytes += moved_by_ranks;
+    }
     for (int b = 0; b < TL_BUCKETS; b++) {
         double s = number(seconds, tl__bucket_name(b));
         run->column[TL_COLUMN_SECONDS + b][i] = s;

@@ -5,6 +5,7 @@
 
 #include <jansson.h>
 #include "base/span.h"
+#include "comm/comm.h"
 
 typedef enum tl_column {
     TL_COLUMN_STEP,
@@ -19,6 +20,9 @@ typedef enum tl_column {
     TL_COLUMN_RSS,
     TL_COLUMN_SKIPPED, /* 0 or 1 */
     TL_COLUMN_WALL,
+    TL_COLUMN_COMM_EXPOSED, /* seconds; these three of runs of more than one rank */
+    TL_COLUMN_COMM_HIDDEN,
+    TL_COLUMN_COMM_BYTES,
     TL_COLUMN_SECONDS, /* and TL_BUCKETS − 1 more */
     TL_COLUMNS = TL_COLUMN_SECONDS + TL_BUCKETS
 } tl_column;
@@ -27,6 +31,7 @@ typedef struct tl_run {
     int n;                      /* lines that held a step */
     double *column[TL_COLUMNS]; /* [n]; NaN where a line lacks the value */
     tl_totals totals;           /* over all lines, a step told twice counted twice: for rates and shares */
+    tl_comm_traffic traffic;    /* over all lines that tell of it */
     int64_t unreadable_lines;   /* of metrics.jsonl and samples.jsonl; a last line cut short by a kill is one */
     json_t *plan;               /* plan.json, or NULL */
     char *config;               /* config.yaml, or NULL */

@@ -144,6 +144,9 @@ static void record_step(tl_run *run, tl_step_metrics *m, double model_flops) {
     m->tokens_per_second = (double)m->tokens / m->totals.wall_seconds;
     double peak = tl__machine_peak(&run->machine, run->ctx.contract);
     m->mfu = peak > 0 ? m->tokens_per_second * model_flops / peak : NAN;
+    m->ranks = tl__comm_size(run->comm, TL_AXIS_DP);
+    m->traffic = tl__comm_take_traffic(run->comm);
+    run->traffic.bytes += m->traffic.bytes, run->traffic.seconds += m->traffic.seconds;
     m->rss_anon_bytes = tl__rss_anon_bytes();
     if (m->rss_anon_bytes > run->peak_bytes) run->peak_bytes = m->rss_anon_bytes;
     run->state.train_seconds += m->totals.wall_seconds;
@@ -172,6 +175,7 @@ static int loop(tl_run *run, tl_train_outcome *outcome, tl_error *err) {
     bool validate = tl__dataset_facts(run->data)->val_samples > 0 && c->val_samples > 0, saved = run->state.step > 0;
     tl_totals all = {0};
     tl__spans_take(run->ctx.spans); /* what came before is not the first step's */
+    tl__comm_take_traffic(run->comm);
     while (run->state.step < steps) {
         tl_step_metrics m;
         int status = step_once(run, &m, err);
@@ -198,7 +202,7 @@ static int loop(tl_run *run, tl_train_outcome *outcome, tl_error *err) {
         saved = due(step, c->checkpoint_every, steps) || stop;
         if (saved) begin_checkpoint(run);
         if (run->state.skipped_in_a_row >= c->max_skipped) {
-            tl__ledger_bottleneck(outcome->bottleneck, sizeof outcome->bottleneck, &all, &run->machine);
+            tl__ledger_bottleneck(outcome->bottleneck, sizeof outcome->bottleneck, &all, &run->traffic, &run->machine);
             return tl__fail(err, TL_ENONFINITE, "%lld steps in a row were not finite: the run stops at step %lld",
                             (long long)c->max_skipped, (long long)step);
         }
@@ -207,7 +211,7 @@ static int loop(tl_run *run, tl_train_outcome *outcome, tl_error *err) {
             break;
         }
     }
-    tl__ledger_bottleneck(outcome->bottleneck, sizeof outcome->bottleneck, &all, &run->machine);
+    tl__ledger_bottleneck(outcome->bottleneck, sizeof outcome->bottleneck, &all, &run->traffic, &run->machine);
     return final_checkpoint(run, saved, err);
 }
 

@@ -88,7 +88,7 @@ static json_t *record_predicted(const tl_run *run) {
     double tokens = (double)run->shape.batch * run->shape.T;
     double model_flops = tl__arch_model_flops_per_token(&run->model.arch, run->shape.T);
     char bottleneck[512];
-    tl__ledger_bottleneck(bottleneck, sizeof bottleneck, &run->seconds, &run->machine);
+    tl__ledger_bottleneck(bottleneck, sizeof bottleneck, &run->seconds, NULL, &run->machine);
     json_t *memory = json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "weights", (json_int_t)b->weights, "gradients",
                                (json_int_t)b->gradients, "moments", (json_int_t)b->moments, "activations",
                                (json_int_t)b->activations, "scratch", (json_int_t)b->scratch, "sampling",

@@ -47,6 +47,7 @@ typedef struct tl_run {
     double *step_seconds; /* [steps] wall of each step of this process, for the median */
     int64_t step_seconds_n;
     int64_t peak_bytes;
+    tl_comm_traffic traffic; /* of all steps of this process */
     double last_loss, last_validation_loss;
 } tl_run;
 

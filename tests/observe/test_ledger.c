@@ -65,7 +65,7 @@ static void a_planted_sleep_appears_under_its_span(void **state) {
     assert_true(fabs(sum - wall) <= 14 * 5e-7 * wall);
     assert_int_equal(json_object_size(seconds), TL_BUCKETS + 1);
     char text[512];
-    tl__ledger_bottleneck(text, sizeof text, &m.totals, NULL);
+    tl__ledger_bottleneck(text, sizeof text, &m.totals, NULL, NULL);
     assert_non_null(strstr(text, "waiting for data"));
     json_decref(o);
 }
@@ -111,6 +111,35 @@ static void a_line_tells_of_bf16_where_there_is_some(void **state) {
     json_decref(o);
 }
 
+static void a_line_tells_of_communication_between_ranks_alone(void **state) {
+    (void)state;
+    tl_step_metrics m = {.step = 1, .loss = 1, .validation_loss = NAN, .totals = {.wall_seconds = 2}};
+    m.totals.seconds[TL_BUCKET_COMM] = 0.5;
+    m.traffic = (tl_comm_traffic){.bytes = 3e9 + 1, .seconds = 1.5};
+    for (m.ranks = 0; m.ranks < 2; m.ranks++) {
+        json_t *o = parse_line(&m);
+        assert_null(json_object_get(o, "comm"));
+        json_decref(o);
+    }
+    m.ranks = 4;
+    json_t *o = parse_line(&m), *comm = json_object_get(o, "comm");
+    assert_int_equal(json_object_size(comm), 5);
+    assert_int_equal(json_integer_value(json_object_get(comm, "ranks")), 4);
+    assert_true(real(comm, "exposed_seconds") == 0.5);
+    assert_true(real(comm, "hidden_seconds") == 1);
+    assert_true(real(comm, "bytes") == 3e9 + 1); /* every digit */
+    assert_true(real(comm, "gb_per_second") == 2);
+    json_decref(o);
+    m.traffic.seconds = 0.25; /* waited for a rank that had not come: nothing was hidden */
+    o = parse_line(&m), comm = json_object_get(o, "comm");
+    assert_true(real(comm, "hidden_seconds") == 0);
+    json_decref(o);
+    m.traffic = (tl_comm_traffic){0};
+    o = parse_line(&m), comm = json_object_get(o, "comm");
+    assert_true(json_is_null(json_object_get(comm, "gb_per_second")));
+    json_decref(o);
+}
+
 static void no_number_breaks_the_line(void **state) {
     (void)state;
     const double bad[] = {NAN, INFINITY, -INFINITY, -DBL_MAX, -DBL_MIN / 3};
@@ -124,7 +153,9 @@ static void no_number_breaks_the_line(void **state) {
                              .tokens_total = INT64_MIN,
                              .tokens_per_second = bad[i],
                              .mfu = bad[i],
-                             .rss_anon_bytes = INT64_MAX};
+                             .rss_anon_bytes = INT64_MAX,
+                             .ranks = INT32_MAX,
+                             .traffic = {bad[i], bad[i]}};
         m.totals.wall_seconds = bad[i];
         for (int b = 0; b < TL_BUCKETS; b++) {
             m.totals.seconds[b] = b & 1 ? bad[i] : DBL_MIN / 3;
@@ -139,7 +170,7 @@ static void no_number_breaks_the_line(void **state) {
         }
         json_decref(o);
     }
-    tl_step_metrics full = {.validation_loss = 1}; /* every key at its longest */
+    tl_step_metrics full = {.validation_loss = 1, .ranks = INT32_MAX, .traffic = {DBL_MAX, DBL_MIN}}; /* every key */
     for (int b = 0; b < TL_BUCKETS; b++)
         full.totals.seconds[b] = -DBL_MIN, full.totals.flops[b] = full.totals.bytes[b] = DBL_MAX,
         full.totals.bf16_flops[b] = DBL_MAX;
@@ -157,7 +188,7 @@ static void sentence(char out[512], tl_bucket b, double share, double flops_per_
         t.seconds[TL_BUCKET_NORM] += (1 - share) * 0.9;
         t.seconds[TL_BUCKET_OTHER] += (1 - share) * 0.1;
     }
-    tl__ledger_bottleneck(out, 512, &t, &machine);
+    tl__ledger_bottleneck(out, 512, &t, NULL, &machine);
 }
 
 static void has(const char *text, const char *part) {
@@ -191,26 +222,44 @@ static void the_sentence_blames_what_it_should(void **state) {
     tl_machine machine = {
         .f32_flops = 400e9, .bf16_flops = 800e9, .read_bytes_per_second = 40e9, .features = "avx512_bf16"};
     tl_totals mixed = {.wall_seconds = 1, .seconds = {1}, .flops = {640e9}, .bf16_flops = {600e9}, .bytes = {1e9}};
-    tl__ledger_bottleneck(s, sizeof s, &mixed, &machine);
+    tl__ledger_bottleneck(s, sizeof s, &mixed, NULL, &machine);
     has(s, "640 GFLOP/s, 85 % of the measured bf16 peak: compute-bound; more cores would help");
     machine.bf16_flops = 0;
-    tl__ledger_bottleneck(s, sizeof s, &mixed, &machine);
+    tl__ledger_bottleneck(s, sizeof s, &mixed, NULL, &machine);
     has(s, "not measured");
+    /* Communication is held against the link, where that was measured. */
+    tl_totals waiting = {.wall_seconds = 1};
+    waiting.seconds[TL_BUCKET_COMM] = 0.6, waiting.seconds[TL_BUCKET_MATMUL] = 0.4;
+    tl_comm_traffic traffic = {.bytes = 80e6, .seconds = 0.8};
+    tl__ledger_bottleneck(s, sizeof s, &waiting, &traffic, &machine);
+    has(s, "60 % of the step is exposed communication at 100 MB/s: fewer ranks");
+    machine.ranks = 4, machine.link_bytes_per_second = 125e6;
+    tl__ledger_bottleneck(s, sizeof s, &waiting, &traffic, &machine);
+    has(s, "at 100 MB/s, 80 % of the 125 MB/s measured of the link between 4 ranks: fewer ranks on a link, a larger "
+           "--batch");
+    has(s, "another --shard");
+    traffic.bytes = 8e6;
+    tl__ledger_bottleneck(s, sizeof s, &waiting, &traffic, &machine);
+    has(s, "8 % of the 125 MB/s measured of the link between 4 ranks: ranks wait for the slowest");
+    assert_null(strstr(s, "--shard"));
     tl_totals none = {0};
-    tl__ledger_bottleneck(s, sizeof s, &none, NULL);
+    tl__ledger_bottleneck(s, sizeof s, &none, NULL, NULL);
     has(s, "No step");
     tl_totals unmeasured = {.wall_seconds = 1, .seconds = {1}, .flops = {1e9}, .bytes = {1e6}};
-    tl__ledger_bottleneck(s, sizeof s, &unmeasured, NULL);
+    tl__ledger_bottleneck(s, sizeof s, &unmeasured, NULL, NULL);
     has(s, "not measured");
     char tiny[8];
-    tl__ledger_bottleneck(tiny, sizeof tiny, &unmeasured, NULL); /* cut short, never overrun */
+    tl__ledger_bottleneck(tiny, sizeof tiny, &unmeasured, NULL, NULL); /* cut short, never overrun */
     assert_true(strlen(tiny) < sizeof tiny);
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(a_planted_sleep_appears_under_its_span),   cmocka_unit_test(a_line_gives_back_its_numbers),
-        cmocka_unit_test(a_line_tells_of_bf16_where_there_is_some), cmocka_unit_test(no_number_breaks_the_line),
+        cmocka_unit_test(a_planted_sleep_appears_under_its_span),
+        cmocka_unit_test(a_line_gives_back_its_numbers),
+        cmocka_unit_test(a_line_tells_of_bf16_where_there_is_some),
+        cmocka_unit_test(a_line_tells_of_communication_between_ranks_alone),
+        cmocka_unit_test(no_number_breaks_the_line),
         cmocka_unit_test(the_sentence_blames_what_it_should),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
