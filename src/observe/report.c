@@ -226,18 +226,22 @@ static void put_loss(tl_page *p, const tl_run *run) {
     }
     int reach = run->n / 60 < 400 ? run->n / 60 : 400;
     tl__smooth(smooth, run->column[TL_COLUMN_LOSS], run->n, reach);
-    tl_chart chart = {.title = "Loss",
-                      .note = "nats a token",
-                      .n = run->n,
-                      .step = run->column[TL_COLUMN_STEP],
-                      .series = {{NULL, "blue", run->column[TL_COLUMN_LOSS], TL_LINE_RAW},
-                                 {"training", "blue", smooth, TL_LINE_SMOOTH},
-                                 {"validation", "orange", run->column[TL_COLUMN_VALIDATION_LOSS], TL_LINE_SPARSE}},
-                      .n_series = isfinite(last(run, TL_COLUMN_VALIDATION_LOSS)) ? 3 : 2,
-                      .form = TL_FORM_PLAIN,
-                      .level = NAN,
-                      .legend = true,
-                      .marked = run->column[TL_COLUMN_SKIPPED]};
+    tl_chart chart = {
+        .title = "Loss",
+        .note = "nats a token",
+        .n = run->n,
+        .step = run->column[TL_COLUMN_STEP],
+        .series = {{NULL, "blue", run->column[TL_COLUMN_LOSS], TL_LINE_RAW},
+                   {"training", "blue", smooth, TL_LINE_SMOOTH},
+                   {"validation", "orange", run->column[TL_COLUMN_VALIDATION_LOSS], TL_LINE_SPARSE},
+                   {"validation of the average", "teal", run->column[TL_COLUMN_EMA_VALIDATION_LOSS], TL_LINE_SPARSE}},
+        .n_series = isfinite(last(run, TL_COLUMN_EMA_VALIDATION_LOSS)) ? 4
+                    : isfinite(last(run, TL_COLUMN_VALIDATION_LOSS))   ? 3
+                                                                       : 2,
+        .form = TL_FORM_PLAIN,
+        .level = NAN,
+        .legend = true,
+        .marked = run->column[TL_COLUMN_SKIPPED]};
     /* Once for a wide window and once for a telephone: a picture's letters shrink with it. */
     chart.extra_class = "wide", chart.width = 1080, chart.height = 380;
     tl__chart_lines(p, &chart);
@@ -385,6 +389,8 @@ static void put_plots(tl_page *p, const tl_run *run) {
              TL_FORM_PERCENT, NAN, NULL);
     put_line(p, run, "Learning rate", NULL, TL_COLUMN_LEARNING_RATE, "violet", TL_FORM_PLAIN, NAN, NULL);
     put_line(p, run, "Gradient norm", "before clipping", TL_COLUMN_GRAD_NORM, "violet", TL_FORM_PLAIN, NAN, NULL);
+    put_line(p, run, "Load of the busiest expert", "over the mean load, in the layer that is worst",
+             TL_COLUMN_EXPERT_LOAD, "orange", TL_FORM_PLAIN, NAN, NULL);
     tl__page_put(p, "</div>\n");
     put_ledger(p, run);
     double bytes = number(part(run, "predicted"), "peak_bytes");

@@ -66,6 +66,17 @@ static double number(const json_t *o, const char *key) {
     return fabs(x) < 1e39 ? x : NAN;
 }
 
+/* NaN of none. */
+static double greatest(const json_t *array) {
+    double most = NAN;
+    for (size_t i = 0; i < json_array_size(array); i++) {
+        const json_t *v = json_array_get(array, i);
+        double x = json_is_number(v) ? json_number_value(v) : NAN;
+        if (fabs(x) < 1e39) most = fmax(most, x);
+    }
+    return most;
+}
+
 static int metrics_line(void *user, const char *bytes, size_t n, tl_error *err) {
     reader *r = user;
     tl_run *run = r->run;
@@ -91,11 +102,13 @@ static int metrics_line(void *user, const char *bytes, size_t n, tl_error *err) 
         }
         r->capacity = capacity;
     }
-    static const char *const keys[] = {"step",   "loss",         "validation_loss",   "grad_norm", "learning_rate",
-                                       "tokens", "tokens_total", "tokens_per_second", "mfu",       "rss_anon_bytes"};
+    static const char *const keys[] = {"step",          "loss",   "validation_loss", "ema_validation_loss", "grad_norm",
+                                       "learning_rate", "tokens", "tokens_total",    "tokens_per_second",   "mfu",
+                                       "rss_anon_bytes"};
     int i = run->n++;
     for (int c = TL_COLUMN_STEP; c <= TL_COLUMN_RSS; c++) run->column[c][i] = number(o, keys[c]);
     run->column[TL_COLUMN_SKIPPED][i] = json_is_true(json_object_get(o, "skipped"));
+    run->column[TL_COLUMN_EXPERT_LOAD][i] = greatest(json_object_get(o, "expert_load"));
     const json_t *seconds = json_object_get(o, "seconds"), *flops = json_object_get(o, "flops_per_second"),
                  *moved = json_object_get(o, "bytes_per_second"), *bf16 = json_object_get(o, "bf16_flops_per_second");
     double wall = number(seconds, "wall");

@@ -11,6 +11,7 @@ typedef enum tl_column {
     TL_COLUMN_STEP,
     TL_COLUMN_LOSS,
     TL_COLUMN_VALIDATION_LOSS,
+    TL_COLUMN_EMA_VALIDATION_LOSS,
     TL_COLUMN_GRAD_NORM,
     TL_COLUMN_LEARNING_RATE,
     TL_COLUMN_TOKENS,
@@ -18,7 +19,8 @@ typedef enum tl_column {
     TL_COLUMN_TOKENS_PER_SECOND,
     TL_COLUMN_MFU,
     TL_COLUMN_RSS,
-    TL_COLUMN_SKIPPED, /* 0 or 1 */
+    TL_COLUMN_SKIPPED,     /* 0 or 1 */
+    TL_COLUMN_EXPERT_LOAD, /* of the layer that is worst */
     TL_COLUMN_WALL,
     TL_COLUMN_COMM_EXPOSED, /* seconds; these three of runs of more than one rank */
     TL_COLUMN_COMM_HIDDEN,
