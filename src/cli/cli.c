@@ -331,6 +331,10 @@ int tl__cli_fail(const tl_cli *cli, const tl_error *err) {
     case TL_ENOMEM:
     case TL_ENONFINITE:
         return TL_EXIT_FAILED;
+    case TL_ECOMM:
+        return TL_EXIT_LOST;
+    case TL_EDIVERGED:
+        return TL_EXIT_DIVERGED;
     default:
         return TL_EXIT_USAGE;
     }

@@ -4,7 +4,7 @@
  * A command keeps its settings in a struct of its own; each option names a field of it, and TL_INT(T, field) and its
  * kin refuse to compile when the field has another type. Numbers take the suffixes k, M, G, T (powers of 1,000).
  * Precedence: command line, then the YAML file, then the default. Exit codes: 0 done, 1 failed, 2 bad usage, input or
- * place to write to.
+ * place to write to, 75 another rank is lost (try again elsewhere), 76 a rank computed wrongly (do not trust its host).
  * Standard output carries results only; an error is one sentence on standard error, 'trilith COMMAND: …'. */
 #ifndef TL_CLI_CLI_H
 #define TL_CLI_CLI_H
@@ -16,7 +16,7 @@
 #include "base/error.h"
 #include "base/yaml.h"
 
-enum { TL_EXIT_DONE = 0, TL_EXIT_FAILED = 1, TL_EXIT_USAGE = 2 };
+enum { TL_EXIT_DONE = 0, TL_EXIT_FAILED = 1, TL_EXIT_USAGE = 2, TL_EXIT_LOST = 75 /* EX_TEMPFAIL */, TL_EXIT_DIVERGED = 76 };
 
 typedef struct tl_list { /* values of a list option; NULL and 0 when not given */
     const char **values;
@@ -103,7 +103,8 @@ char *tl__cli_value_text(const tl_cli *cli, int i);
 /* 'trilith COMMAND: sentence' on standard error; returns 2. */
 int tl__cli_bad(const tl_cli *cli, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* The same from a tl_error; returns the exit code of its status: 0 after TL_ESTOPPED, 1 where the machine or the run
- * failed (no memory, not finite), 2 where what came in or the place to write to is at fault. */
+ * failed (no memory, not finite), 75 after TL_ECOMM, 76 after TL_EDIVERGED, 2 where what came in or the place to write
+ * to is at fault. */
 int tl__cli_fail(const tl_cli *cli, const tl_error *err);
 /* Print one line of JSON on standard output and drop the reference. Reals have 9 significant digits: an f32 reads back
  * with the same bits. Returns an exit code. */

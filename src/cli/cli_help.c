@@ -268,10 +268,16 @@ void tl__help_man(const tl_command *const *commands, int n) {
          ".BR \\-\\-no\\-NAME .\nWith\n.B \\-\\-json\nstandard output holds one JSON value and nothing else.");
     puts(".SH COMMANDS");
     for (int i = 0; i < n; i++) man_command("trilith", commands[i]);
-    puts(".SH EXIT STATUS\n.TP\n0\nDone, or stopped by a signal after everything was kept.\n.TP\n1\nFailed: no memory, "
-         "a loss "
-         "that is not finite, standard output that cannot be written.\n.TP\n2\nThe usage, the input or the place to "
-         "write to is at fault: no room on the disk, say. Nothing was written over.");
+    puts(
+        ".SH EXIT STATUS\n.TP\n0\nDone, or stopped by a signal after everything was kept.\n.TP\n1\nFailed: no memory, "
+        "a loss "
+        "that is not finite, standard output that cannot be written.\n.TP\n2\nThe usage, the input or the place to "
+        "write to is at fault: no room on the disk, say. Nothing was written over.\n"
+        ".TP\n75\nOf a training on several ranks: another rank is gone, late or out of step. The same command with\n.B "
+        "\\-\\-resume\ngoes on from the newest checkpoint, there or elsewhere.\n"
+        ".TP\n76\nOf a training on several ranks: a rank computed other bits than the rest. Do not go on with the host "
+        "that "
+        "the sentence names.");
     puts(".SH ENVIRONMENT\n.TP\n.B TRILITH_LOG\nThe least that is said on standard error: debug, info, warn or error "
          "(default info).\n"
          ".TP\n.B TRILITH_ISA\nKernels to use: ref, avx2, avx512 or avx512_bf16 (default: the best that the CPU has). "

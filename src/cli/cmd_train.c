@@ -323,7 +323,9 @@ const tl_command tl__cmd_train = {
              "and report.html.\n\n"
              "The run can be killed at any instant; with --resume it goes on from its newest checkpoint and ends with "
              "the same bits. SIGTERM and SIGUSR1 "
-             "write a checkpoint and end the run with status 0.",
+             "write a checkpoint and end the run with status 0.\n\n"
+             "Status 75 says that another rank is gone, late or out of step: with --resume the run goes on, here or "
+             "elsewhere. Status 76 says that a rank computed other bits than the rest: do not go on with its host.",
     .examples =
         "trilith train --data book.txt --out runs/book --minutes 5\n  five minutes of the demo model on a book\n"
         "trilith train --data *.jsonl.zst --out runs/a --model smollm2-135m --tokens 50M\n  a larger model on many "

@@ -240,6 +240,26 @@ static void settings_written_read_back_the_same(void **state) {
     }
 }
 
+static void a_status_says_whether_to_try_again(void **state) {
+    static const struct {
+        int status, code;
+    } known[] = {{TL_ESTOPPED, 0}, {TL_ENOMEM, 1},    {TL_ENONFINITE, 1}, {TL_EINVALID, 2},  {TL_ENOSPACE, 2},
+                 {TL_EDAMAGED, 2}, {TL_ENOTFOUND, 2}, {TL_ECOMM, 75},     {TL_EDIVERGED, 76}};
+    tl_cli cli = {.name = "trilith go"};
+    fflush(stderr);
+    int saved = dup(STDERR_FILENO);
+    assert_non_null(freopen("/dev/null", "w", stderr));
+    int codes[sizeof known / sizeof *known];
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+        tl_error err = {.status = known[i].status, .text = "why"};
+        codes[i] = tl__cli_fail(&cli, &err);
+    }
+    fflush(stderr);
+    dup2(saved, STDERR_FILENO);
+    close(saved);
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++) assert_int_equal(codes[i], known[i].code);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(defaults_stand),
@@ -249,6 +269,7 @@ int main(void) {
         cmocka_unit_test(lists_go_on_and_grow),
         cmocka_unit_test(the_command_line_wins_over_yaml_over_defaults),
         cmocka_unit_test(settings_written_read_back_the_same),
+        cmocka_unit_test(a_status_says_whether_to_try_again),
     };
     return cmocka_run_group_tests(tests, NULL, remove_file);
 }
