@@ -188,6 +188,24 @@ def greedy(trilith, folder, model, tokenizer, prompt):
     return f"{len(want)} tokens"
 
 
+def sharded_as_whole(trilith, folder, model, ids, work):
+    """A folder that transformers cut into shards is used as the whole one is, to the last digit: scored, generated from, trained from."""
+    shards = os.path.join(work, "in-shards")
+    model.save_pretrained(shards, max_shard_size="20KB")
+    files = sum(name.endswith(".safetensors") for name in os.listdir(shards))
+    assert files > 1, "transformers did not shard; make the model larger"
+    assert trilith.json("inspect", shards)["files"] == files
+    tokens, data = write(os.path.join(work, "ids.json"), json.dumps(ids)), write(os.path.join(work, "few.txt"), english(4000))
+    said = []
+    for path in (folder, shards):
+        run = os.path.join(work, "from-" + os.path.basename(path))
+        trilith.run("train", "--data", data, "--out", run, "--model", path, "--tokenizer", "bytes", "--batch", 2, "--seq", 64, "--steps", 2,
+                    "--val-fraction", 0, "--sample-tokens", 0, "--quiet")
+        said.append([trilith.json("score", "--model", path, "--tokens", tokens)["logprobs"], trilith.json("inspect", run)["weights_hash"]])
+    assert said[0] == said[1], "other log-probabilities or other weights after two steps"
+    return f"{files} files"
+
+
 def inspected_weights(trilith, folder, model, work):
     """Names and shapes; the hash is the same when transformers cuts the file into shards, and another when one bit changes."""
     said = trilith.json("inspect", folder)
@@ -413,6 +431,7 @@ def main():
             folder = at("start", name)
             model.save_pretrained(folder)
             ids = torch.randint(0, 300, (90,)).tolist()
+            checks.run(f"shards of {name}", lambda: sharded_as_whole(trilith, folder, model, ids, at("start", name + "-shards")))
             checks.run(f"saved as given {name}", lambda: saved_as_given(trilith, folder, model, ids, work, name))
 
             def losses():

@@ -190,6 +190,7 @@ static json_t *as_json(const subject *s) {
             if (s->by_type[t]) json_object_set_new(types, tl__type_name((tl_type)t), json_integer(s->by_type[t]));
         json_object_set_new(out, "parameters", json_integer(s->parameters));
         json_object_set_new(out, "bytes", json_integer(s->bytes));
+        json_object_set_new(out, "files", json_integer(tl__safetensors_files(s->file)));
         json_object_set_new(out, "types", types);
         json_object_set_new(out, "weights_hash", json_string(s->hash.hex));
     }
@@ -403,6 +404,7 @@ static void print_text(const subject *s, bool all) {
     row("parameters");
     printf("%s (%s) in %s tensors", scaled((double)s->parameters, ""), grouped(s->parameters),
            grouped(tl__safetensors_count(s->file)));
+    if (tl__safetensors_files(s->file) > 1) printf(" of %d files", tl__safetensors_files(s->file));
     for (int t = 0; t < TL_TYPES; t++)
         if (s->by_type[t] == s->parameters) printf(", %s", tl__type_name((tl_type)t));
         else if (s->by_type[t]) printf(", %s of %s", scaled((double)s->by_type[t], ""), tl__type_name((tl_type)t));

@@ -255,7 +255,7 @@ static int open_index(tl_safetensors *st, const char *path, tl_error *err) {
     qsort(st->tensors, (size_t)st->n_tensors, sizeof *st->tensors, by_name);
     json_object_foreach(weight_map, name, value) {
         const tl_tensor_info *t = tl__safetensors_find(st, name);
-        const char *at = t ? strrchr(tl__file_path(st->shards[t->file].file), '/') + 1 : NULL;
+        const char *at = t ? strrchr(tl__safetensors_file(st, t), '/') + 1 : NULL;
         if (!t || strcmp(at, json_string_value(value)))
             return tl__fail(err, TL_EFORMAT,
                             "%s: tensor \"%.200s\" is not in %s, where the index has it; fetch the model again", path,
@@ -269,19 +269,31 @@ static bool ends_with(const char *text, const char *end) {
     return n >= m && !strcmp(text + n - m, end);
 }
 
+void tl__safetensors_shard_name(char *out, size_t size, const char *name, int i, int n) {
+    static const char end[] = ".safetensors";
+    assert(ends_with(name, end) && i >= 0 && i < n);
+    snprintf(out, size, "%.*s-%05d-of-%05d%s", (int)(strlen(name) - strlen(end)), name, i + 1, n, end);
+}
+
+void tl__safetensors_index_name(char *out, size_t size, const char *name) {
+    snprintf(out, size, "%s.index.json", name);
+}
+
+int tl__safetensors_open_in(tl_safetensors **out, const char *folder, const char *name, tl_error *err) {
+    char found[PATH_MAX], index[256];
+    *out = NULL;
+    tl__path_join(found, sizeof found, folder, name);
+    tl__safetensors_index_name(index, sizeof index, name);
+    if (!tl__path_exists(found)) tl__path_join(found, sizeof found, folder, index);
+    if (!tl__path_exists(found))
+        return tl__fail(err, TL_ENOTFOUND, "%s holds no %s and no %s; give a model folder or a .safetensors file",
+                        folder, name, index);
+    return tl__safetensors_open(out, found, err);
+}
+
 int tl__safetensors_open(tl_safetensors **out, const char *path, tl_error *err) {
     *out = NULL;
-    char found[PATH_MAX];
-    if (tl__path_is_folder(path)) {
-        tl__path_join(found, sizeof found, path, "model.safetensors");
-        if (!tl__path_exists(found)) tl__path_join(found, sizeof found, path, "model.safetensors.index.json");
-        if (!tl__path_exists(found))
-            return tl__fail(err, TL_ENOTFOUND,
-                            "%s holds no model.safetensors and no model.safetensors.index.json; give a model folder or "
-                            "a .safetensors file",
-                            path);
-        path = found;
-    }
+    if (tl__path_is_folder(path)) return tl__safetensors_open_in(out, path, "model.safetensors", err);
     tl_safetensors *st = calloc(1, sizeof *st);
     if (!st) return tl__fail(err, TL_ENOMEM, "no memory to open %s; free some and try again", path);
     int rc;
@@ -321,6 +333,14 @@ void tl__safetensors_close(tl_safetensors *st) {
 
 int tl__safetensors_count(const tl_safetensors *st) {
     return st->n_tensors;
+}
+
+int tl__safetensors_files(const tl_safetensors *st) {
+    return st->n_shards;
+}
+
+const char *tl__safetensors_file(const tl_safetensors *st, const tl_tensor_info *t) {
+    return tl__file_path(st->shards[t->file].file);
 }
 
 const tl_tensor_info *tl__safetensors_at(const tl_safetensors *st, int i) {

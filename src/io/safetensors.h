@@ -42,8 +42,12 @@ typedef struct tl_safetensors tl_safetensors;
 
 /* path: a .safetensors file, a .safetensors.index.json, or a folder holding either (model.safetensors first). */
 int tl__safetensors_open(tl_safetensors **st, const char *path, tl_error *err);
+/* FOLDER/name, or where that is not there its shards by FOLDER/name.index.json. */
+int tl__safetensors_open_in(tl_safetensors **st, const char *folder, const char *name, tl_error *err);
 void tl__safetensors_close(tl_safetensors *st);
 int tl__safetensors_count(const tl_safetensors *st);
+int tl__safetensors_files(const tl_safetensors *st);
+const char *tl__safetensors_file(const tl_safetensors *st, const tl_tensor_info *t); /* the path that t lies in */
 const tl_tensor_info *tl__safetensors_at(const tl_safetensors *st, int i); /* sorted by name */
 const tl_tensor_info *tl__safetensors_find(const tl_safetensors *st, const char *name);
 /* The mapped bytes, or NULL where not mapped (then use read). */
@@ -57,6 +61,11 @@ const char *tl__safetensors_metadata(const tl_safetensors *st, const char *key);
 int tl__safetensors_hash(const tl_safetensors *st, tl_hash *out, tl_error *err);
 /* XXH3-128 of one tensor's bytes: what manifests record. */
 int tl__safetensors_hash_tensor(const tl_safetensors *st, const tl_tensor_info *t, tl_hash *out, tl_error *err);
+
+/* As Hugging Face names them: shard i, from 0, of n of "x/model.safetensors" is "x/model-00001-of-0000n.safetensors",
+ * and "x/model.safetensors.index.json" says which tensor lies where. */
+void tl__safetensors_shard_name(char *out, size_t size, const char *name, int i, int n);
+void tl__safetensors_index_name(char *out, size_t size, const char *name);
 
 typedef struct tl_tensor_out {
     const char *name;

@@ -146,6 +146,8 @@ static void shards_hash_alike(void **state) {
     assert_int_equal(tl__file_publish(in_folder("s.safetensors.index.json"), index, strlen(index), NULL), 0);
     assert_int_equal(tl__safetensors_open(&st, in_folder("s.safetensors.index.json"), &err), 0);
     assert_int_equal(tl__safetensors_count(st), N);
+    assert_int_equal(tl__safetensors_files(st), 2);
+    assert_string_equal(tl__safetensors_file(st, tl__safetensors_find(st, "empty")), in_folder("s-2.safetensors"));
     assert_int_equal(tl__safetensors_hash(st, &sharded, NULL), 0);
     tl__safetensors_close(st);
     assert_string_equal(whole.hex, backwards.hex);
@@ -191,6 +193,33 @@ static void hostile_indexes(void **state) {
         assert_int_equal(rc, err.status);
         assert_null(st);
     }
+
+    /* Too many files, and an index larger than any that is read (sparse). */
+    tl_safetensors *st;
+    tl_error err = {0};
+    FILE *f = fopen(in_folder("bad.index.json"), "w");
+    assert_non_null(f);
+    fputs("{\"weight_map\":{\"t\":\"s-1.safetensors\"", f);
+    for (int i = 0; i < 5000; i++) fprintf(f, ",\"t%d\":\"x-%d.safetensors\"", i, i);
+    fputs("}}", f);
+    fclose(f);
+    assert_int_equal(tl__safetensors_open(&st, in_folder("bad.index.json"), &err), TL_EFORMAT);
+    assert_non_null(strstr(err.text, "names 5001 files; at most 4096"));
+    assert_int_equal(truncate(in_folder("bad.index.json"), (off_t)1 << 40), 0);
+    assert_true(tl__safetensors_open(&st, in_folder("bad.index.json"), &err) < 0);
+    assert_non_null(strstr(err.text, "bad.index.json"));
+    assert_null(st);
+}
+
+static void names_of_shards(void **state) {
+    (void)state;
+    char name[64];
+    tl__safetensors_shard_name(name, sizeof name, "ema/model.safetensors", 0, 4);
+    assert_string_equal(name, "ema/model-00001-of-00004.safetensors");
+    tl__safetensors_shard_name(name, sizeof name, "optimizer.safetensors", 1023, 1024);
+    assert_string_equal(name, "optimizer-01024-of-01024.safetensors");
+    tl__safetensors_index_name(name, sizeof name, "model.safetensors");
+    assert_string_equal(name, "model.safetensors.index.json");
 }
 
 static void hostile_headers(void **state) {
@@ -290,7 +319,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(round_trip),        cmocka_unit_test(same_input_same_bytes), cmocka_unit_test(widening),
         cmocka_unit_test(shards_hash_alike), cmocka_unit_test(hostile_indexes),       cmocka_unit_test(hostile_headers),
-        cmocka_unit_test(nothing_there),
+        cmocka_unit_test(nothing_there),     cmocka_unit_test(names_of_shards),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }
