@@ -182,6 +182,12 @@ static const json_t *predicted_peaks(const subject *s) {
     return json_is_object(peaks) ? peaks : NULL;
 }
 
+/* What the plan says of the run itself, where it had several ranks; else NULL. */
+static const json_t *ranks_of(const subject *s) {
+    const json_t *run = json_object_get(s->plan, "run");
+    return json_is_integer(json_object_get(run, "ranks")) ? run : NULL;
+}
+
 static json_t *as_json(const subject *s) {
     json_t *out = json_pack("{s:s, s:s}", "path", s->given, "kind", s->kind);
     if (s->file) {
@@ -206,6 +212,7 @@ static json_t *as_json(const subject *s) {
     if (s->manifest && json_object_get(s->manifest, "state"))
         json_object_set(out, "state", json_object_get(s->manifest, "state"));
     if (s->metrics) json_object_set(out, "last_metrics", s->metrics);
+    if (ranks_of(s)) json_object_set(out, "run", (json_t *)(uintptr_t)ranks_of(s));
     if (predicted_peaks(s)) json_object_set(out, "training_peak_bytes", (json_t *)(uintptr_t)predicted_peaks(s));
     if (s->file) json_object_set_new(out, "tensors", tensors_json(s));
     return out;
@@ -304,6 +311,49 @@ static void print_training(const subject *s) {
         if (!json_is_number(bytes)) continue;
         printf("%s%s with --recompute %s", i ? ", " : "at most ", scaled(json_number_value(bytes), "B"), name);
     }
+    putchar('\n');
+}
+
+static double real(const json_t *o, const char *key) {
+    const json_t *v = json_object_get(o, key);
+    return json_is_number(v) ? json_number_value(v) : NAN;
+}
+
+/* "4 on 2 hosts (node-a, node-b), shard zero1; a step: 0.220 s of communication exposed, 0.090 s hidden, 0.13 GB/s" */
+static void print_ranks(const subject *s) {
+    const json_t *run = ranks_of(s), *hosts = json_object_get(run, "hosts"),
+                 *comm = json_object_get(s->metrics, "comm");
+    const char *shard = json_string_value(json_object_get(run, "shard"));
+    if (!run) return;
+    row("ranks");
+    printf("%s", grouped(json_integer_value(json_object_get(run, "ranks"))));
+    enum { MOST_SHOWN = 8, MOST_READ = 1024 };
+    const char *name[MOST_READ];
+    size_t n = 0;
+    for (size_t i = 0; i < json_array_size(hosts) && i < MOST_READ; i++) { /* each host once, in order of appearance */
+        name[n] = json_string_value(json_array_get(hosts, i));
+        bool seen = !name[n];
+        for (size_t k = 0; k < n && !seen; k++) seen = !strcmp(name[k], name[n]);
+        n += !seen;
+    }
+    if (n > 0) printf(" on %zu host%s (", n, n == 1 ? "" : "s");
+    for (size_t i = 0; i < n && i < MOST_SHOWN; i++) {
+        if (i) fputs(", ", stdout);
+        tl__cli_show(stdout, name[i], strlen(name[i]), true);
+    }
+    if (n > 0) fputs(n > MOST_SHOWN ? ", \u2026)" : ")", stdout);
+    if (shard) {
+        fputs(", shard ", stdout);
+        tl__cli_show(stdout, shard, strlen(shard), true);
+    }
+    putchar('\n');
+    if (!isfinite(real(comm, "exposed_seconds"))) return;
+    row("between them");
+    printf("last step: %.3g s of communication exposed, %.3g s hidden, %s", real(comm, "exposed_seconds"),
+           real(comm, "hidden_seconds"), scaled(real(comm, "bytes"), "B"));
+    if (isfinite(real(comm, "gb_per_second"))) printf(" at %.3g GB/s", real(comm, "gb_per_second"));
+    double link = real(json_object_get(json_object_get(s->plan, "machine"), "link"), "gb_per_second");
+    if (isfinite(link)) printf(" of %.3g measured", link);
     putchar('\n');
 }
 
@@ -411,6 +461,7 @@ static void print_text(const subject *s, bool all) {
     putchar('\n');
     if (s->has_model) print_memory(s);
     print_training(s);
+    print_ranks(s);
     row("weights hash");
     printf("%s%s\n", s->hash.hex, s->manifest ? "; every tensor is as its manifest says" : "");
     print_tensors(s, all);

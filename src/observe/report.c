@@ -122,6 +122,10 @@ static void put_byline(tl_page *p, const tl_run *run) {
         put_text(p, string(machine, "cpu"));
         dot = " \u00b7 ";
     }
+    if (number(about, "ranks") > 1) {
+        tl__page_put(p, "%s%.0f ranks", dot, number(about, "ranks"));
+        dot = " \u00b7 ";
+    }
     if (string(about, "started")) {
         tl__page_put(p, "%s", dot);
         tl__page_text(p, string(about, "started"), strnlen(string(about, "started"), 10));
@@ -344,6 +348,95 @@ static void put_ledger(tl_page *p, const tl_run *run) {
     tl__page_put(p, "</div>\n");
 }
 
+/* --- communication: of runs of several ranks -------------------------------------------------------------------------
+ */
+
+static void put_row(tl_page *p, const char *label, tl_form form, double x, const char *after) {
+    char text[32];
+    if (!isfinite(x)) return;
+    tl__page_put(p, "<tr><th>%s<td>%s%s</tr>", label, tl__form(text, form, x), after);
+}
+
+/* "a × 2, b × 2": how many ranks each host has, in order of appearance. */
+static void put_hosts(tl_page *p, const json_t *hosts) {
+    enum { MOST_SHOWN = 16 };
+    int shown = 0;
+    size_t n = json_array_size(hosts);
+    for (size_t i = 0; i < n; i++) {
+        const char *name = json_string_value(json_array_get(hosts, i));
+        size_t first = 0, ranks = 0;
+        if (!name) continue;
+        for (size_t k = 0; k < n && n <= 4096; k++) {
+            const char *other = json_string_value(json_array_get(hosts, k));
+            if (!other || strcmp(other, name) != 0) continue;
+            if (ranks++ == 0) first = k;
+        }
+        if (first != i || shown == MOST_SHOWN) continue;
+        if (shown++) tl__page_put(p, ", ");
+        put_text(p, name);
+        if (ranks > 1) tl__page_put(p, "\u00a0\u00d7\u00a0%zu", ranks);
+    }
+}
+
+static void put_communication(tl_page *p, const tl_run *run) {
+    const json_t *about = part(run, "run"), *link = json_object_get(part(run, "machine"), "link");
+    const json_t *predicted = json_object_get(part(run, "predicted"), "comm");
+    double exposed = median(run, TL_COLUMN_COMM_EXPOSED), hidden = median(run, TL_COLUMN_COMM_HIDDEN);
+    double rate = run->traffic.bytes / run->traffic.seconds * 1e-9, measured = number(link, "gb_per_second");
+    char text[64];
+    if (!isfinite(exposed)) return;
+    tl__page_put(p, "<h2>Between ranks</h2><div class=pair><figure class=card><figcaption><b>Communication</b>"
+                    "<span class=note>of rank 0, median of a step</span></figcaption><table class=ledger>");
+    put_row(p, "ranks", TL_FORM_COUNT, number(about, "ranks"), "");
+    if (json_array_size(json_object_get(about, "hosts")) > 0) {
+        tl__page_put(p, "<tr><th>hosts<td>");
+        put_hosts(p, json_object_get(about, "hosts"));
+        tl__page_put(p, "</tr>");
+    }
+    if (string(about, "shard")) {
+        tl__page_put(p, "<tr><th>shard<td>");
+        put_text(p, string(about, "shard"));
+        tl__page_put(p, "</tr>");
+    }
+    double step = median(run, TL_COLUMN_WALL);
+    snprintf(text, sizeof text, " <small>%.0f\u00a0%% of the step</small>", 100 * fmin(exposed / step, 9.99));
+    put_row(p, "exposed", TL_FORM_SECONDS, exposed, isfinite(exposed / step) ? text : "");
+    put_row(p, "exposed, predicted", TL_FORM_SECONDS, number(predicted, "exposed_seconds"), "");
+    put_row(p, "hidden behind computation", TL_FORM_SECONDS, hidden, "");
+    put_row(p, "hidden, predicted", TL_FORM_SECONDS, number(predicted, "hidden_seconds"), "");
+    put_row(p, "sent and received", TL_FORM_BYTES, median(run, TL_COLUMN_COMM_BYTES), "");
+    put_row(p, "sent and received, predicted", TL_FORM_BYTES, number(predicted, "bytes"), "");
+    snprintf(text, sizeof text, "/s <small>%.0f\u00a0%% of the link</small>", 100 * fmin(rate / measured, 99));
+    put_row(p, "while under way", TL_FORM_BYTES, rate * 1e9, isfinite(rate / measured) ? text : "/s");
+    put_row(p, "the link, measured before the first step", TL_FORM_BYTES, measured * 1e9, "/s");
+    put_row(p, "one exchange at least", TL_FORM_SECONDS, number(link, "latency_seconds"), "");
+    tl__page_put(p, "</table></figure>\n");
+
+    double *smooth = malloc(sizeof *smooth * 2 * ((size_t)run->n + 1));
+    if (!smooth) {
+        p->failed = true;
+        return;
+    }
+    int reach = run->n / 80 < 400 ? run->n / 80 : 400;
+    tl__smooth(smooth, run->column[TL_COLUMN_COMM_EXPOSED], run->n, reach);
+    tl__smooth(smooth + run->n, run->column[TL_COLUMN_COMM_HIDDEN], run->n, reach);
+    tl_chart chart = {
+        .title = "Seconds of a step in which ranks exchange",
+        .width = 520,
+        .height = 250,
+        .n = run->n,
+        .step = run->column[TL_COLUMN_STEP],
+        .series = {{"exposed", "orange", smooth, TL_LINE_SMOOTH}, {"hidden", "teal", smooth + run->n, TL_LINE_SMOOTH}},
+        .n_series = 2,
+        .form = TL_FORM_SECONDS,
+        .from_zero = true,
+        .level = NAN,
+        .legend = true};
+    tl__chart_lines(p, &chart);
+    free(smooth);
+    tl__page_put(p, "</div>\n");
+}
+
 /* What the predicted memory is made of, largest first. */
 static void put_memory_parts(tl_page *p, const json_t *memory, double peak) {
     enum { MOST = 24 };
@@ -393,6 +486,7 @@ static void put_plots(tl_page *p, const tl_run *run) {
              TL_COLUMN_EXPERT_LOAD, "orange", TL_FORM_PLAIN, NAN, NULL);
     tl__page_put(p, "</div>\n");
     put_ledger(p, run);
+    put_communication(p, run);
     double bytes = number(part(run, "predicted"), "peak_bytes");
     const json_t *memory = json_object_get(part(run, "predicted"), "memory");
     if (isfinite(last(run, TL_COLUMN_RSS)) || json_object_size(memory) > 0) {

@@ -133,6 +133,16 @@ static json_t *record_happened(const tl_run *run, const tl_train_outcome *o) {
     return h;
 }
 
+/* Who computed it, by rank; nothing of a process alone. */
+static void record_ranks(const tl_run *run, json_t *about) {
+    int ranks = tl__comm_size(run->comm, TL_AXIS_DP);
+    if (ranks < 2) return;
+    json_t *hosts = json_array();
+    for (int r = 0; r < ranks; r++) json_array_append_new(hosts, json_string(tl__comm_host(run->comm, r)));
+    json_object_set_new(about, "ranks", json_integer(ranks));
+    json_object_set_new(about, "hosts", hosts);
+}
+
 int tl__run_put_plan(tl_run *run, const char *status, const tl_train_outcome *outcome, tl_error *err) {
     json_t *files = json_array();
     for (int i = 0; i < run->config->n_data; i++) json_array_append_new(files, json_string(run->config->data[i]));
@@ -140,6 +150,7 @@ int tl__run_put_plan(tl_run *run, const char *status, const tl_train_outcome *ou
         json_pack("{s:s,s:s,s:s,s:s,s:s,s:o}", "name", run->run_name, "version", tl_version(), "started", run->started,
                   "status", status, "dtype", tl__contract_names[run->ctx.contract], "data", files);
     json_t *plan = json_object();
+    record_ranks(run, about);
     if (outcome) {
         char now[32];
         tl__utc_iso8601(now, sizeof now);

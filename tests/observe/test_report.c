@@ -97,6 +97,46 @@ static void runs_of_every_length(void **state) {
     }
 }
 
+/* 20 steps of two hosts' ranks, of which communication is most; the numbers stand on the page. */
+static void communication_between_ranks_is_shown(void **state) {
+    (void)state;
+    char all[20 * 1024];
+    size_t used = 0, size;
+    put_metrics(20, NULL, 0);
+    char *page = make_report(&size);
+    assert_null(strstr(page, "Between ranks")); /* one process alone */
+    free(page);
+    for (int i = 0; i < 20; i++) {
+        tl_step_metrics m = {.step = i + 1, .loss = 3, .validation_loss = NAN, .ranks = 4};
+        m.totals.wall_seconds = 0.5;
+        m.totals.seconds[TL_BUCKET_COMM] = 0.3;
+        m.totals.seconds[TL_BUCKET_MATMUL] = 0.2;
+        m.traffic = (tl_comm_traffic){.bytes = 40e6, .seconds = 0.4};
+        used += (size_t)tl__metrics_line(all + used, sizeof all - used, &m);
+    }
+    put_file("metrics.jsonl", all, used);
+    const char *plan = "{\"run\":{\"ranks\":4,\"hosts\":[\"a<b\",\"a<b\",\"c\",7],\"shard\":\"zero<2\"},"
+                       "\"machine\":{\"link\":{\"ranks\":4,\"latency_seconds\":0.0002,\"gb_per_second\":0.125}},"
+                       "\"predicted\":{\"comm\":{\"exposed_seconds\":0.25,\"hidden_seconds\":0.1,\"bytes\":4e7}}}";
+    put_file("plan.json", plan, strlen(plan));
+    page = make_report(&size);
+    has(page, "Between ranks");
+    has(page, "a&lt;b\u00a0\u00d7\u00a02, c");
+    has(page, "zero&lt;2");
+    has(page, "<th>exposed<td>300\u00a0ms <small>60\u00a0% of the step");
+    has(page, "<th>exposed, predicted<td>250\u00a0ms");
+    has(page, "<th>hidden behind computation<td>100\u00a0ms");
+    has(page, "<th>sent and received<td>40.0\u00a0MB");
+    has(page, "<th>while under way<td>100\u00a0MB/s <small>80\u00a0% of the link");
+    has(page, "60 % of the step is exposed communication at 100 MB/s, 80 % of the 125 MB/s");
+    free(page);
+    const char *odd = "{\"step\":1,\"loss\":1,\"comm\":{\"ranks\":2,\"exposed_seconds\":null,\"bytes\":-1e38}}\n"
+                      "{\"step\":2,\"loss\":1,\"comm\":{\"exposed_seconds\":1e38,\"hidden_seconds\":-1,"
+                      "\"gb_per_second\":1e-300,\"bytes\":1e38}}\n";
+    put_file("metrics.jsonl", odd, strlen(odd));
+    free(make_report(&size));
+}
+
 static void steps_that_are_not_finite(void **state) {
     (void)state;
     const double odd[] = {NAN, INFINITY, 1e308, -1e308, 5, NAN, 0};
@@ -276,6 +316,7 @@ static void a_trace_is_json_with_every_span(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(runs_of_every_length, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(communication_between_ranks_is_shown, set_up, tear_down),
         cmocka_unit_test_setup_teardown(steps_that_are_not_finite, set_up, tear_down),
         cmocka_unit_test_setup_teardown(hostile_bytes_stay_text, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_step_told_twice_counts_as_its_last_telling, set_up, tear_down),
