@@ -284,5 +284,6 @@ void tl__help_man(const tl_command *const *commands, int n) {
          "Results are "
          "the same bits.\n"
          ".TP\n.B TRILITH_MMAP\n0 reads files of weights and of tokenised data instead of mapping them, as\n.B "
-         "\\-\\-no\\-mmap\ndoes.\n.TP\n.B NO_COLOR\nNo bold text in help.");
+         "\\-\\-no\\-mmap\ndoes.\n.TP\n.B TRILITH_FAULT\nFor tests of a job: a fault that a rank brings about on "
+         "purpose (docs/cli.md).\n.TP\n.B NO_COLOR\nNo bold text in help.");
 }

@@ -400,6 +400,7 @@ static int open_parts(tl_run *run, int64_t begun_ns, tl_error *err) {
     TRY(tl__ctx_open(&run->ctx, (int)c->threads, NULL, err));
     run->ctx.contract = c->contract;
     TRY(tl__comm_open_self(&run->comm, err));
+    TRY(tl__faults_open(&run->faults, tl__comm_rank(run->comm, TL_AXIS_DP), err));
     TRY(read_arch(run, &arch, err)); /* a wrong name shows before gigabytes are tokenised for it */
     TRY(open_tokenizer(run, err));
     TRY(open_data(run, err));

@@ -69,6 +69,7 @@ static void begin_checkpoint(tl_run *run) {
     run->state.metrics_bytes = run->folder.metrics_bytes;
     run->state.texts_bytes = run->folder.samples_bytes;
     if (tl__saver_start(run->saver, &run->state, &err)) tl__warn("a checkpoint failed and was undone: %s", err.text);
+    tl__faults_act(&run->faults, TL_AT_CHECKPOINT, run->state.step, NULL, 0);
     tl__span_end(run->ctx.spans, 0, 0, run->state.step, 0, 0);
 }
 
@@ -87,12 +88,14 @@ static int step_once(tl_run *run, tl_step_metrics *m, tl_error *err) {
     tl_step_result result;
     int64_t step = run->state.step + 1;
     tl__spans_set(run->ctx.spans, (int)step, -1);
+    tl__faults_act(&run->faults, TL_AT_BEGIN, step, NULL, 0);
 
     tl__span_begin(run->ctx.spans, "load_batch", TL_BUCKET_DATA);
     int status = tl__run_load_batch(run, run->state.samples, err);
     tl__span_end(run->ctx.spans, 0, 0, run->shape.batch, run->shape.T, 0);
     if (!status) status = tl__step_gradient(&run->ctx, run->comm, &run->model, &run->memory, &run->shape, &result, err);
     if (status) return status;
+    tl__faults_act(&run->faults, TL_AT_GRADIENT, step, run->memory.grad[0], run->model.params.count);
 
     tl_error save_error = {0};
     tl__span_begin(run->ctx.spans, "wait_for_checkpoint", TL_BUCKET_CHECKPOINT);
@@ -117,6 +120,8 @@ static int step_once(tl_run *run, tl_step_metrics *m, tl_error *err) {
         tl__warn("step %lld: the %s is not finite; the update is skipped (%lld in a row)", (long long)step,
                  isfinite(result.loss) ? "gradient" : "loss", (long long)run->state.skipped_in_a_row);
     }
+    tl__faults_act(&run->faults, TL_AT_UPDATE, step, NULL, 0);
+    tl__faults_act(&run->faults, TL_AT_WEIGHTS, step, run->model.flat, run->model.params.count);
     run->state.step = step;
     run->state.samples += run->shape.batch;
     run->state.tokens += result.tokens;

@@ -5,6 +5,7 @@
 
 #include "infer/session.h"
 #include "train/checkpoint.h"
+#include "train/fault.h"
 #include "train/pretrain.h"
 #include "train/run_folder.h"
 
@@ -16,6 +17,7 @@ typedef struct tl_run {
     tl_run_folder folder;
     tl_ctx ctx;
     tl_comm *comm;
+    tl_faults faults; /* planted on purpose */
     tl_tokenizer *tokenizer;
     char tokenizer_name[256];
     tl_dataset *data;
