@@ -95,6 +95,47 @@ static void test_L1_bf16_is_the_same_on_any_instruction_set(void **state) {
     }
 }
 
+/* The router is f32 under every contract: where both contracts give it the same input, they choose alike to the bit.
+ * With the first layer's attention silenced its input is the embedding's norm. */
+static void test_the_router_is_f32_in_bf16(void **state) {
+    for (int f = 0; f < 3; f++) {
+        bench plain, rounded;
+        open_bench(&plain, families[f], 2, 64, 1, 2);
+        open_bench_in(&rounded, TL_CONTRACT_BF16, families[f], 2, 64, 1, 2);
+        bench *const both[] = {&plain, &rounded};
+        for (int i = 0; i < 2; i++) {
+            const tl_params *p = &both[i]->model.params;
+            const tl_param *o = &p->list[tl__params_find(p, &both[i]->model.arch, 0, TL_ROLE_O)];
+            memset(both[i]->model.flat + o->offset, 0, sizeof(float) * (size_t)o->count);
+            (void)step(both[i]);
+        }
+        const int R = 2 * 64, E = plain.model.arch.E;
+        assert_true(plain.model.arch.layer[0].moe || f == 1); /* Qwen 3's first layer here is dense */
+        if (plain.model.arch.layer[0].moe)
+            assert_memory_equal(plain.memory.acts.layer[0].experts.prob, rounded.memory.acts.layer[0].experts.prob,
+                                sizeof(float) * (size_t)(R * E));
+        bench_close(&plain), bench_close(&rounded);
+    }
+}
+
+/* Two leaves of the same sequences are one of them: every sum is halved and doubled, which is exact. So the losses of
+ * the routers are averaged over leaves, not added. */
+static void test_two_equal_leaves_are_one(void **state) {
+    for (int f = 0; f < 3; f++) {
+        bench one, two;
+        open_bench(&one, families[f], 2, 64, 1, 2);
+        open_bench(&two, families[f], 4, 64, 2, 2);
+        for (int i = 0; i < 4 * 64; i++) {
+            two.memory.input[i] = one.memory.input[i % 128];
+            two.memory.target[i] = one.memory.target[i % 128];
+        }
+        const tl_step_result a = step(&one), b = step(&two);
+        assert_memory_equal(one.memory.grad[0], two.memory.grad[0], sizeof(float) * (size_t)one.model.params.count);
+        assert_true(a.loss == b.loss && a.balance_loss == b.balance_loss && a.router_z_loss == b.router_z_loss);
+        bench_close(&one), bench_close(&two);
+    }
+}
+
 static void test_a_leaf_is_one_micro_batch(void **state) {
     tl_error err = {0};
     tl_arch arch;
@@ -183,6 +224,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_L3_threads_change_no_bit),
         cmocka_unit_test(test_L1_bf16_is_the_same_on_any_instruction_set),
+        cmocka_unit_test(test_the_router_is_f32_in_bf16),
+        cmocka_unit_test(test_two_equal_leaves_are_one),
         cmocka_unit_test(test_a_leaf_is_one_micro_batch),
         cmocka_unit_test(test_losses_are_what_they_say),
         cmocka_unit_test(test_the_load_balances),
