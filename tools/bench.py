@@ -590,7 +590,7 @@ def page(results):
         out += ["## Where the rest of the peak goes", "",
                 "Each row takes its part of what the cores could have done in a step's wall time at the measured peak; what is left at the end are the model's",
                 "FLOPs. Time is sampled (`perf record -e cpu-clock`), FLOPs are the ledger's. The formula counts attention whole where a causal one computes half.",
-                "A few steps from the first on, so the first touch of all memory stands under waiting: MFU is below that of the tables above.", ""]
+                "The steps after the first, which touches all memory for the first time.", ""]
         for t in r["tables"]:
             out += [f"### {t['title']}: {t['seconds']:.2f} s a step", ""] + tool.table(t)
         out += how(r)
