@@ -121,7 +121,7 @@ static void print_value(FILE *out, const tl_option *o, const void *field) {
 char *tl__cli_value_text(const tl_cli *cli, int i) {
     const tl_option *o = &cli->command->options[i];
     const void *field = (const char *)cli->values + o->offset;
-    if (o->kind == TL_OPTION_STRING) return strdup(*(const char *const *)field);
+    if (o->kind == TL_OPTION_STRING || o->kind == TL_OPTION_CONFIG) return strdup(*(const char *const *)field);
     if (o->kind == TL_OPTION_CHOICE) return strdup(o->choices[*(const int *)field]);
     char *text = NULL;
     size_t size = 0;

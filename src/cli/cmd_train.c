@@ -7,21 +7,22 @@
 #include "base/json.h"
 #include "cli/cli.h"
 #include "cli/progress.h"
+#include "cli/supervise.h"
 #include "cli/sweep.h"
 #include "infer/engine.h"
 #include "plan/depth.h"
 
 typedef struct values {
     tl_list data;
-    const char *out, *config, *sweep, *model, *tokenizer, *text_key, *cache, *sample_prompt;
-    int64_t depth, aspect, seeds;
+    const char *out, *config, *sweep, *launcher, *model, *tokenizer, *text_key, *cache, *sample_prompt;
+    int64_t depth, aspect, seeds, ranks, max_restarts;
     double flops, tokens_per_param;
     int64_t steps, tokens, stop_after, batch, seq, micro_batch, leaves, threads, seed, val_every, val_samples,
         checkpoint_every, keep, max_skipped, sample_every, sample_tokens;
     double minutes, lr, min_lr_ratio, warmup, decay_fraction, beta1, beta2, eps, weight_decay, clip, val_fraction,
         muon_lr, muon_momentum, z_loss, ema, router_aux, router_z;
     int schedule, optimizer, recompute, dtype;
-    bool document_mask, mmap, resume, quiet;
+    bool document_mask, mmap, resume, supervise, quiet;
 } values;
 
 static const char *const schedules[] = {"cosine", "linear", "wsd", "constant", NULL}; /* as tl_schedule_kind */
@@ -178,6 +179,18 @@ static const tl_option options[] = {
     {OPTION("resume", TL_FLAG(values, resume), NULL, NULL,
             "Continue the run in --out from its newest intact checkpoint, with its settings."),
      .not_in_yaml = true},
+    {OPTION("supervise", TL_FLAG(values, supervise), NULL, NULL,
+            "Start the run on --ranks ranks, and when one is lost start it again from its newest checkpoint with those "
+            "that are left."),
+     .not_in_yaml = true},
+    {OPTION("ranks", TL_INT(values, ranks), "N", NULL, "With --supervise: how many ranks to begin with."), .least = 1,
+     .most = 1 << 16, .not_in_yaml = true},
+    {OPTION("max-restarts", TL_INT(values, max_restarts), "N", "3",
+            "With --supervise: how often to start again without a new checkpoint in between."),
+     .least = 0, .most = 1e6, .not_in_yaml = true},
+    {OPTION("launcher", TL_STRING(values, launcher), "WORDS", "mpirun",
+            "With --supervise: the program that starts ranks, and its options before -n, apart by blanks."),
+     .not_in_yaml = true},
     {OPTION("quiet", TL_FLAG(values, quiet), NULL, NULL, "No progress; warnings only."), .not_in_yaml = true},
     {0},
 };
@@ -284,6 +297,24 @@ static int run(tl_cli *cli) {
     values *v = cli->values;
     tl_error err = {0};
     char saved[4096];
+    for (int i = 0; !v->supervise && i < 3; i++) {
+        static const char *const of_supervision[] = {"ranks", "max-restarts", "launcher"};
+        if (tl__cli_given(cli, of_supervision[i]))
+            return tl__cli_bad(cli,
+                               "--%s needs --supervise; a launcher of your own is told itself how many ranks to start",
+                               of_supervision[i]);
+    }
+    if (v->supervise && v->sweep)
+        return tl__cli_bad(cli, "--supervise is for one run and --sweep for many; give one of them");
+    if (v->supervise && !v->ranks) return tl__cli_bad(cli, "--supervise needs --ranks N: how many to start");
+    if (v->supervise) {
+        tl_supervise_options supervise = {.out = v->out,
+                                          .launcher = v->launcher,
+                                          .ranks = v->ranks,
+                                          .max_restarts = v->max_restarts,
+                                          .resume = v->resume};
+        return tl__supervise_run(cli, &supervise);
+    }
     if (v->sweep) return tl__sweep_run(cli, v->sweep, v->out, v->seeds);
     if (v->seeds) return tl__cli_bad(cli, "--seeds needs --sweep FILE; one run has one --seed");
     tl__path_join(saved, sizeof saved, v->out, "config.yaml");

@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "base/json.h"
+#include "cli/child.h"
 #include "io/file.h"
 #include "observe/sweep_report.h"
 #include "train/run_folder.h"
@@ -187,59 +188,24 @@ static bool is_setting(const sweep *s, int i) {
            i != option_named(s, "out");
 }
 
-typedef struct arguments {
-    char **list;
-    int n, room;
-    bool failed;
-} arguments;
-
-static void add_argument(arguments *a, const char *name, const char *value) {
-    if (a->n + 2 > a->room) {
-        int room = a->room ? 2 * a->room : 64;
-        char **grown = realloc(a->list, (size_t)room * sizeof *grown);
-        if (!grown) {
-            a->failed = true;
-            return;
-        }
-        a->list = grown, a->room = room;
-    }
-    size_t size = strlen(name) + (value ? strlen(value) : 0) + 4;
-    char *text = malloc(size);
-    if (!text) a->failed = true;
-    else if (value) snprintf(text, size, "--%s=%s", name, value);
-    else snprintf(text, size, "%s", name);
-    a->list[a->n++] = text;
-    a->list[a->n] = NULL;
-}
-
-static void free_arguments(arguments *a) {
-    for (int i = 0; i < a->n; i++) free(a->list[i]);
-    free(a->list);
-}
-
 /* The command line of a run. Prepared text is kept once, for all. */
-static void make_arguments(sweep *s, int run, const char *folder, arguments *a) {
+static void make_arguments(sweep *s, int run, const char *folder, tl_arguments *a) {
     char path[PATH_BYTES];
-    add_argument(a, "trilith", NULL);
-    add_argument(a, s->cli->command->name, NULL);
-    add_argument(a, "out", folder);
+    tl__arguments_add(a, "trilith", NULL);
+    tl__arguments_add(a, s->cli->command->name, NULL);
+    tl__arguments_add(a, "out", folder);
     for (int i = 0; i < tl__options_count(s->cli->command->options); i++) {
         if (!is_setting(s, i)) continue;
-        const tl_option *o = option_of(s, i);
-        const tl_list *list = o->kind == TL_OPTION_LIST ? (const void *)((char *)s->cli->values + o->offset) : NULL;
-        for (int k = 0; list && k < list->n; k++) add_argument(a, o->name, list->values[k]);
         int at = 0;
         while (at < s->n_axes && s->axes[at].option != i) at++;
-        char *text = list || at < s->n_axes ? NULL : tl__cli_value_text(s->cli, i);
-        if (at < s->n_axes) add_argument(a, o->name, value_of(s, run, at));
-        else if (!list) add_argument(a, o->name, text ? text : "");
-        free(text);
+        if (at < s->n_axes) tl__arguments_add(a, option_of(s, i)->name, value_of(s, run, at));
+        else tl__arguments_add_option(a, s->cli, i);
     }
     tl__path_join(path, sizeof path, s->out, "data");
-    if (!tl__cli_given(s->cli, "cache")) add_argument(a, "cache", path);
+    if (!tl__cli_given(s->cli, "cache")) tl__arguments_add(a, "cache", path);
     tl__path_join(path, sizeof path, folder, "run.json");
-    if (tl__path_exists(path)) add_argument(a, "--resume", NULL);
-    if (s->quiet) add_argument(a, "--quiet", NULL);
+    if (tl__path_exists(path)) tl__arguments_add(a, "--resume", NULL);
+    if (s->quiet) tl__arguments_add(a, "--quiet", NULL);
 }
 
 /* ---- the child ---- */
@@ -293,14 +259,14 @@ static void hear(const sweep *s, int fd, char *last, size_t last_size) {
 
 /* 0: it ended well. Else `why` says how it did not. */
 static int run_child(sweep *s, int run, const char *folder, const sigset_t *held, char *why, size_t why_size) {
-    arguments a = {0};
+    tl_arguments a = {0};
     sigset_t before;
     int ends[2], status = 0;
     make_arguments(s, run, folder, &a);
     *why = 0;
     if (a.failed || pipe2(ends, O_CLOEXEC)) {
         snprintf(why, why_size, "no memory or no file descriptor to start it");
-        free_arguments(&a);
+        tl__arguments_free(&a);
         return -1;
     }
     pid_t parent = getpid();
@@ -318,7 +284,7 @@ static int run_child(sweep *s, int run, const char *folder, const sigset_t *held
     child = pid > 0 ? pid : 0;
     sigprocmask(SIG_SETMASK, &before, NULL);
     close(ends[1]);
-    free_arguments(&a);
+    tl__arguments_free(&a);
     if (pid > 0) {
         hear(s, ends[0], why, why_size);
         while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {
