@@ -31,7 +31,7 @@ for flag in --help --version --man --name --no-name; do echo $flag; done >>"$wor
 sed -n 's/^  [a-z |]*//p' "$source/dev" | grep -o -e '--[a-z][a-z-]*' >>"$work/options"
 for document in README.md docs/cli.md docs/run-folder.md docs/architecture.md docs/depth.md; do
     # Lines of other programs' commands are theirs.
-    grep -v 'cmake\|pkg-config\|python3\|git ' "$source/$document" | grep -o -e '\(^\|[ `(]\)--[a-z][a-z0-9-]*' | grep -o -e '--.*' | sort -u |
+    grep -v 'cmake\|mpirun\|pkg-config\|python3\|git ' "$source/$document" | grep -o -e '\(^\|[ `(]\)--[a-z][a-z0-9-]*' | grep -o -e '--.*' | sort -u |
         while read -r option; do
             grep -qx -e "$option" "$work/options" || echo "$document names $option, which no command has"
         done
