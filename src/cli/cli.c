@@ -324,7 +324,7 @@ int tl__cli_bad(const tl_cli *cli, const char *format, ...) {
 }
 
 int tl__cli_fail(const tl_cli *cli, const tl_error *err) {
-    say(cli->name, err->text);
+    if (err->text[0]) say(cli->name, err->text); /* none: another rank of the job has said it */
     switch (err->status) {
     case TL_ESTOPPED:
         return TL_EXIT_DONE;

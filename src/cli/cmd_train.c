@@ -21,13 +21,15 @@ typedef struct values {
         checkpoint_every, keep, max_skipped, sample_every, sample_tokens;
     double minutes, lr, min_lr_ratio, warmup, decay_fraction, beta1, beta2, eps, weight_decay, clip, val_fraction,
         muon_lr, muon_momentum, z_loss, ema, router_aux, router_z;
-    int schedule, optimizer, recompute, dtype;
+    int schedule, optimizer, recompute, dtype, shard;
     bool document_mask, mmap, resume, supervise, quiet;
 } values;
 
 static const char *const schedules[] = {"cosine", "linear", "wsd", "constant", NULL}; /* as tl_schedule_kind */
 static const char *const optimizers[] = {"adamw", "muon", NULL};                      /* as tl_optimizer */
 static const char *const recomputes[] = {"none", "attention", "full", NULL};          /* as tl_recompute */
+
+static const char *const shards[] = {"none", "zero1", "zero2", "zero3", NULL}; /* as tl_shard */
 
 #define OPTION(name_, field_, value_, initial_, help_)                                                                 \
     .name = name_, field_, .value = value_, .initial = initial_, .help = help_
@@ -89,9 +91,14 @@ static const tl_option options[] = {
             "each layer's input). Less memory, more time, never another bit."),
      .choices = recomputes},
     {OPTION(
-         "leaves", TL_INT(values, leaves), NULL, "1",
-         "Leaves of the gradient's sum, a power of two: the most ranks that can share a step and give the same bits."),
-     .least = 1, .most = 1 << 20},
+         "leaves", TL_INT(values, leaves), NULL, "0",
+         "Leaves of the gradient's sum, a power of two: the most ranks that can share a step and give the same bits. "
+         "0: as few as the ranks that begin the run need, one for one process."),
+     .least = 0, .most = 1 << 20},
+    {OPTION("shard", TL_CHOICE(values, shard), NULL, "none",
+            "What each of many ranks keeps for all: none (each keeps everything), zero1 (its part of the optimizer's "
+            "state), zero2 (gradients too) or zero3 (weights too). Changes memory and traffic, never a bit."),
+     .choices = shards},
     {OPTION("lr", TL_REAL(values, lr), NULL, "1e-3", "Largest learning rate."), .least = 0, .most = 100},
     {OPTION("schedule", TL_CHOICE(values, schedule), NULL, "cosine",
             "After the warm-up: cosine, linear, wsd (constant, then linear) or constant."),
@@ -214,6 +221,7 @@ static char *settings_text(void *user, const tl_train_config *resolved) {
     tl_cli *cli = user;
     values *v = cli->values;
     v->batch = resolved->batch;
+    v->leaves = resolved->leaves;
     v->lr = resolved->lr;
     v->weight_decay = resolved->adamw.weight_decay;
     v->tokens = resolved->tokens;
@@ -251,6 +259,7 @@ static tl_train_config config_of(tl_cli *cli) {
         .seq = v->seq,
         .micro_batch = v->micro_batch,
         .leaves = v->leaves,
+        .shard = (tl_shard)v->shard,
         .threads = v->threads,
         .lr = v->lr,
         .min_lr_ratio = v->min_lr_ratio,

@@ -494,7 +494,11 @@ void tl__model_backward(tl_ctx *ctx, const tl_model *m, tl_acts *acts, const tl_
         memset(acts->d_x, 0, sizeof(float) * (size_t)R * (size_t)a->C);
     norm_backward(ctx, m, acts->d_x, grad, acts->d_normed, acts->x_out, acts->final_mean, acts->final_rstd, -1,
                   TL_ROLE_FINAL_GAIN, TL_ROLE_FINAL_BIAS, R);
-    for (int l = a->L - 1; l >= 0; l--) layer_backward(ctx, m, acts, rows, l, grad);
+    if (acts->finished) acts->finished(acts->finished_user, a->L + 1);
+    for (int l = a->L - 1; l >= 0; l--) {
+        layer_backward(ctx, m, acts, rows, l, grad);
+        if (acts->finished) acts->finished(acts->finished_user, l + 1);
+    }
     tl__spans_set(ctx->spans, -1, -1);
     if (a->tied) tl__embed_backward(ctx, embed_grad, slot, rows->token, acts->d_x, a->embed_scale, R, a->C);
     else

@@ -78,6 +78,8 @@ typedef struct tl_acts {
     float z_coef;          /* of the z-loss, in training; 0: none */
     float *logz;           /* [R] with a z-loss: log Z of each row that has a target, else 0 */
     bool first;            /* a leaf's first micro-batch: products write their weight's gradient instead of adding to it */
+    void (*finished)(void *user, int block); /* told as the backward completes the gradients of L + 1 (after the layers), L, … 1 (the first); or NULL */
+    void *finished_user;
 } tl_acts;
 
 /* Place activations for R rows in an arena (dry or real): the one sizing function of law L4. kv_blocks: blocks a layer (training).

@@ -179,6 +179,7 @@ int tl__train_predict(tl_totals *out, const tl_arch *arch, const tl_train_shape 
     static const float present = 0; /* never read: says only that the parameter exists */
     *out = (tl_totals){0};
     int R = s->micro_batch * s->T, S = s->micro_batch;
+    double sequences = (double)s->batch / s->leaves * tl__train_leaves(s); /* of this rank */
     micro_batch m = {.shape = s,
                      .model.arch = *arch,
                      .acts = {.R = R, .training = true, .recompute = s->recompute, .loss_rows = R < TL_KB ? R : TL_KB}};
@@ -201,7 +202,7 @@ int tl__train_predict(tl_totals *out, const tl_arch *arch, const tl_train_shape 
                            .block = numbers};
         int room =
             128 * (arch->L + 1) + 8 * (R / TL_KB + 1) + 12 * arch->E * tl__moe_layers(arch); /* an expert's products */
-        status = count(out, run_micro_batch, &m, s->contract, room, (double)s->batch / s->micro_batch, machine, err);
+        status = count(out, run_micro_batch, &m, s->contract, room, sequences / s->micro_batch, machine, err);
         if (!status)
             status = count(out, run_update, &m, s->contract, TL_MAX_FUSED * m.model.params.n + 4, 1, machine, err);
     }

@@ -1,6 +1,10 @@
 /* size.c — places a training run's buffers; its dry run is the prediction. */
 #include "plan/size.h"
 
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
 enum {
     AUTO_ROWS = 2048,
     PROGRAM_BYTES = 6 << 20, /* libraries' data, stacks, tokenizer, span ring */
@@ -41,16 +45,68 @@ int tl__micro_batch(int *micro_batch, const tl_arch *arch, int wanted, int batch
         TL_KB, near < leaf ? near : leaf, near < leaf ? " or another multiple of it" : ", the whole leaf");
 }
 
+/* ---- ranks ---- */
+
+static int ranks_of(const tl_train_shape *s) {
+    return s->ranks > 1 ? s->ranks : 1;
+}
+
+int tl__train_leaves(const tl_train_shape *s) {
+    int first, count;
+    tl__comm_leaves(s->leaves, ranks_of(s), s->rank, &first, &count);
+    return count;
+}
+
+int tl__train_leaf(const tl_train_shape *s, int i) {
+    int first, count;
+    tl__comm_leaves(s->leaves, ranks_of(s), s->rank, &first, &count);
+    assert(i >= 0 && i < count);
+    return first + i;
+}
+
+/* ---- places ---- */
+
+/* A step's collectives: its gradient by block, or by neighbours in a block that have one owner. */
+static void count_collectives(tl_train_memory *memory, const tl_params *params, const int *owner, int L,
+                              const tl_train_shape *s) {
+    memory->exchange_bytes = (int64_t)sizeof(double) * s->leaves * memory->leaf_columns;
+    if (memory->exchange_bytes < (int64_t)sizeof(double) * params->n)
+        memory->exchange_bytes = (int64_t)sizeof(double) * params->n;
+    for (int b = 0, i, end; b < L + 2; b++) {
+        tl__param_block(&i, &end, params, L, b);
+        while (i < end) {
+            int first = i;
+            int64_t bytes = 0;
+            for (; i < end && (s->shard == TL_SHARD_NONE || owner[i] == owner[first]); i++)
+                bytes += params->list[i].count * (int64_t)sizeof(float);
+            if (bytes > memory->exchange_bytes) memory->exchange_bytes = bytes;
+            memory->tickets++;
+        }
+    }
+}
+
+static int *place_owners(tl_arena *arena, const tl_params *params, const int *owner) {
+    int *placed = TL_TAKE(arena, int, params->n);
+    if (!arena->dry) memcpy(placed, owner, sizeof *owner * (size_t)params->n);
+    return placed;
+}
+
 /* What the optimizer keeps between steps, and Muon's scratch, as large as its largest matrix needs. */
 static void place_optimizer(tl_train_memory *memory, tl_arena *arena, const tl_arch *arch, const tl_params *params,
-                            tl_optimizer optimizer) {
+                            const int *owner, const tl_train_shape *s) {
     int64_t most = 0, side = 0;
-    memory->exp_avg = TL_TAKE(arena, float, params->count);
+    memory->avg_offset = TL_TAKE(arena, int64_t, params->n);
     memory->sq_offset = TL_TAKE(arena, int64_t, params->n);
     for (int i = 0; i < params->n; i++) {
         tl_matrix matrix[TL_MAX_FUSED];
-        int n = optimizer == TL_OPTIMIZER_MUON ? tl__param_matrices(matrix, &params->list[i], arch) : 0;
-        if (!arena->dry) memory->sq_offset[i] = n ? -1 : memory->sq_count;
+        bool here = s->shard == TL_SHARD_NONE || owner[i] == s->rank;
+        int n = here && s->optimizer == TL_OPTIMIZER_MUON ? tl__param_matrices(matrix, &params->list[i], arch) : 0;
+        if (!arena->dry) {
+            memory->avg_offset[i] = here ? memory->avg_count : -1;
+            memory->sq_offset[i] = here && !n ? memory->sq_count : -1;
+        }
+        if (!here) continue;
+        memory->avg_count += params->list[i].count;
         if (!n) memory->sq_count += params->list[i].count;
         for (int k = 0; k < n; k++) {
             int64_t rows = matrix[k].rows, cols = matrix[k].cols, smaller = rows < cols ? rows : cols;
@@ -58,8 +114,9 @@ static void place_optimizer(tl_train_memory *memory, tl_arena *arena, const tl_a
             side = smaller > side ? smaller : side;
         }
     }
+    memory->exp_avg = TL_TAKE(arena, float, memory->avg_count);
     memory->exp_avg_sq = TL_TAKE(arena, float, memory->sq_count);
-    if (optimizer != TL_OPTIMIZER_MUON) return;
+    if (s->optimizer != TL_OPTIMIZER_MUON) return;
     memory->muon = (tl_muon_scratch){TL_TAKE(arena, float, most), TL_TAKE(arena, float, most),
                                      TL_TAKE(arena, float, side *side), TL_TAKE(arena, float, side *side)};
     memory->muon_bytes = (2 * most + 2 * side * side) * (int64_t)sizeof(float);
@@ -69,19 +126,30 @@ void tl__train_place(tl_train_memory *memory, tl_arena *arena, const tl_arch *ar
     tl_params params;
     *memory = (tl_train_memory){0};
     if (tl__params_make(&params, arch, NULL)) return;
-    int64_t count = params.count, tokens = (int64_t)s->batch * s->T;
-    place_optimizer(memory, arena, arch, &params, s->optimizer);
+    int leaves = tl__train_leaves(s);
+    int64_t count = params.count, leaf_tokens = (int64_t)(s->batch / s->leaves) * s->T, tokens = leaves * leaf_tokens;
+    int *owner = calloc((size_t)params.n, sizeof *owner);
+    memory->leaf_columns = TL_LEAF_LOAD + tl__moe_layers(arch);
+    if (owner) {
+        tl__shard_owners(owner, &params, arch->L, ranks_of(s));
+        memory->owner = place_owners(arena, &params, owner);
+        count_collectives(memory, &params, owner, arch->L, s);
+        memory->ticket = TL_TAKE(arena, tl_ticket, memory->tickets);
+        place_optimizer(memory, arena, arch, &params, owner, s);
+    }
+    memory->norms = TL_TAKE(arena, double, params.n);
+    memory->leaf_sums = TL_TAKE(arena, double, (int64_t)s->leaves * memory->leaf_columns);
+    free(owner);
     tl__params_free(&params);
     if (s->average) memory->average = TL_TAKE(arena, float, count);
     memory->grads = 1;
-    for (int leaves = s->leaves; leaves > 1; leaves /= 2) memory->grads++;
+    for (int n = leaves; n > 1; n /= 2) memory->grads++;
     memory->grad = TL_TAKE(arena, float *, memory->grads);
     for (int i = 0; i < memory->grads; i++) {
         float *buffer = TL_TAKE(arena, float, count);
         if (!arena->dry) memory->grad[i] = buffer;
     }
     if (arch->tied) {
-        int64_t leaf_tokens = tokens / s->leaves;
         memory->slots = (int)(arch->V < leaf_tokens ? arch->V : leaf_tokens);
         memory->embed_grad = TL_TAKE(arena, float, (int64_t)memory->slots * arch->C);
         memory->slot = TL_TAKE(arena, int32_t, arch->V);
@@ -116,7 +184,7 @@ void tl__train_bytes(tl_train_bytes *bytes, const tl_arch *arch, const tl_train_
     int64_t table = (int64_t)positions * arch->D * (int64_t)sizeof(float);
     bytes->weights = one + tl__rope_tables(arch) * table;
     bytes->gradients = memory.grads * one;
-    bytes->moments = one + memory.sq_count * (int64_t)sizeof(float);
+    bytes->moments = (memory.avg_count + memory.sq_count) * (int64_t)sizeof(float);
     bytes->average = shape->average ? one : 0;
     bytes->activations =
         (int64_t)arena.used_bytes - bytes->gradients - bytes->moments - bytes->average - memory.muon_bytes;

@@ -3,8 +3,10 @@
 #ifndef TL_PLAN_SIZE_H
 #define TL_PLAN_SIZE_H
 
+#include "comm/comm.h"
 #include "model/model.h"
 #include "observe/machine.h"
+#include "plan/shard.h"
 
 /* What updates the layers' matrices; embeddings, head, norms and biases are always AdamW's. */
 typedef enum tl_optimizer { TL_OPTIMIZER_ADAMW, TL_OPTIMIZER_MUON, TL_OPTIMIZERS } tl_optimizer;
@@ -22,30 +24,48 @@ typedef struct tl_train_shape {
     tl_optimizer optimizer;
     bool average;      /* an exponential average of the weights is kept */
     double z_coef;     /* of the z-loss; 0: none */
+    int ranks, rank;   /* that share the step's leaves, and whose buffers these are; ranks 0: one */
+    tl_shard shard;
 } tl_train_shape;
+
+/* How many leaves are this rank's, and the number in the whole tree of its i-th. */
+int tl__train_leaves(const tl_train_shape *shape);
+int tl__train_leaf(const tl_train_shape *shape, int i);
 
 /* Micro-batch for a shape: `wanted` if it keeps the bits (its rows a multiple of TL_KB, or the whole leaf), else TL_EINVALID
  * naming the nearest that does. wanted 0: the smallest with about 2,048 rows — enough for the products, and activations
  * stay small. A model with experts takes the whole leaf: their load-balance statistics are a leaf's. */
 int tl__micro_batch(int *micro_batch, const tl_arch *arch, int wanted, int batch, int leaves, int T, tl_error *err);
 
+/* Columns of leaf_sums: nats, log²Z, the experts' two losses, then each layer with experts' largest load over mean. */
+enum { TL_LEAF_LOSS, TL_LEAF_Z, TL_LEAF_BALANCE, TL_LEAF_ROUTER_Z, TL_LEAF_LOAD };
+
 typedef struct tl_train_memory {
-    float *exp_avg;                /* [params] AdamW's first moment, or Muon's momentum */
-    float *exp_avg_sq;             /* [sq_count] AdamW's second moment, of the parameters that it updates, in params order */
-    int64_t *sq_offset;            /* [params.n] where a parameter's lies in exp_avg_sq; −1: Muon's, which has none */
+    int *owner;                    /* [params.n] the rank that updates a parameter, or with shard none its share of what all can do */
+    float *exp_avg;                /* [avg_count] AdamW's first moment, or Muon's momentum, of the parameters kept here, in params order */
+    int64_t *avg_offset;           /* [params.n] where a parameter's lies in exp_avg; −1: at its owner only */
+    int64_t avg_count;
+    float *exp_avg_sq;             /* [sq_count] AdamW's second moment of those that it updates */
+    int64_t *sq_offset;            /* [params.n] where it lies; −1: Muon's, which has none, or at its owner only */
     int64_t sq_count;
     tl_muon_scratch muon;
     int64_t muon_bytes;            /* of that scratch */
     float *average;                /* [params] of the weights; NULL: not kept */
-    float **grad;                  /* [grads] buffers of [params]: the stack of the leaves' tree; the sum ends in grad[0] */
+    float **grad;                  /* [grads] buffers of [params]: the stack of the rank's leaves' tree; the sum ends in grad[0] */
     int grads;
+    double *leaf_sums;             /* [leaves, leaf_columns] of the whole step: what is reported, leaf by leaf */
+    int leaf_columns;
+    double *norms;                 /* [params.n] sums of squares */
+    tl_ticket *ticket;             /* [tickets] of a step's collectives, most under way at once */
+    int tickets;
+    int64_t exchange_bytes;        /* of the largest of them */
     float *embed_grad;             /* [slots, C] tied embeddings: look-up gradients of a leaf; NULL untied */
     int32_t *slot;                 /* [V] row of embed_grad */
     int slots;
     tl_acts acts;                  /* of one micro-batch */
     int kv_blocks;                 /* a layer, of one micro-batch */
-    int32_t *input, *target, *pos; /* [B·T] the step's batch */
-    float *logp;                   /* [B·T] */
+    int32_t *input, *target, *pos; /* [sequences of the rank's leaves, T] the step's batch */
+    float *logp;                   /* likewise */
     float *expert_load;            /* [L] layers with experts in order: largest load over mean, averaged over leaves */
     int32_t *seq_row, *seq_block;  /* [micro-batch·max_documents + 1] */
     int32_t *block;                /* [kv_blocks] */

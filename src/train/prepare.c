@@ -11,13 +11,38 @@
 #include "base/log.h"
 #include "io/manifest.h"
 #include "plan/depth.h"
+#include "train/ranks.h"
 #include "train/run.h"
 
 enum { PATH_BYTES = 4096, SPAN_CAPACITY = 1 << 15, DEFAULT_PROMPT_TOKENS = 8, SAMPLE_CHUNK = 64 };
 static const double MEASURE_SECONDS = 0.04;
 static const double ROUTER_Z = 0.001; /* Zoph et al. 2022 §3.3; OLMoE too */
 
+/* A failure here is every rank's. */
+static int agree(tl_run *run, int status, tl_error *err) {
+    status = tl__ranks_agree(run->comm, status, err);
+    run->told = status != 0;
+    return status;
+}
+
 /* ---- settings ---- */
+
+/* Left to themselves the leaves are as few as the ranks need: a power of two. */
+static int check_leaves(tl_train_config *c, int ranks, tl_error *err) {
+    int64_t least = 1;
+    while (least < ranks) least *= 2;
+    if (ranks > TL_MAX_RANKS)
+        return tl__fail(err, TL_EUNSUPPORTED, "%d ranks are more than the %d that can share a step; start fewer", ranks,
+                        TL_MAX_RANKS);
+    if (c->leaves == 0) c->leaves = least;
+    if (c->leaves >= ranks) return 0;
+    if (c->resume)
+        return tl__fail(err, TL_EINVALID,
+                        "--leaves %lld, with which this run began, cannot feed %d ranks; resume it on at most %lld",
+                        (long long)c->leaves, ranks, (long long)c->leaves);
+    return tl__fail(err, TL_EINVALID, "--leaves %lld cannot feed %d ranks; use --leaves %lld", (long long)c->leaves,
+                    ranks, (long long)least);
+}
 
 static int check(const tl_train_config *c, tl_error *err) {
     if (c->n_data < 1) return tl__fail(err, TL_EINVALID, "--data: name at least one text file to train on");
@@ -64,13 +89,19 @@ static int open_tokenizer(tl_run *run, tl_error *err) {
     char own[PATH_BYTES], file[PATH_BYTES], beside_model[PATH_BYTES];
     tl__run_folder_path(&run->folder, own, sizeof own, "tokenizer");
     tl__path_join(file, sizeof file, own, "tokenizer.json");
+    bool written = tl__path_exists(file);
+    if (run->rank > 0 && !written)
+        return tl__fail(err, TL_ENOTFOUND,
+                        "rank %d on %s does not see %s, which rank 0 on %s has written; --out must lie where all hosts "
+                        "of a run can read and write",
+                        run->rank, tl__comm_host(run->comm, run->rank), file, tl__comm_host(run->comm, 0));
     const char *spec = c->tokenizer;
     if (!spec) {
         tl__path_join(beside_model, sizeof beside_model, c->model, "tokenizer.json");
         spec = begins_with_weights(c) && tl__path_exists(beside_model) ? c->model : "bpe:4096";
     }
     snprintf(run->tokenizer_name, sizeof run->tokenizer_name, "%s", spec);
-    if (c->resume && tl__path_exists(file)) return tl__tokenizer_open(&run->tokenizer, own, err);
+    if ((c->resume || run->rank > 0) && written) return tl__tokenizer_open(&run->tokenizer, own, err);
     if (strncmp(spec, "bpe:", 4) == 0) TRY(train_tokenizer(run, spec + 4, err));
     else TRY(tl__tokenizer_open(&run->tokenizer, spec, err));
     TRY(tl__folder_make(own, err));
@@ -95,7 +126,7 @@ static int open_data(tl_run *run, tl_error *err) {
                                   .user = run->observer->user};
     TRY(tl__dataset_open(&run->data, &options, err));
     const tl_dataset_facts *facts = tl__dataset_facts(run->data);
-    if (facts->invalid_utf8)
+    if (facts->invalid_utf8 && run->rank == 0)
         tl__warn("the data holds %lld invalid UTF-8 sequence%s, each read as U+FFFD", (long long)facts->invalid_utf8,
                  facts->invalid_utf8 == 1 ? "" : "s");
     if (facts->train_samples < 1)
@@ -106,15 +137,23 @@ static int open_data(tl_run *run, tl_error *err) {
     return 0;
 }
 
+/* Sequence i of the rank's leaves is which of the batch. */
+static int64_t sequence_of(const tl_train_shape *shape, int i) {
+    int leaf = shape->batch / shape->leaves;
+    return (int64_t)tl__train_leaf(shape, i / leaf) * leaf + i % leaf;
+}
+
 int tl__run_load_batch(tl_run *run, int64_t first, tl_error *err) {
     tl_train_memory *m = &run->memory;
-    for (int i = 0; i < run->shape.batch; i++) {
-        int64_t at = (int64_t)i * run->shape.T;
-        TRY(tl__dataset_train_sample(run->data, run->config->seed, first + i, run->config->document_mask, m->input + at,
-                                     m->target + at, m->pos + at, err));
+    const tl_train_shape *shape = &run->shape;
+    int n = tl__train_leaves(shape) * (shape->batch / shape->leaves);
+    for (int i = 0; i < n; i++) {
+        int64_t at = (int64_t)i * shape->T;
+        TRY(tl__dataset_train_sample(run->data, run->config->seed, first + sequence_of(shape, i),
+                                     run->config->document_mask, m->input + at, m->target + at, m->pos + at, err));
     }
-    for (int i = 0; i < run->shape.batch; i++) /* what the next step reads comes from the disk during this one */
-        tl__dataset_will_need(run->data, run->config->seed, first + run->shape.batch + i);
+    for (int i = 0; i < n; i++) /* what the next step reads comes from the disk during this one */
+        tl__dataset_will_need(run->data, run->config->seed, first + shape->batch + sequence_of(shape, i));
     return 0;
 }
 
@@ -184,6 +223,11 @@ static int turn_dial(tl_run *run, const tl_arch *arch, tl_error *err) {
     return check(c, err);
 }
 
+/* Rank 0 writes the samples; the others have no session. */
+static bool samples_here(const tl_run *run) {
+    return run->config->sample_tokens > 0 && run->rank == 0;
+}
+
 static int sample_capacity(const tl_run *run, const tl_arch *arch) {
     int64_t want = run->config->sample_tokens + 4096;
     return (int)(want < arch->max_positions ? want : arch->max_positions);
@@ -191,7 +235,7 @@ static int sample_capacity(const tl_run *run, const tl_arch *arch) {
 
 /* Rows of the RoPE tables: a model may have positions for a hundred times the sequences that it is trained on. */
 static int positions_needed(const tl_run *run, const tl_arch *arch) {
-    int sampled = run->config->sample_tokens ? sample_capacity(run, arch) : 0;
+    int sampled = samples_here(run) ? sample_capacity(run, arch) : 0;
     return sampled > (int)run->config->seq ? sampled : (int)run->config->seq;
 }
 
@@ -200,7 +244,7 @@ static const char *less_memory(const tl_run *run, char out[160]) {
     const int64_t *bytes = run->bytes_by_recompute;
     out[0] = 0;
     for (int i = run->shape.recompute + 1; i < TL_RECOMPUTES && !out[0]; i++)
-        if (bytes[i] <= run->machine.memory_bytes)
+        if (bytes[i] * run->ranks_here <= run->machine.memory_bytes)
             snprintf(out, 160, "--recompute %s would take %.2f GB and fit; or ", tl__recompute_name((tl_recompute)i),
                      (double)bytes[i] * 1e-9);
     return out;
@@ -223,22 +267,25 @@ static int size_run(tl_run *run, const tl_arch *arch, tl_error *err) {
                          .recompute = c->recompute,
                          .optimizer = c->optimizer,
                          .average = c->ema > 0,
-                         .z_coef = c->z_loss};
+                         .z_coef = c->z_loss,
+                         .ranks = run->ranks,
+                         .rank = run->rank,
+                         .shard = c->shard};
     int64_t sampling =
-        c->sample_tokens ? (int64_t)tl__session_bytes(arch, sample_capacity(run, arch), SAMPLE_CHUNK) : 0;
+        samples_here(run) ? (int64_t)tl__session_bytes(arch, sample_capacity(run, arch), SAMPLE_CHUNK) : 0;
     tl__train_bytes(&run->bytes, arch, &run->shape, sampling);
     tl__train_bytes_by_recompute(run->bytes_by_recompute, arch, &run->shape, sampling);
     char advice[160];
     TRY(tl__train_predict(&run->seconds, arch, &run->shape, &run->machine, err));
-    if (run->machine.memory_bytes > 0 && run->bytes.total > run->machine.memory_bytes)
+    if (run->machine.memory_bytes > 0 && run->bytes.total * run->ranks_here > run->machine.memory_bytes)
         return tl__fail(err, TL_ENOMEM,
-                        "the run needs %.2f GB (weights %.2f, gradients %.2f, moments %.2f, activations %.2f) and this "
-                        "machine has %.2f GB; %suse a "
-                        "smaller --micro-batch, --leaves or --model",
+                        "%s %.2f GB (weights %.2f, gradients %.2f, moments %.2f, activations %.2f) and this machine "
+                        "has %.2f GB for %d; %suse a smaller --micro-batch, --leaves or --model",
+                        run->ranks > 1 ? "each rank of the run needs" : "the run needs",
                         (double)run->bytes.total * 1e-9, (double)run->bytes.weights * 1e-9,
                         (double)run->bytes.gradients * 1e-9, (double)run->bytes.moments * 1e-9,
                         (double)run->bytes.activations * 1e-9, (double)run->machine.memory_bytes * 1e-9,
-                        less_memory(run, advice));
+                        run->ranks_here, less_memory(run, advice));
     return 0;
 }
 
@@ -260,6 +307,7 @@ static int open_memory(tl_run *run, const tl_arch *arch, tl_error *err) {
     tl__train_place(&run->memory, &dry, arch, &run->shape);
     TRY(tl__arena_open(&run->arena, dry.used_bytes, err));
     tl__train_place(&run->memory, &run->arena, arch, &run->shape);
+    TRY(tl__comm_reserve(run->comm, run->memory.exchange_bytes, run->memory.tickets, err));
     if (!run->memory.average) return 0;
     run->averaged = run->model;
     run->averaged.weight = calloc((size_t)run->model.params.n, sizeof *run->averaged.weight);
@@ -274,7 +322,7 @@ static int open_memory(tl_run *run, const tl_arch *arch, tl_error *err) {
 static int open_sampling(tl_run *run, tl_error *err) {
     const tl_train_config *c = run->config;
     const tl_arch *a = &run->model.arch;
-    if (c->sample_tokens == 0) return 0;
+    if (!samples_here(run)) return 0;
     int capacity = sample_capacity(run, a);
     int most_prompt = capacity - (int)c->sample_tokens;
     if (most_prompt < 1) most_prompt = capacity / 2 > 0 ? capacity / 2 : 1;
@@ -365,45 +413,59 @@ static int compare_settings(tl_run *run, const json_t *was, const char *where, t
     return 0;
 }
 
-static int load_checkpoint(tl_run *run, const char *folder, tl_error *err) {
+/* What rank 0 found: the others need not look, and might see something newer. */
+typedef struct found_checkpoint {
+    int there;
     char path[PATH_BYTES];
+    tl_train_state state;
+} found_checkpoint;
+
+static int find_checkpoint(tl_run *run, const char *folder, found_checkpoint *found, tl_error *err) {
     char *text = NULL;
-    tl_train_state state = {0};
     tl__checkpoint_sweep(folder);
-    int status = tl__checkpoint_find(folder, path, sizeof path, &state, &text, err);
+    int status = tl__checkpoint_find(folder, found->path, sizeof found->path, &found->state, &text, err);
     if (status == TL_ENOTFOUND) {
         tl__info("no checkpoint yet in %s: starting from the first step", run->folder.path);
         if (err) *err = (tl_error){0};
         return 0;
     }
     if (status) return status;
-    json_t *settings = tl__json_parse(text, strlen(text), path, err);
+    json_t *settings = tl__json_parse(text, strlen(text), found->path, err);
     free(text);
     if (!settings) return TL_EFORMAT;
-    status = compare_settings(run, settings, path, err);
+    status = compare_settings(run, settings, found->path, err);
     json_decref(settings);
-    if (!status) status = tl__checkpoint_load(path, &run->model, &run->memory, err);
-    if (!status) {
-        run->state = state;
-        tl__info("resumed from %s", path);
-    }
+    found->there = 1;
     return status;
+}
+
+static int load_checkpoint(tl_run *run, const char *folder, tl_error *err) {
+    found_checkpoint found = {0};
+    int status = run->rank == 0 ? find_checkpoint(run, folder, &found, err) : 0;
+    TRY(agree(run, status, err));
+    TRY(tl__ranks_share(run->comm, &found, sizeof found, err));
+    if (!found.there) return 0;
+    TRY(agree(run, tl__checkpoint_load(found.path, &run->model, &run->memory, err), err));
+    run->state = found.state;
+    if (run->rank == 0) tl__info("resumed from %s", found.path);
+    return 0;
 }
 
 /* ---- the whole ---- */
 
-static int open_parts(tl_run *run, int64_t begun_ns, tl_error *err) {
-    const tl_train_config *c = run->config;
+/* Tokenizer and data are made by rank 0 and found made by the others. */
+static int open_text(tl_run *run, tl_error *err) {
     tl_arch arch;
-    bool weights;
-    json_t *earlier;
-    TRY(tl__ctx_open(&run->ctx, (int)c->threads, NULL, err));
-    run->ctx.contract = c->contract;
-    TRY(tl__comm_open_self(&run->comm, err));
-    TRY(tl__faults_open(&run->faults, tl__comm_rank(run->comm, TL_AXIS_DP), err));
+    if (run->rank == 0) TRY(tl__run_folder_open(&run->folder, run->config->out, run->config->resume, err));
+    else snprintf(run->folder.path, sizeof run->folder.path, "%s", run->config->out);
     TRY(read_arch(run, &arch, err)); /* a wrong name shows before gigabytes are tokenised for it */
     TRY(open_tokenizer(run, err));
-    TRY(open_data(run, err));
+    return open_data(run, err);
+}
+
+static int open_model(tl_run *run, tl_error *err) {
+    tl_arch arch;
+    bool weights;
     TRY(open_arch(run, &arch, &weights, err));
     TRY(turn_dial(run, &arch, err));
     tl__machine_describe(&run->machine, &run->ctx);
@@ -411,18 +473,24 @@ static int open_parts(tl_run *run, int64_t begun_ns, tl_error *err) {
     TRY(size_run(run, &arch, err));
     TRY(open_memory(run, &arch, err));
     if (weights) TRY(load_weights(run, err));
-    else tl__model_init(&run->model, c->seed, run->ctx.pool);
+    else tl__model_init(&run->model, run->config->seed, run->ctx.pool);
     if (run->memory.average) /* what a checkpoint before the first update holds */
         memcpy(run->memory.average, run->model.flat, sizeof(float) * (size_t)run->model.params.count);
     TRY(tl__spans_open(&run->ctx.spans, SPAN_CAPACITY, err));
     tl__spans_keep(run->ctx.spans, true);
+    return 0;
+}
 
+/* The schedule, and with it all settings that determine bits: of a resumed run the earlier ones. */
+static int open_settings(tl_run *run, int64_t begun_ns, tl_error *err) {
+    const tl_train_config *c = run->config;
+    json_t *earlier;
+    int64_t steps = 0;
     TRY(tl__run_folder_get(&run->folder, "run.json", &earlier, err));
-    const json_t *was = json_object_get(earlier, "settings");
-    int64_t steps;
-    int status = c->resume && was && c->minutes > 0
-                     ? tl__json_int(was, "steps", 1, INT64_MAX / 4, &steps, "run.json", err)
-                     : resolve_steps(run, begun_ns, &steps, err);
+    const json_t *was = c->resume ? json_object_get(earlier, "settings") : NULL;
+    int status = was && c->minutes > 0 ? tl__json_int(was, "steps", 1, INT64_MAX / 4, &steps, "run.json", err)
+                                       : resolve_steps(run, begun_ns, &steps, err);
+    if (!status) status = tl__ranks_share(run->comm, &steps, sizeof steps, err);
     double warmup = c->warmup < 1 ? c->warmup * (double)steps : c->warmup;
     run->schedule = (tl_schedule){.kind = c->schedule,
                                   .peak = c->lr,
@@ -434,48 +502,83 @@ static int open_parts(tl_run *run, int64_t begun_ns, tl_error *err) {
         run->settings = tl__run_settings(run);
         status = run->settings ? 0 : tl__fail(err, TL_ENOMEM, "no memory for the settings");
     }
-    if (!status && c->resume && was) status = compare_settings(run, was, run->folder.path, err);
+    if (!status && was) status = compare_settings(run, was, run->folder.path, err);
     json_decref(earlier);
-    if (status) return status;
+    return status;
+}
 
-    char folder[PATH_BYTES], yaml[PATH_BYTES];
-    tl__run_folder_path(&run->folder, folder, sizeof folder, "checkpoints");
-    if (c->resume) TRY(load_checkpoint(run, folder, err));
-    else { /* only a run that never got as far as run.json can have left anything here */
+/* The files that rank 0 writes. */
+static int open_record(tl_run *run, tl_error *err) {
+    const tl_train_config *c = run->config;
+    char yaml[PATH_BYTES];
+    if (!c->resume) { /* only a run that never got as far as run.json can have left anything here */
         json_t *record =
             json_pack("{s:s,s:s,s:O}", "version", tl_version(), "started", run->started, "settings", run->settings);
-        status = tl__run_folder_put(&run->folder, "run.json", record, err);
+        int status = tl__run_folder_put(&run->folder, "run.json", record, err);
         json_decref(record);
         if (status) return status;
     }
     tl__run_folder_path(&run->folder, yaml, sizeof yaml, "config.yaml");
     if (c->yaml) {
         char *settings = c->yaml(c->yaml_user, c);
-        status = settings ? tl__file_publish(yaml, settings, strlen(settings), err)
-                          : tl__fail(err, TL_ENOMEM, "no memory for the settings");
+        int status = settings ? tl__file_publish(yaml, settings, strlen(settings), err)
+                              : tl__fail(err, TL_ENOMEM, "no memory for the settings");
         free(settings);
         if (status) return status;
     }
-    TRY(tl__run_folder_logs(&run->folder, run->state.metrics_bytes, run->state.texts_bytes, err));
+    return tl__run_folder_logs(&run->folder, run->state.metrics_bytes, run->state.texts_bytes, err);
+}
 
+static int open_saver(tl_run *run, const char *folder, tl_error *err) {
     char *text = json_dumps(run->settings, JSON_COMPACT | JSON_SORT_KEYS);
     tl_saver_options saver = {.folder = folder,
                               .model = &run->model,
                               .memory = &run->memory,
                               .tokenizer = run->tokenizer,
                               .settings_json = text,
-                              .keep = (int)c->keep};
-    status = text ? tl__saver_open(&run->saver, &saver, err) : tl__fail(err, TL_ENOMEM, "no memory for the settings");
+                              .keep = (int)run->config->keep};
+    int status =
+        text ? tl__saver_open(&run->saver, &saver, err) : tl__fail(err, TL_ENOMEM, "no memory for the settings");
     free(text);
-    if (status) return status;
+    return status;
+}
+
+static int open_rest(tl_run *run, const char *folder, tl_error *err) {
+    int64_t samples = tl__dataset_facts(run->data)->val_samples;
+    if (samples > run->config->val_samples) samples = run->config->val_samples;
+    if (run->rank == 0) {
+        TRY(open_record(run, err));
+        TRY(open_saver(run, folder, err));
+    }
     TRY(open_sampling(run, err));
-    run->step_seconds = calloc((size_t)steps, sizeof *run->step_seconds);
-    if (!run->step_seconds) return tl__fail(err, TL_ENOMEM, "no memory for the times of %lld steps", (long long)steps);
-    return tl__run_put_plan(run, "running", NULL, err);
+    run->validation = calloc((size_t)samples + 1, 2 * sizeof *run->validation);
+    run->step_seconds = calloc((size_t)run->schedule.steps, sizeof *run->step_seconds);
+    if (!run->step_seconds || !run->validation)
+        return tl__fail(err, TL_ENOMEM, "no memory for the times of %lld steps", (long long)run->schedule.steps);
+    return run->rank == 0 ? tl__run_put_plan(run, "running", NULL, err) : 0;
+}
+
+static int check_all(tl_run *run, tl_error *err) {
+    if (run->config->shard > TL_SHARD_ZERO1)
+        return tl__fail(err, TL_EUNSUPPORTED, "--shard %s is not there yet; use --shard zero1",
+                        tl__shard_kind_name(run->config->shard));
+    TRY(check_leaves(&run->resolved, run->ranks, err));
+    return check(run->config, err);
+}
+
+static int open_engine(tl_run *run, tl_error *err) {
+    int threads = 0;
+    TRY(tl__ranks_threads(run->comm, &run->ranks_here, &threads, err));
+    if (run->ranks > 1 && run->config->threads == 0) run->resolved.threads = threads;
+    TRY(tl__ctx_open(&run->ctx, (int)run->config->threads, NULL, err));
+    run->ctx.contract = run->config->contract;
+    return tl__faults_open(&run->faults, run->rank, err);
 }
 
 int tl__run_open(tl_run *run, const tl_train_config *config, const tl_train_observer *observer, tl_error *err) {
+    static const tl_train_observer nobody;
     int64_t begun_ns = tl__now_ns();
+    char folder[PATH_BYTES];
     *run = (tl_run){.resolved = *config, .observer = observer, .last_loss = NAN, .last_validation_loss = NAN};
     run->config = &run->resolved;
     if (config->depth > 0) {
@@ -486,22 +589,32 @@ int tl__run_open(tl_run *run, const tl_train_config *config, const tl_train_obse
     const char *slash = strrchr(config->out, '/');
     snprintf(run->run_name, sizeof run->run_name, "%s", slash && slash[1] ? slash + 1 : config->out);
     run->folder = (tl_run_folder){.lock = -1, .metrics = -1, .samples = -1};
-    TRY(check(config, err));
-    TRY(tl__run_folder_open(&run->folder, config->out, config->resume, err));
-    return open_parts(run, begun_ns, err);
+    TRY(tl__comm_open(&run->comm, err));
+    run->rank = tl__comm_rank(run->comm, TL_AXIS_DP);
+    run->ranks = tl__comm_size(run->comm, TL_AXIS_DP);
+    if (run->rank > 0) run->observer = &nobody;
+    TRY(agree(run, check_all(run, err), err));
+    TRY(agree(run, open_engine(run, err), err));
+    TRY(agree(run, run->rank == 0 ? open_text(run, err) : 0, err));
+    if (run->ranks > 1) TRY(agree(run, run->rank > 0 ? open_text(run, err) : 0, err));
+    TRY(agree(run, open_model(run, err), err));
+    TRY(agree(run, open_settings(run, begun_ns, err), err));
+    tl__run_folder_path(&run->folder, folder, sizeof folder, "checkpoints");
+    if (config->resume) TRY(load_checkpoint(run, folder, err));
+    return agree(run, open_rest(run, folder, err), err);
 }
 
 void tl__run_close(tl_run *run) {
     tl__saver_close(run->saver);
+    if (run->comm) tl__comm_close(run->comm); /* whose thread may be reading what follows */
     if (run->session) tl__session_close(run->session);
     free(run->prompt), free(run->logits), free(run->sampler_scratch), free(run->text), free(run->line);
-    free(run->step_seconds);
+    free(run->step_seconds), free(run->validation);
     tl__arena_close(&run->arena);
     free(run->averaged.weight);
     tl__model_close(&run->model);
     if (run->data) tl__dataset_close(run->data);
     if (run->tokenizer) tl__tokenizer_close(run->tokenizer);
-    if (run->comm) tl__comm_close(run->comm);
     tl__spans_close(run->ctx.spans);
     tl__ctx_close(&run->ctx);
     json_decref(run->settings);

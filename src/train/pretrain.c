@@ -25,27 +25,30 @@ void tl__pretrain_request_stop(void) {
 
 /* ---- validation ---- */
 
-/* Mean loss over the first val_samples validation windows. Its operators are not in the ledger one by one: the whole is
- * "eval". */
+/* Mean loss over the first val_samples validation windows, each computed by one rank and added in their order. Its
+ * operators are not in the ledger one by one: the whole is "eval". */
 static int evaluate(tl_run *run, const tl_model *model, double *loss, tl_error *err) {
-    int64_t samples = tl__dataset_facts(run->data)->val_samples, counted = 0;
+    int64_t samples = tl__dataset_facts(run->data)->val_samples;
     if (samples > run->config->val_samples) samples = run->config->val_samples;
     tl_spans *spans = run->ctx.spans;
-    double sum = 0;
+    int64_t at_once = run->shape.micro_batch, mine = at_once * run->rank, stride = at_once * run->ranks;
+    double sum = 0, counted = 0, *sums = run->validation;
     int status = 0;
     tl__spans_set(spans, -1, -1);
     tl__span_begin(spans, "evaluate", TL_BUCKET_EVAL);
     run->ctx.spans = NULL;
-    for (int64_t i = 0; !status && i < samples; i += run->shape.micro_batch) {
-        int n = samples - i < run->shape.micro_batch ? (int)(samples - i) : run->shape.micro_batch;
-        int64_t tokens;
+    memset(sums, 0, sizeof *sums * 2 * (size_t)samples);
+    for (int64_t i = mine; !status && i < samples; i += stride) {
+        int n = (int)(samples - i < at_once ? samples - i : at_once);
         status = tl__run_load_validation(run, i, n, err);
-        if (!status) sum += tl__step_evaluate(&run->ctx, model, &run->memory, n, run->shape.T, &tokens);
-        if (!status) counted += tokens;
+        if (!status) tl__step_evaluate(&run->ctx, model, &run->memory, n, run->shape.T, sums + 2 * i);
     }
+    tl_exchange exchange = {.ctx = &run->ctx, .comm = run->comm};
+    if (!status) status = tl__exchange_sum(&exchange, sums, 2 * samples, err);
+    for (int64_t i = 0; i < samples; i++) sum += sums[2 * i], counted += sums[2 * i + 1];
     run->ctx.spans = spans;
     tl__span_end(spans, 0, 0, samples, run->shape.T, 0);
-    *loss = counted > 0 ? sum / (double)counted : NAN;
+    *loss = counted > 0 ? sum / counted : NAN;
     return status;
 }
 
@@ -63,6 +66,7 @@ static void take_sample(tl_run *run) {
 /* A save that failed has been undone (saver.c, V4): say so and go on; the next one may find room again. */
 static void begin_checkpoint(tl_run *run) {
     tl_error err = {0};
+    if (!run->saver) return;
     tl__span_begin(run->ctx.spans, "checkpoint", TL_BUCKET_CHECKPOINT);
     if (tl__saver_wait_published(run->saver, &err))
         tl__warn("a checkpoint failed and was undone: %s; earlier ones are intact, the run goes on", err.text);
@@ -76,6 +80,7 @@ static void begin_checkpoint(tl_run *run) {
 /* The last one: here a failure is the run's. */
 static int final_checkpoint(tl_run *run, bool begun, tl_error *err) {
     if (!begun) begin_checkpoint(run);
+    if (!run->saver) return 0;
     int status = tl__saver_wait_published(run->saver, err);
     if (status) tl__error_prefix(err, "the last checkpoint failed and was undone; earlier ones are intact");
     return status;
@@ -99,7 +104,7 @@ static int step_once(tl_run *run, tl_step_metrics *m, tl_error *err) {
 
     tl_error save_error = {0};
     tl__span_begin(run->ctx.spans, "wait_for_checkpoint", TL_BUCKET_CHECKPOINT);
-    if (tl__saver_wait_read(run->saver, &save_error))
+    if (run->saver && tl__saver_wait_read(run->saver, &save_error))
         tl__warn("a checkpoint failed and was undone: %s; earlier ones are intact, the run goes on", save_error.text);
     tl__span_end(run->ctx.spans, 0, 0, 0, 0, 0);
 
@@ -110,15 +115,16 @@ static int step_once(tl_run *run, tl_step_metrics *m, tl_error *err) {
         run->state.skipped_in_a_row = 0;
         tl_muon_settings muon = {.momentum = c->muon_momentum,
                                  .rate_ratio = c->muon_lr > 0 && c->lr > 0 ? c->muon_lr / c->lr : 1};
-        tl__step_update(&run->ctx, &run->model, &run->memory, &c->adamw, &muon, rate, result.grad_norm,
-                        run->state.updates);
+        TRY(tl__step_update(&run->ctx, run->comm, &run->model, &run->memory, &run->shape, &c->adamw, &muon, rate,
+                            result.grad_norm, run->state.updates, err));
         if (run->memory.average) tl__step_average(&run->ctx, &run->model, &run->memory, c->ema, run->state.updates);
         run->last_loss = result.loss;
     } else {
         run->state.skipped++;
         run->state.skipped_in_a_row++;
-        tl__warn("step %lld: the %s is not finite; the update is skipped (%lld in a row)", (long long)step,
-                 isfinite(result.loss) ? "gradient" : "loss", (long long)run->state.skipped_in_a_row);
+        if (run->rank == 0)
+            tl__warn("step %lld: the %s is not finite; the update is skipped (%lld in a row)", (long long)step,
+                     isfinite(result.loss) ? "gradient" : "loss", (long long)run->state.skipped_in_a_row);
     }
     tl__faults_act(&run->faults, TL_AT_UPDATE, step, NULL, 0);
     tl__faults_act(&run->faults, TL_AT_WEIGHTS, step, run->model.flat, run->model.params.count);
@@ -147,18 +153,36 @@ static void record_step(tl_run *run, tl_step_metrics *m, double model_flops) {
     m->totals = tl__spans_take(run->ctx.spans);
     tl__span_begin(run->ctx.spans, "record", TL_BUCKET_LOG);
     m->tokens_per_second = (double)m->tokens / m->totals.wall_seconds;
-    double peak = tl__machine_peak(&run->machine, run->ctx.contract);
+    double peak = tl__machine_peak(&run->machine, run->ctx.contract) * run->ranks;
     m->mfu = peak > 0 ? m->tokens_per_second * model_flops / peak : NAN;
-    m->ranks = tl__comm_size(run->comm, TL_AXIS_DP);
+    m->ranks = run->ranks;
     m->traffic = tl__comm_take_traffic(run->comm);
     run->traffic.bytes += m->traffic.bytes, run->traffic.seconds += m->traffic.seconds;
     m->rss_anon_bytes = tl__rss_anon_bytes();
     if (m->rss_anon_bytes > run->peak_bytes) run->peak_bytes = m->rss_anon_bytes;
     run->state.train_seconds += m->totals.wall_seconds;
     run->step_seconds[run->step_seconds_n++] = m->totals.wall_seconds;
-    int n = tl__metrics_line(line, sizeof line, m);
-    tl__run_folder_metrics(&run->folder, line, (size_t)n);
+    if (run->rank == 0) {
+        int n = tl__metrics_line(line, sizeof line, m);
+        tl__run_folder_metrics(&run->folder, line, (size_t)n);
+    }
     tl__span_end(run->ctx.spans, 0, 0, 0, 0, 0);
+}
+
+/* A request to stop comes to ranks at different times: they stop together, after the step that begins with one rank
+ * knowing. The sum travels beside the step's work. */
+static int ask_stop(tl_run *run, tl_error *err) {
+    run->stop = stop_requested;
+    tl__comm_set_step(run->comm, run->state.step + 1);
+    return tl__comm_sum_f64_start(run->comm, TL_AXIS_DP, &run->stop, 1, &run->stop_ticket, err);
+}
+
+static int hear_stop(tl_run *run, bool *asked, tl_error *err) {
+    tl__span_begin(run->ctx.spans, "stop", TL_BUCKET_COMM);
+    int status = tl__comm_wait(run->comm, run->stop_ticket, tl__exchange_timeout_ns, err);
+    tl__span_end(run->ctx.spans, 0, 0, 0, 0, 0);
+    *asked = run->stop > 0 || (run->ranks == 1 && stop_requested);
+    return status;
 }
 
 static bool due(int64_t step, int64_t every, int64_t last) {
@@ -183,10 +207,13 @@ static int loop(tl_run *run, tl_train_outcome *outcome, tl_error *err) {
     tl__comm_take_traffic(run->comm);
     while (run->state.step < steps) {
         tl_step_metrics m;
-        int status = step_once(run, &m, err);
-        if (status) return status;
+        bool asked;
+        TRY(ask_stop(run, err));
+        TRY(step_once(run, &m, err));
+        TRY(hear_stop(run, &asked, err));
+        int status;
         int64_t step = run->state.step;
-        bool stop = stop_requested || (c->stop_after > 0 && step >= c->stop_after);
+        bool stop = asked || (c->stop_after > 0 && step >= c->stop_after);
         if (validate && due(step, val_every, steps)) {
             status = evaluate(run, &run->model, &m.validation_loss, err);
             if (!status && run->memory.average) status = evaluate(run, &run->averaged, &m.ema_validation_loss, err);
@@ -280,9 +307,12 @@ int tl__pretrain(const tl_train_config *config, const tl_train_observer *observe
         }
         tl_error ignored = {0};
         const char *how = status ? "failed" : outcome->stopped ? "stopped" : "finished";
-        if (tl__run_put_plan(&run, how, outcome, &ignored)) tl__warn("%s", ignored.text);
-        tl__run_put_report(&run);
+        if (run.rank == 0) {
+            if (tl__run_put_plan(&run, how, outcome, &ignored)) tl__warn("%s", ignored.text);
+            tl__run_put_report(&run);
+        }
     }
+    if (status && run.comm && !run.told) tl__comm_abort(run.comm, err ? err->text : "the run failed");
     tl__run_close(&run);
     return status;
 }

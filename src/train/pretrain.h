@@ -32,7 +32,9 @@ typedef struct tl_train_config {
     double flops; /* of the model (tl__arch_model_flops_per_token), never more than this */
     double tokens_per_param;
     int64_t stop_after; /* stop, with a checkpoint, after this step; 0: never */
-    int64_t batch, seq, micro_batch, leaves, threads;
+    int64_t batch, seq, micro_batch, threads;
+    int64_t leaves; /* 0: as few as the ranks need */
+    tl_shard shard;
     double lr, min_lr_ratio, warmup, decay_fraction; /* warmup < 1: a fraction of the steps */
     tl_schedule_kind schedule;
     tl_optimizer optimizer;

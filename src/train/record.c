@@ -74,6 +74,11 @@ json_t *tl__run_settings(const tl_run *run) {
 
 /* ---- plan.json ---- */
 
+/* Of all ranks, taken as alike. */
+static double peak(const tl_run *run) {
+    return tl__machine_peak(&run->machine, run->ctx.contract) * run->ranks;
+}
+
 static json_t *record_model(const tl_run *run) {
     const tl_arch *a = &run->model.arch;
     return json_pack("{s:s,s:I,s:i,s:i,s:i,s:i,s:i,s:i,s:i,s:s}", "family", a->family, "params",
@@ -101,8 +106,7 @@ static json_t *record_predicted(const tl_run *run) {
                      "model_flops", model_flops * tokens * (double)run->schedule.steps, "peak_bytes",
                      (json_int_t)b->total, "memory", memory, "recompute", tl__recompute_name(run->shape.recompute),
                      "peak_bytes_by_recompute", modes, "step_seconds", real_or_null(seconds), "tokens_per_second",
-                     real_or_null(tokens / seconds), "mfu",
-                     real_or_null(model_flops * tokens / seconds / tl__machine_peak(&run->machine, run->ctx.contract)),
+                     real_or_null(tokens / seconds), "mfu", real_or_null(model_flops * tokens / seconds / peak(run)),
                      "seconds", real_or_null(seconds * (double)run->schedule.steps), "bottleneck", bottleneck);
 }
 
@@ -124,8 +128,7 @@ static json_t *record_happened(const tl_run *run, const tl_train_outcome *o) {
     json_object_set_new(h, "tokens", json_integer(run->state.tokens));
     json_object_set_new(h, "step_seconds", real_or_null(median));
     json_object_set_new(h, "tokens_per_second", real_or_null(tokens / median));
-    json_object_set_new(
-        h, "mfu", real_or_null(model_flops * tokens / median / tl__machine_peak(&run->machine, run->ctx.contract)));
+    json_object_set_new(h, "mfu", real_or_null(model_flops * tokens / median / peak(run)));
     json_object_set_new(h, "seconds", real_or_null(run->state.train_seconds));
     json_object_set_new(h, "loss", real_or_null(o->loss));
     json_object_set_new(h, "validation_loss", real_or_null(o->validation_loss));

@@ -17,6 +17,11 @@ typedef struct tl_run {
     tl_run_folder folder;
     tl_ctx ctx;
     tl_comm *comm;
+    int rank, ranks;
+    int ranks_here; /* on this host */
+    bool told;      /* every rank knows that the run failed */
+    tl_ticket stop_ticket; /* of the sum over ranks of `stop` */
+    double stop;           /* > 0: a rank was asked to stop before this step */
     tl_faults faults; /* planted on purpose */
     tl_tokenizer *tokenizer;
     char tokenizer_name[256];
@@ -46,6 +51,7 @@ typedef struct tl_run {
     char *text, *line; /* the sample's text; its JSON line */
     size_t text_bytes, line_bytes;
 
+    double *validation;   /* [val_samples, 2] nats and targets of each */
     double *step_seconds; /* [steps] wall of each step of this process, for the median */
     int64_t step_seconds_n;
     int64_t peak_bytes;
@@ -57,7 +63,8 @@ typedef struct tl_run {
 int tl__run_open(tl_run *run, const tl_train_config *config, const tl_train_observer *observer, tl_error *err);
 void tl__run_close(tl_run *run);
 
-/* Fill memory->input/target/pos with B training samples from `first`, or n validation samples. */
+/* Fill memory->input/target/pos with this rank's part of the B training samples from `first`, or with n validation
+ * samples. */
 int tl__run_load_batch(tl_run *run, int64_t first, tl_error *err);
 int tl__run_load_validation(tl_run *run, int64_t first, int n, tl_error *err);
 

@@ -7,8 +7,6 @@
 
 #include "base/elementary.h"
 
-static const int64_t COMM_TIMEOUT_NS = INT64_C(600) * 1000000000;
-
 /* ---- the look-up gradient of a tied embedding ---- */
 
 /* Number the different tokens of a leaf in order of appearance, and zero their rows. */
@@ -38,27 +36,25 @@ static void close_slots(tl_ctx *ctx, tl_train_memory *memory, const tl_model *mo
     tl__span_end(ctx->spans, (double)used * a->C, 12.0 * (double)used * a->C, used, a->C, 0);
 }
 
-/* ---- experts ---- */
-
-/* A leaf's part of what the step reports of its experts. */
-static void add_expert_statistics(const tl_model *model, tl_train_memory *memory, int R, double part,
-                                  tl_step_result *result) {
-    const tl_arch *a = &model->arch;
-    double balance, z;
-    tl__moe_losses(model, &memory->acts, R, &balance, &z);
-    result->balance_loss += part * balance;
-    result->router_z_loss += part * z;
-    float *load = memory->expert_load;
-    for (int l = 0; l < a->L; l++)
-        if (a->layer[l].moe) *load++ += (float)(part * tl__moe_peak_load(model, &memory->acts, R, l));
-}
-
 /* ---- a leaf ---- */
 
+/* A leaf's part of what the step reports of its experts. */
+static void note_experts(const tl_model *model, const tl_train_memory *memory, int R, double part, double *sums) {
+    const tl_arch *a = &model->arch;
+    double balance, z, *load = sums + TL_LEAF_LOAD;
+    tl__moe_losses(model, &memory->acts, R, &balance, &z);
+    sums[TL_LEAF_BALANCE] = part * balance;
+    sums[TL_LEAF_ROUTER_Z] = part * z;
+    for (int l = 0; l < a->L; l++)
+        if (a->layer[l].moe) *load++ = part * tl__moe_peak_load(model, &memory->acts, R, l);
+}
+
+/* n sequences from `first` of the rank's; sums: the leaf's row of leaf_sums. `finished` is told of each block as the
+ * leaf's last backward completes it. */
 static void leaf_gradient(tl_ctx *ctx, const tl_model *model, tl_train_memory *memory, const tl_train_shape *shape,
-                          int first, int n, float *grad, float grad_scale, double *z_sum, tl_step_result *result) {
+                          int first, int n, float *grad, float grad_scale, double *sums,
+                          void (*finished)(void *user, int block), void *user) {
     int T = shape->T;
-    *z_sum = 0;
     tl__model_clear_gradient(ctx, model, grad);
     if (memory->slot) open_slots(memory, &model->arch, memory->input + (int64_t)first * T, (int64_t)n * T);
     for (int i = 0; i < n; i += shape->micro_batch) {
@@ -68,64 +64,96 @@ static void leaf_gradient(tl_ctx *ctx, const tl_model *model, tl_train_memory *m
         tl__train_rows(&rows, memory, memory->input + at, memory->pos + at, count, T);
         assert(model->arch.E == 0 || count == n); /* tl__micro_batch saw to it */
         memory->acts.first = i == 0;
+        memory->acts.finished = i + count == n ? finished : NULL, memory->acts.finished_user = user;
         memory->acts.experts.leaf_part = 1.0f / (float)shape->leaves;
         tl__model_forward(ctx, model, &memory->acts, &rows);
         tl__model_loss(ctx, model, &memory->acts, memory->target + at, rows.R, memory->logp + at, grad, grad_scale);
         if (shape->z_coef > 0) /* row after row, wherever micro-batches are cut */
-            for (int r = 0; r < rows.R; r++) *z_sum += (double)memory->acts.logz[r] * (double)memory->acts.logz[r];
+            for (int r = 0; r < rows.R; r++)
+                sums[TL_LEAF_Z] += (double)memory->acts.logz[r] * (double)memory->acts.logz[r];
         tl__model_backward(ctx, model, &memory->acts, &rows, grad, memory->embed_grad, memory->slot);
-        if (model->arch.E > 0) add_expert_statistics(model, memory, rows.R, 1.0 / shape->leaves, result);
+        if (model->arch.E > 0) note_experts(model, memory, rows.R, 1.0 / shape->leaves, sums);
     }
+    memory->acts.finished = NULL;
     if (memory->slot) close_slots(ctx, memory, model, grad);
+    if (finished) finished(user, 0);
+    for (int64_t r = (int64_t)first * T; r < (int64_t)(first + n) * T; r++)
+        sums[TL_LEAF_LOSS] -= (double)memory->logp[r];
 }
 
 /* ---- the tree over leaves ---- */
 
+/* With the rank's last leaf a block's gradient is complete here: add the stack up, and send the block on its way while
+ * the blocks before it are computed. */
+static void finish_block(void *user, int block) {
+    tl_exchange *x = user;
+    const tl_params *params = &x->model->params;
+    int first, end;
+    tl__param_block(&first, &end, params, x->model->arch.L, block);
+    if (first == end) return;
+    int64_t at = params->list[first].offset, n = params->list[end - 1].offset + params->list[end - 1].count - at;
+    for (int d = x->memory->grads - 1; d > 0; d--)
+        tl__add(x->ctx, x->memory->grad[d - 1] + at, x->memory->grad[d - 1] + at, x->memory->grad[d] + at, n);
+    tl__exchange_gradient(x, block);
+}
+
+/* Row 0 of sums[leaves][columns] becomes the binary tree over the leaves. */
+static void add_leaves(double *sums, int leaves, int columns) {
+    for (int width = 1; width < leaves; width *= 2)
+        for (int i = 0; i < leaves; i += 2 * width)
+            for (int c = 0; c < columns; c++) sums[i * columns + c] += sums[(i + width) * columns + c];
+}
+
+/* Each parameter's sum of squares where it is owned; the whole, in the parameters' order, everywhere. */
+static int gradient_norm(tl_exchange *x, double *norm, tl_error *err) {
+    const tl_params *params = &x->model->params;
+    tl_train_memory *memory = x->memory;
+    double sum = 0;
+    for (int i = 0; i < params->n; i++) {
+        const tl_param *p = &params->list[i];
+        bool mine = memory->owner[i] == x->shape->rank;
+        memory->norms[i] = mine ? tl__sum_squares(x->ctx, memory->grad[0] + p->offset, p->count) : 0;
+    }
+    TRY(tl__exchange_sum(x, memory->norms, params->n, err));
+    for (int i = 0; i < params->n; i++) sum += memory->norms[i];
+    *norm = sqrt(sum);
+    return 0;
+}
+
 int tl__step_gradient(tl_ctx *ctx, tl_comm *comm, const tl_model *model, tl_train_memory *memory,
                       const tl_train_shape *shape, tl_step_result *result, tl_error *err) {
-    int64_t n = (int64_t)shape->batch * shape->T, tokens = 0;
+    tl_exchange x = {.ctx = ctx, .comm = comm, .model = model, .memory = memory, .shape = shape};
+    int leaf = shape->batch / shape->leaves, leaves = tl__train_leaves(shape), columns = memory->leaf_columns;
+    int64_t n = (int64_t)leaves * leaf * shape->T;
+    double tokens = 0, *sums = memory->leaf_sums;
     for (int64_t i = 0; i < n; i++) tokens += memory->target[i] >= 0;
+    TRY(tl__exchange_sum(&x, &tokens, 1, err));
     float grad_scale = 1.0f / (float)(tokens > 0 ? tokens : 1);
-    int leaf = shape->batch / shape->leaves;
-    *result = (tl_step_result){0};
-    if (memory->expert_load) memset(memory->expert_load, 0, sizeof(float) * (size_t)model->arch.L);
+    memset(sums, 0, sizeof *sums * (size_t)shape->leaves * (size_t)columns);
 
-    /* A stack of partial sums, as in binary counting: after leaf i, one addition for each trailing one bit of i. */
-    double loss[32], z_sum[32];
+    /* A stack of partial sums, as in binary counting: after leaf i, one addition for each trailing one bit of i. The
+     * rank's leaves are a complete subtree, so that after the last one bit after bit is one: finish_block's part. */
     int depth = 0;
-    for (int i = 0; i < shape->leaves; i++) {
-        assert(depth < memory->grads);
-        leaf_gradient(ctx, model, memory, shape, i * leaf, leaf, memory->grad[depth], grad_scale, &z_sum[depth],
-                      result);
-        loss[depth] = 0;
-        for (int64_t r = (int64_t)i * leaf * shape->T; r < (int64_t)(i + 1) * leaf * shape->T; r++)
-            loss[depth] -= (double)memory->logp[r];
+    for (int i = 0; i < leaves; i++) {
+        bool last = i + 1 == leaves;
+        assert(depth < memory->grads && (!last || depth == memory->grads - 1));
+        leaf_gradient(ctx, model, memory, shape, i * leaf, leaf, memory->grad[depth], grad_scale,
+                      sums + (int64_t)tl__train_leaf(shape, i) * columns, last ? finish_block : NULL, &x);
         depth++;
-        for (int ones = i; ones & 1; ones >>= 1, depth--) {
+        for (int ones = i; !last && ones & 1; ones >>= 1, depth--)
             tl__add(ctx, memory->grad[depth - 2], memory->grad[depth - 2], memory->grad[depth - 1],
                     model->params.count);
-            loss[depth - 2] += loss[depth - 1];
-            z_sum[depth - 2] += z_sum[depth - 1];
-        }
     }
-    assert(depth == 1);
-
-    double shared[5] = {loss[0], (double)tokens, z_sum[0], result->balance_loss, result->router_z_loss};
-    tl_ticket gradient_ticket, loss_ticket;
-    tl__span_begin(ctx->spans, "sum_over_ranks", TL_BUCKET_COMM);
-    int status = tl__comm_sum_start(comm, TL_AXIS_DP, memory->grad[0], model->params.count, &gradient_ticket, err);
-    if (!status) status = tl__comm_sum_f64_start(comm, TL_AXIS_DP, shared, 5, &loss_ticket, err);
-    if (!status) status = tl__comm_wait(comm, gradient_ticket, COMM_TIMEOUT_NS, err);
-    if (!status) status = tl__comm_wait(comm, loss_ticket, COMM_TIMEOUT_NS, err);
-    tl__span_end(ctx->spans, 0, 0, model->params.count, 0, 0);
-    if (status) return status;
-
-    result->tokens = (int64_t)shared[1];
-    result->balance_loss = shared[3], result->router_z_loss = shared[4];
-    result->loss = shared[1] > 0 ? shared[0] / shared[1] : 0;
-    result->z_loss = shared[1] > 0 ? shape->z_coef * shared[2] / shared[1] : 0;
-    result->grad_norm = sqrt(tl__sum_squares(ctx, memory->grad[0], model->params.count));
-    return 0;
+    TRY(tl__exchange_wait(&x, "sum_gradients", err));
+    TRY(tl__exchange_sum(&x, sums, (int64_t)shape->leaves * columns, err));
+    add_leaves(sums, shape->leaves, columns);
+    *result = (tl_step_result){.tokens = (int64_t)tokens,
+                               .loss = tokens > 0 ? sums[TL_LEAF_LOSS] / tokens : 0,
+                               .z_loss = tokens > 0 ? shape->z_coef * sums[TL_LEAF_Z] / tokens : 0,
+                               .balance_loss = sums[TL_LEAF_BALANCE],
+                               .router_z_loss = sums[TL_LEAF_ROUTER_Z]};
+    for (int i = TL_LEAF_LOAD; i < columns; i++) memory->expert_load[i - TL_LEAF_LOAD] = (float)sums[i];
+    return gradient_norm(&x, &result->grad_norm, err);
 }
 
 /* ---- the update ---- */
@@ -137,17 +165,38 @@ static void update_matrices(tl_ctx *ctx, tl_model *model, tl_train_memory *memor
     int n = tl__param_matrices(matrix, p, &model->arch);
     for (int k = 0; k < n; k++) {
         int64_t at = matrix[k].offset;
-        tl__muon(ctx, model->flat + at, memory->exp_avg + at, memory->grad[0] + at, matrix[k].rows, matrix[k].cols,
-                 matrix[k].ld, &memory->muon, hyper);
+        float *momentum = memory->exp_avg + memory->avg_offset[p - model->params.list] + (at - p->offset);
+        tl__muon(ctx, model->flat + at, momentum, memory->grad[0] + at, matrix[k].rows, matrix[k].cols, matrix[k].ld,
+                 &memory->muon, hyper);
     }
 }
 
-void tl__step_update(tl_ctx *ctx, tl_model *model, tl_train_memory *memory, const tl_adamw_settings *s,
-                     const tl_muon_settings *m, double rate, double grad_norm, int64_t update) {
+/* Parameters [first, end), all kept here: one call of AdamW for each run of neighbours that decay alike. */
+static void update_run(tl_ctx *ctx, tl_model *model, tl_train_memory *memory, int first, int end, tl_adamw *adamw,
+                       float weight_decay, const tl_muon *muon) {
+    const tl_param *p = model->params.list;
+    const int64_t *sq = memory->sq_offset;
+    for (int i = first, j; i < end; i = j) {
+        if (sq[i] < 0) {
+            update_matrices(ctx, model, memory, &p[i], muon);
+            j = i + 1;
+            continue;
+        }
+        int64_t count = 0, at = p[i].offset;
+        for (j = i; j < end && sq[j] >= 0 && p[j].decay == p[i].decay; j++) count += p[j].count;
+        adamw->weight_decay = p[i].decay ? weight_decay : 0.0f;
+        tl__adamw(ctx, model->flat + at, memory->exp_avg + memory->avg_offset[i], memory->exp_avg_sq + sq[i],
+                  memory->grad[0] + at, count, adamw);
+    }
+}
+
+int tl__step_update(tl_ctx *ctx, tl_comm *comm, tl_model *model, tl_train_memory *memory, const tl_train_shape *shape,
+                    const tl_adamw_settings *s, const tl_muon_settings *m, double rate, double grad_norm,
+                    int64_t update, tl_error *err) {
     double correction1 = 1.0 - tl__pow_f64(s->beta1, (double)update),
            correction2 = 1.0 - tl__pow_f64(s->beta2, (double)update);
     double clip = s->clip > 0 ? s->clip / (grad_norm + 1e-6) : 1.0; /* as torch.nn.utils.clip_grad_norm_ */
-    tl_adamw hyper = {.lr = (float)rate,
+    tl_adamw adamw = {.lr = (float)rate,
                       .beta1 = s->beta1,
                       .beta2 = s->beta2,
                       .eps = (float)s->eps,
@@ -156,25 +205,24 @@ void tl__step_update(tl_ctx *ctx, tl_model *model, tl_train_memory *memory, cons
                       .inv_sqrt_correction2 = (float)(1.0 / sqrt(correction2))};
     tl_muon muon = {.lr = m ? (float)(rate * m->rate_ratio) : 0,
                     .weight_decay = (float)s->weight_decay,
-                    .grad_scale = hyper.grad_scale,
+                    .grad_scale = adamw.grad_scale,
                     .momentum = m ? m->momentum : 0};
-    const tl_params *p = &model->params;
-    const int64_t *sq = memory->sq_offset;
-    for (int i = 0, j; i < p->n;
-         i = j) { /* one call for each run of neighbours that AdamW updates and that decay alike */
-        if (sq[i] < 0) {
-            assert(m);
-            update_matrices(ctx, model, memory, &p->list[i], &muon);
-            j = i + 1;
-            continue;
-        }
-        int64_t count = 0;
-        for (j = i; j < p->n && sq[j] >= 0 && p->list[j].decay == p->list[i].decay; j++) count += p->list[j].count;
-        int64_t at = p->list[i].offset;
-        hyper.weight_decay = p->list[i].decay ? (float)s->weight_decay : 0.0f;
-        tl__adamw(ctx, model->flat + at, memory->exp_avg + at, memory->exp_avg_sq + sq[i], memory->grad[0] + at, count,
-                  &hyper);
+    tl_exchange x = {.ctx = ctx, .comm = comm, .model = model, .memory = memory, .shape = shape};
+    int n = model->params.n;
+    if (shape->shard == TL_SHARD_NONE) {
+        update_run(ctx, model, memory, 0, n, &adamw, (float)s->weight_decay, &muon);
+        return 0;
     }
+    for (int b = 0, i, end; b < model->arch.L + 2; b++) { /* block by block, as its pieces were counted */
+        tl__param_block(&i, &end, &model->params, model->arch.L, b);
+        for (int j; i < end; i = j) {
+            j = tl__exchange_run(memory, i, end);
+            if (memory->owner[i] == shape->rank)
+                update_run(ctx, model, memory, i, j, &adamw, (float)s->weight_decay, &muon);
+            tl__exchange_weights(&x, i, j);
+        }
+    }
+    return tl__exchange_wait(&x, "spread_weights", err);
 }
 
 void tl__step_average(tl_ctx *ctx, const tl_model *model, tl_train_memory *memory, double decay, int64_t update) {
@@ -186,17 +234,17 @@ void tl__step_average(tl_ctx *ctx, const tl_model *model, tl_train_memory *memor
 
 /* ---- validation ---- */
 
-double tl__step_evaluate(tl_ctx *ctx, const tl_model *model, tl_train_memory *memory, int n, int T, int64_t *tokens) {
+void tl__step_evaluate(tl_ctx *ctx, const tl_model *model, tl_train_memory *memory, int n, int T, double *sums) {
     tl_rows rows;
-    double sum = 0;
-    int64_t counted = 0;
     tl__train_rows(&rows, memory, memory->input, memory->pos, n, T);
     tl__model_forward(ctx, model, &memory->acts, &rows);
     tl__model_loss(ctx, model, &memory->acts, memory->target, rows.R, memory->logp, NULL, 0);
-    for (int r = 0; r < rows.R; r++) {
-        sum -= (double)memory->logp[r];
-        counted += memory->target[r] >= 0;
+    for (int i = 0; i < n; i++) {
+        double loss = 0, counted = 0;
+        for (int r = i * T; r < (i + 1) * T; r++) {
+            loss -= (double)memory->logp[r];
+            counted += memory->target[r] >= 0;
+        }
+        sums[2 * i] = loss, sums[2 * i + 1] = counted;
     }
-    *tokens = counted;
-    return sum;
 }

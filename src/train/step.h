@@ -5,8 +5,7 @@
 #ifndef TL_TRAIN_STEP_H
 #define TL_TRAIN_STEP_H
 
-#include "comm/comm.h"
-#include "plan/size.h"
+#include "train/exchange.h"
 
 typedef struct tl_step_result {
     double loss;      /* nats a token; not finite if any log-probability was not */
@@ -16,8 +15,9 @@ typedef struct tl_step_result {
     double balance_loss, router_z_loss; /* without their coefficients, averaged over leaves; 0 without experts */
 } tl_step_result;
 
-/* The gradient of the batch in memory->input/target/pos, into memory->grad[0], normalised by the step's count of
- * tokens. */
+/* The gradient of the batch, of which memory->input/target/pos hold this rank's leaves, normalised by the whole step's
+ * count of tokens, into memory->grad[0]: all of it, or with a shard what this rank owns. The result is the same on
+ * every rank. */
 int tl__step_gradient(tl_ctx *ctx, tl_comm *comm, const tl_model *model, tl_train_memory *memory,
                       const tl_train_shape *shape, tl_step_result *result, tl_error *err);
 
@@ -32,16 +32,18 @@ typedef struct tl_muon_settings {
 } tl_muon_settings;
 
 /* Every parameter with the gradient in grad[0], by AdamW or, where memory was placed for Muon, the layers' matrices by
- * it (muon is then not NULL; AdamW's weight decay and clipping hold for both); update = 1 for the first. */
-void tl__step_update(tl_ctx *ctx, tl_model *model, tl_train_memory *memory, const tl_adamw_settings *adamw,
-                     const tl_muon_settings *muon, double rate, double grad_norm, int64_t update);
+ * it (muon is then not NULL; AdamW's weight decay and clipping hold for both); update = 1 for the first. With a shard
+ * each by its owner, who sends the new weights to the others. */
+int tl__step_update(tl_ctx *ctx, tl_comm *comm, tl_model *model, tl_train_memory *memory, const tl_train_shape *shape,
+                    const tl_adamw_settings *adamw, const tl_muon_settings *muon, double rate, double grad_norm,
+                    int64_t update, tl_error *err);
 
 /* memory->average = decay·average + (1 − decay)·weights, after an update; after the first one the weights themselves,
  * as torch.optim.swa_utils.AveragedModel begins. */
 void tl__step_average(tl_ctx *ctx, const tl_model *model, tl_train_memory *memory, double decay, int64_t update);
 
-/* Mean negative log-probability of n sequences of T (in input/target/pos of `memory`, beginning at its start), forward
- * only. */
-double tl__step_evaluate(tl_ctx *ctx, const tl_model *model, tl_train_memory *memory, int n, int T, int64_t *tokens);
+/* Negative log-probability and count of targets of each of n sequences of T (in input/target/pos of `memory`, beginning
+ * at its start), forward only: sums[n][2]. */
+void tl__step_evaluate(tl_ctx *ctx, const tl_model *model, tl_train_memory *memory, int n, int T, double *sums);
 
 #endif

@@ -46,6 +46,13 @@ static inline void bench_open_config(bench *b, const char *config, const tl_trai
     bench_open(b, &arch, NULL, shape);
 }
 
+static inline void bench_update(bench *b, const tl_adamw_settings *adamw, const tl_muon_settings *muon, double rate, double norm,
+                                int64_t update) {
+    tl_error err = {0};
+    if (tl__step_update(&b->ctx, b->comm, &b->model, &b->memory, &b->shape, adamw, muon, rate, norm, update, &err))
+        fail_msg("%s", err.text);
+}
+
 static inline void bench_close(bench *b) {
     tl__spans_close(b->ctx.spans);
     tl__arena_close(&b->arena);

@@ -195,7 +195,7 @@ static void test_losses_are_what_they_say(void **state) {
 
 static void update(bench *b, double rate, int64_t t, double norm) {
     tl_adamw_settings adamw = {.beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0, .clip = 1};
-    tl__step_update(&b->ctx, &b->model, &b->memory, &adamw, NULL, rate, norm, t);
+    bench_update(b, &adamw, NULL, rate, norm, t);
 }
 
 /* Routers that begin with a strong wish for the first two experts, or against them, which sends rows to the next two,

@@ -42,8 +42,8 @@ static void check_groups(const char *config, int matrices_a_layer) {
     int64_t left = 0;
     open_bench(&with, config, TL_OPTIMIZER_MUON, false, 2);
     open_bench(&without, config, TL_OPTIMIZER_ADAMW, false, 2);
-    tl__step_update(&with.ctx, &with.model, &with.memory, &adamw, &muon, 1e-2, 1, 1);
-    tl__step_update(&without.ctx, &without.model, &without.memory, &adamw, NULL, 1e-2, 1, 1);
+    bench_update(&with, &adamw, &muon, 1e-2, 1, 1);
+    bench_update(&without, &adamw, NULL, 1e-2, 1, 1);
     const tl_params *params = &with.model.params;
     for (int i = 0; i < params->n; i++) {
         const tl_param *p = &params->list[i];
@@ -85,7 +85,7 @@ static void test_a_fused_weight_is_three_matrices(void **state) {
         for (int what = 0; what < 3; what++)
             for (int r = 0; r < C; r++)
                 memcpy(part[k][what] + r * C, from[what] + r * 3 * C + k * C, sizeof(float) * C);
-    tl__step_update(&b.ctx, &b.model, &b.memory, &adamw, &muon, 1e-2, 1, 1);
+    bench_update(&b, &adamw, &muon, 1e-2, 1, 1);
     tl_muon h = {.lr = 3e-2f, .weight_decay = 0.1f, .grad_scale = 1, .momentum = 0.95};
     for (int k = 0; k < 3; k++) {
         tl__muon(&b.ctx, part[k][0], part[k][1], part[k][2], C, C, C, &b.memory.muon, &h);
@@ -102,8 +102,8 @@ static void test_threads_change_no_bit(void **state) {
     (void)state;
     open_bench(&one, gpt2, TL_OPTIMIZER_MUON, false, 1);
     open_bench(&three, gpt2, TL_OPTIMIZER_MUON, false, 3);
-    tl__step_update(&one.ctx, &one.model, &one.memory, &adamw, &muon, 1e-2, 1, 1);
-    tl__step_update(&three.ctx, &three.model, &three.memory, &adamw, &muon, 1e-2, 1, 1);
+    bench_update(&one, &adamw, &muon, 1e-2, 1, 1);
+    bench_update(&three, &adamw, &muon, 1e-2, 1, 1);
     assert_true(same(one.model.flat, three.model.flat, one.model.params.count));
     bench_close(&one), bench_close(&three);
 }

@@ -47,7 +47,7 @@ static float *gradient(const char *folder, tl_recompute recompute, int threads, 
     bench b;
     tl_error err = {0};
     int seen = 0;
-    int64_t tokens;
+    double sums[2 * B];
     open_bench(&b, folder, recompute, threads);
     int L = b.model.arch.L;
     const tl_layer_acts *layer = b.memory.acts.layer;
@@ -56,7 +56,7 @@ static float *gradient(const char *folder, tl_recompute recompute, int threads, 
         assert_true((layer[l].qkv == layer[0].qkv) == (recompute != TL_RECOMPUTE_NONE));
         assert_true((layer[l].up == layer[0].up) == (recompute == TL_RECOMPUTE_FULL));
     }
-    tl__step_evaluate(&b.ctx, &b.model, &b.memory, B, T, &tokens);
+    tl__step_evaluate(&b.ctx, &b.model, &b.memory, B, T, sums);
     *forward_flops = layer_flops(b.ctx.spans, &seen);
     assert_int_equal(tl__step_gradient(&b.ctx, b.comm, &b.model, &b.memory, &b.shape, result, &err), 0);
     *step_flops = layer_flops(b.ctx.spans, &seen);
