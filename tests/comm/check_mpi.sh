@@ -1,0 +1,53 @@
+#!/bin/sh
+# check_mpi.sh PROGRAM SOURCE — the communicator over Open MPI: tests/comm/ranks.c on 1 to 4 ranks of this machine. Sums, moves and full
+# queues give the bits of the tree; arguments that differ, an abort, a late rank and one that has left are named by those who wait.
+. "$2/tests/program.sh"
+ranks=$(dirname "$trilith")/tests/comm_ranks
+if [ ! -x "$ranks" ] || ! command -v mpirun >/dev/null; then
+    echo "FAILED: this build is without MPI ($ranks) or mpirun is missing; apt-get install libopenmpi-dev openmpi-bin, then configure again"
+    exit 1
+fi
+# Containers' tests run as root, and on fewer cores than ranks. Open MPI keeps what it has allocated until the process ends.
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+export LSAN_OPTIONS="${LSAN_OPTIONS:+$LSAN_OPTIONS:}suppressions=$source/tests/comm/lsan.supp:print_suppressions=0"
+
+start() { # RANKS CASE…: its output in $work/out; what Open MPI says of an unfinished MPI is expected in some cases
+    n=$1
+    shift
+    timeout 300 mpirun -quiet --oversubscribe -n "$n" "$ranks" "$@" >"$work/out" 2>"$work/err" </dev/null
+    status=$?
+}
+all_ok() { # RANKS
+    for r in $(seq 0 $(($1 - 1))); do
+        grep -q "^rank $r of $1 ok" "$work/out" || { cat "$work/out"; fail "$2 on $1 ranks: rank $r did not end well"; }
+    done
+}
+
+for n in 1 2 3 4; do
+    start $n sums moves pending
+    [ $status -eq 0 ] || fail "sums moves pending on $n ranks: exit status $status"
+    all_ok $n 'sums moves pending'
+done
+for n in 2 3; do
+    for case in different aborted; do
+        start $n $case
+        [ $status -ne 124 ] || fail "$case on $n ranks: it hung"
+        all_ok $n $case
+    done
+    for case in late gone; do # mpirun may end the rank that has left or sleeps before it speaks
+        start $n $case
+        [ $status -ne 124 ] || fail "$case on $n ranks: it hung"
+        grep -q "^rank 0 of $n ok" "$work/out" || { cat "$work/out"; fail "$case on $n ranks: rank 0 did not end well"; }
+    done
+done
+
+# A launcher whose library cannot join it is a sentence, not a run of one rank that believes to be all.
+OMPI_COMM_WORLD_SIZE=2 timeout 60 "$ranks" sums >"$work/out" 2>"$work/err" </dev/null
+[ $? -ne 0 ] || fail 'two ranks are promised, one is there, and it went on'
+cp "$ranks" "$work/ranks-alone"
+OMPI_COMM_WORLD_SIZE=2 "$work/ranks-alone" sums >"$work/out" 2>&1 </dev/null && fail 'without the module it went on'
+grep -q 'libopenmpi-dev' "$work/out" || fail 'without the module, the sentence does not name the remedy'
+SLURM_PROCID=0 SLURM_STEP_NUM_TASKS=2 "$ranks" sums >"$work/out" 2>&1 </dev/null && fail 'srun without PMIx went on'
+grep -q 'srun --mpi=pmix' "$work/out" || fail 'srun without PMIx: the sentence does not name the remedy'
+OMPI_COMM_WORLD_SIZE=1 "$work/ranks-alone" sums >"$work/out" 2>&1 </dev/null || fail 'mpirun -n 1 without the module'
+finish
