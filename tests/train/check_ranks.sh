@@ -1,0 +1,63 @@
+#!/bin/sh
+# check_ranks.sh PROGRAM SOURCE — law L3 across processes: any number of ranks, whatever each of them keeps, gives the bits that one
+# process with as many leaves gives.
+. "$2/tests/program.sh"
+if ! command -v mpirun >/dev/null || [ ! -e "$(dirname "$trilith")/trilith-mpi.so" ]; then
+    echo "FAILED: this build is without MPI or mpirun is missing; apt-get install libopenmpi-dev openmpi-bin, then configure again"
+    exit 1
+fi
+# Containers' tests run as root, and on fewer cores than ranks. Open MPI keeps what it has allocated until the process ends.
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+export LSAN_OPTIONS="${LSAN_OPTIONS:+$LSAN_OPTIONS:}suppressions=$source/tests/comm/lsan.supp:print_suppressions=0"
+
+make_text "$work/text" 300
+cat >"$work/experts.json" <<'END'
+{"model_type":"mixtral","vocab_size":260,"hidden_size":32,"intermediate_size":48,"num_hidden_layers":2,"num_attention_heads":4,
+"num_key_value_heads":2,"num_local_experts":4,"num_experts_per_tok":2,"max_position_embeddings":64,"tie_word_embeddings":false,
+"router_aux_loss_coef":0.02}
+END
+
+train() { # OUT [option…]
+    out=$1
+    shift
+    call train --data "$work/text" --tokenizer bytes --batch 8 --seq 64 --leaves 4 --steps 4 --val-samples 5 --sample-tokens 8 --quiet \
+        --threads 1 --out "$work/$out" "$@" || fail "train $*"
+}
+ranks() { # N OUT [option…]
+    n=$1 out=$2
+    shift 2
+    timeout 100 mpirun -quiet --oversubscribe -n "$n" "$trilith" train --data "$work/text" --tokenizer bytes --batch 8 --seq 64 \
+        --leaves 4 --steps 4 --val-samples 5 --sample-tokens 8 --quiet --threads 1 --out "$work/$out" "$@" \
+        >"$work/said" 2>"$work/err" </dev/null || fail "$n ranks: train $*"
+    [ ! -s "$work/said" ] || fail "$n ranks wrote to standard output"
+}
+# What a step reports, but for times.
+reported() { sed 's/,"tokens_per_second.*"skipped"/,"skipped"/; s/,"seconds":.*//' "$work/$1/metrics.jsonl"; }
+same() { # WANT GOT
+    cmp -s "$work/$1/checkpoints/latest/model.safetensors" "$work/$2/checkpoints/latest/model.safetensors" ||
+        fail "$2: other weights than $1"
+    [ "$(reported "$1")" = "$(reported "$2")" ] || fail "$2: other metrics than $1"
+    cmp -s "$work/$1/samples.jsonl" "$work/$2/samples.jsonl" || fail "$2: other samples than $1"
+}
+
+# Every shard on a model with tied embeddings.
+train tied --model tiny
+for shard in none zero1; do
+    for n in 2 3 4; do
+        ranks $n tied-$n-$shard --model tiny --shard $shard
+        same tied tied-$n-$shard
+    done
+done
+# Muon, whose matrices are updated whole; experts, whose losses are a leaf's; bf16.
+train muon --model tiny --optimizer muon --ema 0.9
+train experts --model "$work/experts.json" --z-loss 1e-4
+train bf16 --model tiny --dtype bf16
+for shard in none zero1; do
+    ranks 2 muon-$shard --model tiny --optimizer muon --ema 0.9 --shard $shard
+    same muon muon-$shard
+    ranks 3 experts-$shard --model "$work/experts.json" --z-loss 1e-4 --shard $shard
+    same experts experts-$shard
+done
+ranks 2 bf16-2 --model tiny --dtype bf16
+same bf16 bf16-2
+finish
