@@ -3,6 +3,7 @@
 #include "train/checkpoint.h"
 
 #include <dirent.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -42,16 +43,33 @@ static int parse_state(const json_t *obj, tl_train_state *s, const char *where, 
     return tl__json_real_or(obj, "train_seconds", 0, 1e18, 0, &s->train_seconds, where, err);
 }
 
-/* ---- verifying ---- */
+/* ---- agreeing ---- */
 
-static int verify(const char *checkpoint, const json_t *manifest, tl_error *err) {
-    static const char *const files[] = {TL_WEIGHTS_NAME, TL_OPTIMIZER_NAME, TL_AVERAGE_NAME};
-    for (size_t i = 0; i < 3; i++) {
-        if (i == 2 && !json_object_get(json_object_get(manifest, "tensors"), files[i])) continue; /* none was kept */
-        int status = tl__manifest_verify(manifest, checkpoint, files[i], err);
-        if (status) return status;
+/* What a rank has to say of a checkpoint. */
+typedef struct opinion {
+    tl_error error;   /* status 0: as it should be */
+    tl_hash manifest; /* as this rank reads it */
+} opinion;
+
+/* All ranks' opinions, in rank order, of one's own; alone, that one. */
+static int exchange(tl_comm *comm, int64_t timeout_ns, opinion *all, const opinion *mine, tl_error *err) {
+    tl_ticket ticket;
+    if (!comm) {
+        *all = *mine;
+        return 0;
     }
-    return 0;
+    TRY(tl__comm_gather_start(comm, TL_AXIS_DP, all, mine, sizeof *mine, &ticket, err));
+    return tl__comm_wait(comm, ticket, timeout_ns, err);
+}
+
+/* The first rank's that found something wrong, named where there are several; NULL: all is well. */
+static const tl_error *first_wrong(opinion *all, tl_comm *comm, int ranks) {
+    for (int rank = 0; rank < ranks; rank++) {
+        if (!all[rank].error.status) continue;
+        if (ranks > 1) tl__error_prefix(&all[rank].error, "rank %d on %s", rank, tl__comm_host(comm, rank));
+        return &all[rank].error;
+    }
+    return NULL;
 }
 
 /* ---- finding ---- */
@@ -85,97 +103,164 @@ int tl__checkpoint_list(const char *folder, int64_t **steps) {
     return n;
 }
 
-int tl__checkpoint_find(const char *folder, char *path, size_t path_size, tl_train_state *state, char **settings_json,
-                        tl_error *err) {
-    int64_t *steps;
-    int n = tl__checkpoint_list(folder, &steps), status = TL_ENOTFOUND, damaged = 0;
-    *settings_json = NULL;
-    for (int i = 0; i < n && status; i++) {
-        tl_error why = {0};
-        json_t *manifest = NULL;
+typedef struct finder {
+    const char *folder;
+    tl_comm *comm;
+    int64_t timeout_ns;
+    int rank, ranks;
+    opinion *all; /* [ranks] */
+    tl_train_state *state;
+    char **settings_json;
+} finder;
+
+/* Hold this rank's share of a checkpoint against its manifest. */
+static int examine(finder *f, const char *path, tl_hash *manifest_hash, tl_error *err) {
+    static const char *const files[] = {TL_WEIGHTS_NAME, TL_OPTIMIZER_NAME, TL_AVERAGE_NAME};
+    json_t *manifest;
+    TRY(tl__manifest_read(&manifest, path, err));
+    char *text = json_dumps(manifest, JSON_COMPACT | JSON_SORT_KEYS);
+    int status = text ? 0 : tl__fail(err, TL_ENOMEM, "no memory for the manifest of %s", path);
+    if (text) *manifest_hash = tl__hash_bytes(text, strlen(text));
+    free(text);
+    if (!status) status = parse_state(json_object_get(manifest, "state"), f->state, path, err);
+    for (int i = 0; !status && i < TL_SETS; i++) {
+        if (i == TL_SET_AVERAGE && !tl__manifest_lists(manifest, files[i])) continue; /* none was kept */
+        status = tl__manifest_verify_part(manifest, path, files[i], f->rank, f->ranks, err);
+    }
+    if (!status) {
+        *f->settings_json = json_dumps(json_object_get(manifest, "settings"), JSON_COMPACT | JSON_SORT_KEYS);
+        if (!*f->settings_json) status = tl__fail(err, TL_EFORMAT, "%s: the manifest holds no settings", path);
+    }
+    json_decref(manifest);
+    return status;
+}
+
+/* Every rank's opinion of the same folder: 0 with *wrong NULL where it is intact. A rank that sees other files than
+ * rank 0 is an error of its own: it is no checkpoint that is damaged. */
+static int judge(finder *f, const char *path, const tl_error **wrong, tl_error *err) {
+    opinion mine = {0};
+    examine(f, path, &mine.manifest, &mine.error);
+    TRY(exchange(f->comm, f->timeout_ns, f->all, &mine, err));
+    for (int rank = 1; rank < f->ranks; rank++)
+        if (strcmp(f->all[rank].manifest.hex, f->all[0].manifest.hex) != 0)
+            return tl__fail(err, TL_EINVALID,
+                            "rank %d on %s does not see the %s that rank 0 on %s sees; all ranks need the run's folder "
+                            "on one shared file system",
+                            rank, tl__comm_host(f->comm, rank), path, tl__comm_host(f->comm, 0));
+    *wrong = first_wrong(f->all, f->comm, f->ranks);
+    return 0;
+}
+
+/* The step that rank 0 would try next; −1: none is left. */
+static int next_step(const finder *f, int64_t *step, tl_error *err) {
+    tl_ticket ticket;
+    if (f->ranks == 1) return 0;
+    TRY(tl__comm_broadcast_start(f->comm, TL_AXIS_DP, step, sizeof *step, 0, &ticket, err));
+    return tl__comm_wait(f->comm, ticket, f->timeout_ns, err);
+}
+
+static int find(finder *f, const int64_t *steps, int n, char *path, size_t path_size, tl_error *err) {
+    for (int i = 0;; i++) {
+        int64_t step = i < n ? steps[i] : -1;
+        const tl_error *wrong;
         char name[64];
-        snprintf(name, sizeof name, "step-%lld", (long long)steps[i]);
-        tl__path_join(path, path_size, folder, name);
-        status = tl__manifest_read(&manifest, path, &why);
-        if (!status) status = parse_state(json_object_get(manifest, "state"), state, path, &why);
-        if (!status) status = verify(path, manifest, &why);
-        if (!status) {
-            *settings_json = json_dumps(json_object_get(manifest, "settings"), JSON_COMPACT | JSON_SORT_KEYS);
-            if (!*settings_json) status = tl__fail(&why, TL_EFORMAT, "%s: the manifest holds no settings", path);
-        }
-        json_decref(manifest);
-        if (status) {
-            tl__warn("checkpoint step-%lld is passed over: %s", (long long)steps[i], why.text);
-            damaged++;
-        }
+        TRY(next_step(f, &step, err));
+        if (step < 0 && i == 0) return tl__fail(err, TL_ENOTFOUND, "%s: no checkpoint is there", f->folder);
+        if (step < 0) return tl__fail(err, TL_EDAMAGED, "%s: none of the %d checkpoints is intact", f->folder, i);
+        snprintf(name, sizeof name, "step-%" PRId64, step);
+        tl__path_join(path, path_size, f->folder, name);
+        TRY(judge(f, path, &wrong, err));
+        if (!wrong) return 0;
+        if (f->rank == 0) tl__warn("checkpoint %s is passed over: %s", name, wrong->text);
+        free(*f->settings_json);
+        *f->settings_json = NULL;
+    }
+}
+
+int tl__checkpoint_find(const char *folder, tl_comm *comm, int64_t timeout_ns, char *path, size_t path_size,
+                        tl_train_state *state, char **settings_json, tl_error *err) {
+    finder f = {.folder = folder,
+                .comm = comm,
+                .timeout_ns = timeout_ns,
+                .rank = comm ? tl__comm_rank(comm, TL_AXIS_DP) : 0,
+                .ranks = comm ? tl__comm_size(comm, TL_AXIS_DP) : 1,
+                .state = state,
+                .settings_json = settings_json};
+    int64_t *steps = NULL;
+    *settings_json = NULL;
+    f.all = calloc((size_t)f.ranks, sizeof *f.all);
+    if (!f.all) return tl__fail(err, TL_ENOMEM, "no memory to look for checkpoints");
+    int n = f.rank == 0 ? tl__checkpoint_list(folder, &steps) : 0;
+    int status = find(&f, steps, n, path, path_size, err);
+    if (status) {
+        free(*settings_json);
+        *settings_json = NULL;
     }
     free(steps);
-    if (!status) return 0;
-    if (damaged) return tl__fail(err, TL_EDAMAGED, "%s: none of the %d checkpoints is intact", folder, damaged);
-    return tl__fail(err, TL_ENOTFOUND, "%s: no checkpoint is there", folder);
+    free(f.all);
+    return status;
 }
 
 /* ---- loading ---- */
 
-int tl__optimizer_tensors(tl_tensor_out *tensors, char (*names)[192], const tl_params *params,
-                          const tl_train_memory *memory) {
-    int n = 0;
-    for (int moment = 0; moment < 2; moment++)
-        for (int i = 0; i < params->n; i++) {
-            const tl_param *p = &params->list[i];
-            int64_t sq = memory->sq_offset[i];
-            if (moment && sq < 0) continue;
-            snprintf(names[n], sizeof names[n], "%s.%s",
-                     moment   ? "exp_avg_sq"
-                     : sq < 0 ? "momentum_buffer"
-                              : "exp_avg",
-                     p->name);
-            tensors[n] = (tl_tensor_out){.name = names[n], .type = TL_F32, .dims = p->dims};
-            for (int d = 0; d < p->dims; d++) tensors[n].shape[d] = p->shape[d];
-            tensors[n].data = moment ? memory->exp_avg_sq + sq : memory->exp_avg + p->offset;
-            n++;
+/* Read what this rank keeps of a set to where it lies, each tensor held against its hash as it was read. */
+static int load_set(const tl_tensor_set *set, const char *path, const json_t *manifest, tl_error *err) {
+    tl_safetensors *file;
+    TRY(tl__safetensors_open_in(&file, path, set->file, err));
+    int status = 0;
+    for (int i = 0; !status && i < set->n; i++) {
+        const tl_tensor_out *want = &set->tensors[i];
+        const tl_tensor_info *t = tl__safetensors_find(file, want->name);
+        void *data = (void *)(uintptr_t)want->data; /* our own memory */
+        bool same = t && t->type == want->type && t->dims == want->dims;
+        for (int d = 0; same && d < t->dims; d++) same = t->shape[d] == want->shape[d];
+        if (!same) {
+            status =
+                tl__fail(err, TL_EDAMAGED, "%s/%s lacks tensor '%s' of %" PRId64 " f32 numbers in the model's shape",
+                         path, set->file, want->name, tl__tensor_bytes(want) / 4);
+            break;
         }
-    return n;
-}
-
-static int load_optimizer(const char *path, const tl_params *params, tl_train_memory *memory, tl_error *err) {
-    size_t most = 2 * (size_t)params->n;
-    tl_tensor_out *tensors = calloc(most, sizeof *tensors);
-    char(*names)[192] = calloc(most, sizeof *names);
-    tl_safetensors *file = NULL;
-    int status = tensors && names ? tl__safetensors_open(&file, path, err)
-                                  : tl__fail(err, TL_ENOMEM, "no memory to read the optimizer's state");
-    int n = status ? 0 : tl__optimizer_tensors(tensors, names, params, memory);
-    for (int i = 0; !status && i < n; i++) {
-        int64_t count = 1;
-        for (int d = 0; d < tensors[i].dims; d++) count *= tensors[i].shape[d];
-        const tl_tensor_info *t = tl__safetensors_find(file, tensors[i].name);
-        if (!t || t->type != TL_F32 || t->size_bytes != count * (int64_t)sizeof(float))
-            status = tl__fail(err, TL_EDAMAGED, "%s lacks tensor '%s' of %lld f32 numbers", path, tensors[i].name,
-                              (long long)count);
-        else status = tl__safetensors_read(file, t, (void *)(uintptr_t)tensors[i].data, err); /* our own memory */
+        if (!data) continue;
+        status = tl__safetensors_read(file, t, data, err);
+        if (status) break;
+        const char *from = tl__safetensors_file(file, t);
+        tl_hash got = tl__hash_bytes(data, (size_t)t->size_bytes);
+        status =
+            tl__manifest_compare(from, t->name, got.hex, tl__manifest_hash(manifest, set->file, from, t->name), err);
     }
-    if (file) tl__safetensors_close(file);
-    free(tensors);
-    free(names);
+    tl__safetensors_close(file);
     return status;
 }
 
-int tl__checkpoint_load(const char *path, tl_model *model, tl_train_memory *memory, tl_error *err) {
+static int load(const char *path, const tl_model *model, const tl_train_memory *memory, tl_optimizer optimizer,
+                tl_error *err) {
+    tl_tensor_sets sets;
     json_t *manifest;
-    char part[PATH_BYTES];
-    int status = tl__manifest_read(&manifest, path, err);
-    if (status) return status;
-    status = verify(path, manifest, err);
+    TRY(tl__manifest_read(&manifest, path, err));
+    int status = tl__tensor_sets_open(&sets, model, memory, optimizer, err);
+    if (!status) {
+        for (int i = 0; !status && i < TL_SETS; i++)
+            if (sets.set[i].n) status = load_set(&sets.set[i], path, manifest, err);
+        tl__tensor_sets_close(&sets);
+    }
     json_decref(manifest);
-    if (!status) status = tl__model_load_into(model, path, err);
-    tl__path_join(part, sizeof part, path, TL_OPTIMIZER_NAME);
-    if (!status) status = load_optimizer(part, &model->params, memory, err);
-    if (status || !memory->average) return status;
-    tl_model averaged = *model; /* the same parameters in another buffer */
-    averaged.flat = memory->average;
-    tl__path_join(part, sizeof part, path, TL_AVERAGE_FOLDER);
-    return tl__model_load_into(&averaged, part, err);
+    return status;
+}
+
+int tl__checkpoint_load(const char *path, tl_comm *comm, int64_t timeout_ns, tl_model *model, tl_train_memory *memory,
+                        tl_optimizer optimizer, tl_error *err) {
+    int ranks = comm ? tl__comm_size(comm, TL_AXIS_DP) : 1;
+    opinion mine = {0}, *all = calloc((size_t)ranks, sizeof *all);
+    if (!all) return tl__fail(err, TL_ENOMEM, "no memory to read a checkpoint");
+    load(path, model, memory, optimizer, &mine.error);
+    int status = exchange(comm, timeout_ns, all, &mine, err);
+    const tl_error *wrong = status ? NULL : first_wrong(all, comm, ranks);
+    if (wrong) {
+        status = wrong->status;
+        if (err) *err = *wrong;
+    }
+    free(all);
+    return status;
 }
 
 /* ---- sweeping ---- */

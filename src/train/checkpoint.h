@@ -5,13 +5,19 @@
  *   ema/                    the averaged weights as a model folder of their own, where they are kept
  *   manifest.json           written last: trainer state, settings that determine bits, XXH3-128 of every tensor
  *
- * Written into checkpoints/.step-N.partial by a background thread that reads the state in place; the trainer must hold
- * back its next update until tl__saver_wait returns. When all is on disk and fsynced the folder is renamed to step-N
- * and checkpoints/latest (a symbolic link) is moved. A checkpoint without a readable, matching manifest does not exist:
- * reading skips it, says which tensor is damaged, and takes the one before. */
+ * Where several ranks train, each writes the tensors whose owner it is (plan/shard.h) into files of its own:
+ * model-00001-of-00004.safetensors, optimizer-00001-of-00004.safetensors and so on, each set with the index that Hugging
+ * Face has beside it (model.safetensors.index.json). Any number of ranks reads what any other wrote, by tensor name.
+ *
+ * Written into a folder checkpoints/.step-N….partial by a background thread of each rank that reads the state in place;
+ * the trainer must hold back its next update until tl__saver_wait_read returns. When all is on disk and fsynced rank 0
+ * writes the manifest, renames the folder to step-N and moves checkpoints/latest (a symbolic link). A checkpoint without
+ * a readable, matching manifest does not exist: reading skips it, says which tensor is damaged, and takes the one
+ * before. All ranks work on one shared file system. */
 #ifndef TL_TRAIN_CHECKPOINT_H
 #define TL_TRAIN_CHECKPOINT_H
 
+#include "comm/comm.h"
 #include "plan/size.h"
 #include "text/tokenizer.h"
 
@@ -29,32 +35,50 @@ typedef struct tl_train_state { /* all that a run is, beside its tensors */
 
 /* Open a saver: one background thread, memory taken now. folder: RUN/checkpoints. settings_json: the resolved settings
  * that determine bits (kept in the manifest, compared on resume). keep: how many finished checkpoints stay (oldest go;
- * 0 = all). memory: the optimizer's state and the average. */
+ * 0 = all). memory: the optimizer's state and the average.
+ *
+ * With a communicator of several ranks the calls marked "all ranks" are collective: every rank makes them at the same
+ * point of its program, from the thread that owns the communicator. */
 typedef struct tl_saver tl_saver;
 typedef struct tl_saver_options {
     const char *folder;
-    const tl_model *model; /* flat form */
+    const tl_model *model; /* trainer's form */
     const tl_train_memory *memory;
+    tl_optimizer optimizer;
     const tl_tokenizer *tokenizer;
     const char *settings_json;
     int keep;
+    tl_comm *comm; /* NULL: alone, or the caller carries the parts (below) */
+    int64_t timeout_ns;
+    int rank, ranks; /* without a communicator; ranks 0: one */
+    uint64_t run_id; /* of several ranks: the same on all, and no other job's */
 } tl_saver_options;
 int tl__saver_open(tl_saver **saver, const tl_saver_options *options, tl_error *err);
-/* Begin writing the present state; returns at once. Only one at a time: waits for the one before. */
-int tl__saver_start(tl_saver *saver, const tl_train_state *state, tl_error *err);
-/* Wait until the tensors have been read (the update may go on), or until all is published. The error of a failed save
- * comes back here once: the earlier checkpoints are intact and the partial folder is gone. */
+/* All ranks: begin writing the present state; returns at once. One at a time: the one before has been waited for. */
+void tl__saver_start(tl_saver *saver, const tl_train_state *state);
+/* All ranks: wait until the tensors have been read (the update may go on), or until all is published. The error of a
+ * failed save, whichever rank's, comes back here once: the earlier checkpoints are intact and the partial folder is
+ * gone. TL_ECOMM: nobody knows what became of the save, and the run cannot go on. */
 int tl__saver_wait_read(tl_saver *saver, tl_error *err);
 int tl__saver_wait_published(tl_saver *saver, tl_error *err);
-void tl__saver_close(tl_saver *saver); /* waits */
+/* Waits for its own thread only; a save that not all ranks have finished is given up. */
+void tl__saver_close(tl_saver *saver);
 
-/* The newest intact checkpoint in RUN/checkpoints: fills path, state and (malloc'd) settings JSON. Damaged ones are
- * warned about by tensor name and passed over. TL_ENOTFOUND when there is none. Tensors are not read into place yet. */
-int tl__checkpoint_find(const char *folder, char *path, size_t path_size, tl_train_state *state, char **settings_json,
-                        tl_error *err);
-/* Read weights, the optimizer's state and the average into place, verifying every hash. */
-int tl__checkpoint_load(const char *path, tl_model *model, tl_train_memory *memory, tl_error *err);
-/* Remove partial folders that a killed run left. */
+/* What tl__saver_wait_read does over the communicator, for a caller without one: once this rank's part is read, what it
+ * has to say of it (the same size on all ranks), and then what all ranks said, in rank order. */
+const void *tl__saver_part(tl_saver *saver, size_t *part_bytes);
+int tl__saver_join(tl_saver *saver, const void *parts, tl_error *err);
+
+/* All ranks: the newest intact checkpoint in RUN/checkpoints, the same for all: fills path, state and (malloc'd)
+ * settings JSON. Each rank verifies its share. Damaged ones are warned about, by rank 0 and tensor name, and passed
+ * over. TL_ENOTFOUND when there is none. Tensors are not read into place yet. comm NULL: alone. */
+int tl__checkpoint_find(const char *folder, tl_comm *comm, int64_t timeout_ns, char *path, size_t path_size,
+                        tl_train_state *state, char **settings_json, tl_error *err);
+/* All ranks: read what this rank keeps of weights, optimizer's state and average into place, verifying the hash of each
+ * tensor as it was read. Fails on all ranks if on one. */
+int tl__checkpoint_load(const char *path, tl_comm *comm, int64_t timeout_ns, tl_model *model, tl_train_memory *memory,
+                        tl_optimizer optimizer, tl_error *err);
+/* Remove partial folders that a killed run left. Rank 0 alone, before any rank begins to save. */
 void tl__checkpoint_sweep(const char *folder);
 
 #endif

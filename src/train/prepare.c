@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 
 #include "base/clock.h"
 #include "base/json.h"
@@ -413,41 +414,28 @@ static int compare_settings(tl_run *run, const json_t *was, const char *where, t
     return 0;
 }
 
-/* What rank 0 found: the others need not look, and might see something newer. */
-typedef struct found_checkpoint {
-    int there;
+/* Every rank takes the same one: they look together. */
+static int load_checkpoint(tl_run *run, const char *folder, tl_error *err) {
     char path[PATH_BYTES];
-    tl_train_state state;
-} found_checkpoint;
-
-static int find_checkpoint(tl_run *run, const char *folder, found_checkpoint *found, tl_error *err) {
     char *text = NULL;
-    tl__checkpoint_sweep(folder);
-    int status = tl__checkpoint_find(folder, found->path, sizeof found->path, &found->state, &text, err);
+    tl_train_state state = {0};
+    if (run->rank == 0) tl__checkpoint_sweep(folder);
+    int status = tl__checkpoint_find(folder, run->comm, tl__exchange_timeout_ns, path, sizeof path, &state, &text, err);
     if (status == TL_ENOTFOUND) {
-        tl__info("no checkpoint yet in %s: starting from the first step", run->folder.path);
+        if (run->rank == 0) tl__info("no checkpoint yet in %s: starting from the first step", run->folder.path);
         if (err) *err = (tl_error){0};
         return 0;
     }
     if (status) return status;
-    json_t *settings = tl__json_parse(text, strlen(text), found->path, err);
+    json_t *settings = tl__json_parse(text, strlen(text), path, err);
     free(text);
-    if (!settings) return TL_EFORMAT;
-    status = compare_settings(run, settings, found->path, err);
+    status = settings ? compare_settings(run, settings, path, err) : TL_EFORMAT;
     json_decref(settings);
-    found->there = 1;
-    return status;
-}
-
-static int load_checkpoint(tl_run *run, const char *folder, tl_error *err) {
-    found_checkpoint found = {0};
-    int status = run->rank == 0 ? find_checkpoint(run, folder, &found, err) : 0;
     TRY(agree(run, status, err));
-    TRY(tl__ranks_share(run->comm, &found, sizeof found, err));
-    if (!found.there) return 0;
-    TRY(agree(run, tl__checkpoint_load(found.path, &run->model, &run->memory, err), err));
-    run->state = found.state;
-    if (run->rank == 0) tl__info("resumed from %s", found.path);
+    TRY(tl__checkpoint_load(path, run->comm, tl__exchange_timeout_ns, &run->model, &run->memory, run->shape.optimizer,
+                            err));
+    run->state = state;
+    if (run->rank == 0) tl__info("resumed from %s", path);
     return 0;
 }
 
@@ -530,10 +518,18 @@ static int open_record(tl_run *run, tl_error *err) {
 }
 
 static int open_saver(tl_run *run, const char *folder, tl_error *err) {
+    uint64_t run_id = 0;
+    if (run->rank == 0 && getrandom(&run_id, sizeof run_id, 0) != (ssize_t)sizeof run_id)
+        run_id = (uint64_t)tl__now_ns();
+    TRY(tl__ranks_share(run->comm, &run_id, sizeof run_id, err));
     char *text = json_dumps(run->settings, JSON_COMPACT | JSON_SORT_KEYS);
     tl_saver_options saver = {.folder = folder,
                               .model = &run->model,
                               .memory = &run->memory,
+                              .optimizer = run->shape.optimizer,
+                              .comm = run->comm,
+                              .timeout_ns = tl__exchange_timeout_ns,
+                              .run_id = run_id,
                               .tokenizer = run->tokenizer,
                               .settings_json = text,
                               .keep = (int)run->config->keep};
@@ -543,13 +539,9 @@ static int open_saver(tl_run *run, const char *folder, tl_error *err) {
     return status;
 }
 
-static int open_rest(tl_run *run, const char *folder, tl_error *err) {
+static int open_rest(tl_run *run, tl_error *err) {
     int64_t samples = tl__dataset_facts(run->data)->val_samples;
     if (samples > run->config->val_samples) samples = run->config->val_samples;
-    if (run->rank == 0) {
-        TRY(open_record(run, err));
-        TRY(open_saver(run, folder, err));
-    }
     TRY(open_sampling(run, err));
     run->validation = calloc((size_t)samples + 1, 2 * sizeof *run->validation);
     run->step_seconds = calloc((size_t)run->schedule.steps, sizeof *run->step_seconds);
@@ -600,8 +592,10 @@ int tl__run_open(tl_run *run, const tl_train_config *config, const tl_train_obse
     TRY(agree(run, open_model(run, err), err));
     TRY(agree(run, open_settings(run, begun_ns, err), err));
     tl__run_folder_path(&run->folder, folder, sizeof folder, "checkpoints");
-    if (config->resume) TRY(load_checkpoint(run, folder, err));
-    return agree(run, open_rest(run, folder, err), err);
+    if (config->resume) TRY(agree(run, load_checkpoint(run, folder, err), err));
+    TRY(agree(run, run->rank == 0 ? open_record(run, err) : 0, err));
+    TRY(agree(run, open_saver(run, folder, err), err));
+    return agree(run, open_rest(run, err), err);
 }
 
 void tl__run_close(tl_run *run) {

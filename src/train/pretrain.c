@@ -63,24 +63,33 @@ static void take_sample(tl_run *run) {
 
 /* ---- checkpoints ---- */
 
-/* A save that failed has been undone (saver.c, V4): say so and go on; the next one may find room again. */
-static void begin_checkpoint(tl_run *run) {
-    tl_error err = {0};
-    if (!run->saver) return;
+/* A save that failed has been undone (saver.c, V4): say so, once, and go on; the next one may find room again. Not so
+ * where ranks have lost each other. */
+static int outlive(tl_run *run, int status, const tl_error *failure, tl_error *err) {
+    if (status == TL_ECOMM) {
+        if (err) *err = *failure;
+        return status;
+    }
+    if (status && run->rank == 0)
+        tl__warn("a checkpoint failed and was undone: %s; earlier ones are intact, the run goes on", failure->text);
+    return 0;
+}
+
+static int begin_checkpoint(tl_run *run, tl_error *err) {
+    tl_error failure = {0};
     tl__span_begin(run->ctx.spans, "checkpoint", TL_BUCKET_CHECKPOINT);
-    if (tl__saver_wait_published(run->saver, &err))
-        tl__warn("a checkpoint failed and was undone: %s; earlier ones are intact, the run goes on", err.text);
+    int status = outlive(run, tl__saver_wait_published(run->saver, &failure), &failure, err);
     run->state.metrics_bytes = run->folder.metrics_bytes;
     run->state.texts_bytes = run->folder.samples_bytes;
-    if (tl__saver_start(run->saver, &run->state, &err)) tl__warn("a checkpoint failed and was undone: %s", err.text);
+    if (!status) tl__saver_start(run->saver, &run->state);
     tl__faults_act(&run->faults, TL_AT_CHECKPOINT, run->state.step, NULL, 0);
     tl__span_end(run->ctx.spans, 0, 0, run->state.step, 0, 0);
+    return status;
 }
 
 /* The last one: here a failure is the run's. */
 static int final_checkpoint(tl_run *run, bool begun, tl_error *err) {
-    if (!begun) begin_checkpoint(run);
-    if (!run->saver) return 0;
+    if (!begun) TRY(begin_checkpoint(run, err));
     int status = tl__saver_wait_published(run->saver, err);
     if (status) tl__error_prefix(err, "the last checkpoint failed and was undone; earlier ones are intact");
     return status;
@@ -104,9 +113,9 @@ static int step_once(tl_run *run, tl_step_metrics *m, tl_error *err) {
 
     tl_error save_error = {0};
     tl__span_begin(run->ctx.spans, "wait_for_checkpoint", TL_BUCKET_CHECKPOINT);
-    if (run->saver && tl__saver_wait_read(run->saver, &save_error))
-        tl__warn("a checkpoint failed and was undone: %s; earlier ones are intact, the run goes on", save_error.text);
+    status = outlive(run, tl__saver_wait_read(run->saver, &save_error), &save_error, err);
     tl__span_end(run->ctx.spans, 0, 0, 0, 0, 0);
+    if (status) return status;
 
     double rate = tl__schedule_rate(&run->schedule, step);
     bool finite = isfinite(result.loss) && isfinite(result.grad_norm);
@@ -232,8 +241,9 @@ static int loop(tl_run *run, tl_train_outcome *outcome, tl_error *err) {
         tl__span_end(run->ctx.spans, 0, 0, 0, 0, 0);
 
         saved = due(step, c->checkpoint_every, steps) || stop;
-        if (saved) begin_checkpoint(run);
+        if (saved) TRY(begin_checkpoint(run, err));
         if (run->state.skipped_in_a_row >= c->max_skipped) {
+            tl__saver_wait_published(run->saver, NULL); /* while all ranks are here */
             tl__ledger_bottleneck(outcome->bottleneck, sizeof outcome->bottleneck, &all, &run->traffic, &run->machine);
             return tl__fail(err, TL_ENONFINITE, "%lld steps in a row were not finite: the run stops at step %lld",
                             (long long)c->max_skipped, (long long)step);

@@ -1,41 +1,67 @@
-/* saver.c — writes checkpoints behind the trainer's back: one thread that reads weights and moments in place, while the
- * trainer computes the next gradient and holds back only the update.
+/* saver.c — writes checkpoints behind the trainer's back: one thread on each rank that reads weights and moments in
+ * place, while the trainer computes the next gradient and holds back only the update.
+ *
+ * Every rank's thread writes its own tensors and hashes them. Then the trainers, who alone may use the communicator,
+ * exchange what came of it (a status, the hashes), and rank 0's thread publishes: nothing has to be looked for in the
+ * file system, which another machine may be slow to show.
  *
  * Invariants of the state machine, asserted by number:
- *   V1  IDLE → READING → PUBLISHING → IDLE, moved by start (the trainer) and then by the thread alone.
+ *   V1  IDLE → READING → READ → PUBLISHING → IDLE, moved by start (the trainer) and then by the thread; but where there
+ *       are several ranks READ → PUBLISHING is the trainer's, when every rank has said what came of its part.
  *   V2  weights, moments and average are read only in READING; the trainer writes them only outside READING.
- *   V3  a folder called step-N has its manifest: the manifest is the last file written, and the rename follows it.
- *   V4  a failed save removes its partial folder and leaves every finished one, and `latest`, as they were. */
+ *   V3  a folder called step-N has its manifest: the manifest is the last file written, and the rename follows it. Both
+ *       are rank 0's, in PUBLISHING, when every file of every rank is on disk.
+ *   V4  a failed save removes its partial folder and leaves every finished one, and `latest`, as they were. One rank's
+ *       failure fails the save on all; rank 0 removes, in PUBLISHING, when no rank writes there any more.
+ *   V5  a partial folder is one save's alone: its name carries the step and, where there are several ranks, the run's
+ *       id, so that what a rank of a killed job still writes can never reach a later one.
+ *   V6  which calls are collective follows from what the trainer called (begun, unsaid), never from how far a thread
+ *       is. */
 #include <assert.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <fcntl.h>
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/json.h"
 #include "base/log.h"
 #include "train/checkpoint_format.h"
 
 enum { PATH_BYTES = 4096 };
-typedef enum phase { IDLE, READING, PUBLISHING } phase;
+typedef enum phase { IDLE, READING, READ, PUBLISHING } phase;
+
+/* What a rank says of its part of a save: the hashes of its tensors follow, set by set. */
+typedef struct part {
+    int64_t step;
+    uint64_t run_id;
+    tl_error error; /* status 0: written */
+    tl_hash hashes[];
+} part;
 
 struct tl_saver {
     char folder[PATH_BYTES];
     const tl_model *model;
-    const tl_train_memory *memory;
     const tl_tokenizer *tokenizer;
     json_t *settings;
-    int keep;
+    int keep, rank, ranks;
+    uint64_t run_id;
+    tl_comm *comm;
+    int64_t timeout_ns;
     /* Made at opening, so that saving asks the heap for nothing large. */
-    tl_tensor_out *model_tensors;   /* [n] */
-    tl_tensor_out *average_tensors; /* [n] */
-    char (*moment_names)[192];      /* [2n] */
-    tl_tensor_out *moment_tensors;  /* [2n], of which moments are used */
-    int moments;
-    tl_hash *hashes; /* [2n] */
+    tl_tensor_sets sets;
+    tl_hash *hashes[TL_SETS]; /* [n] of each set: this rank's once read, all ranks' once joined */
+    tl_tensor_out *mine;      /* [largest n]: what of a set this rank writes */
+    part *part;               /* part_bytes */
+    unsigned char *parts;     /* [ranks · part_bytes] */
+    size_t part_bytes;
+
+    bool begun;  /* the trainer's: a save was started, and the ranks have not exchanged their parts */
+    bool unsaid; /* the trainer's: they have, and rank 0 has not told what came of the whole */
 
     pthread_t thread;
     pthread_mutex_t lock;
@@ -43,10 +69,51 @@ struct tl_saver {
     phase phase; /* under lock, as all below */
     bool closing, failed;
     tl_train_state state;
-    tl_error error;
+    tl_error error;   /* of a failure that has not been handed over */
+    tl_error verdict; /* of all parts */
+    tl_error last;    /* what came of the save before, for rank 0 to tell */
 };
 
-/* ---- one save ---- */
+/* ---- this rank's part ---- */
+
+static void partial_path(const tl_saver *s, char out[PATH_BYTES], int64_t step) {
+    char name[96];
+    if (s->ranks > 1) snprintf(name, sizeof name, ".step-%" PRId64 ".%016" PRIx64 ".partial", step, s->run_id);
+    else snprintf(name, sizeof name, ".step-%" PRId64 ".partial", step);
+    tl__path_join(out, PATH_BYTES, s->folder, name);
+}
+
+/* The file that a rank writes of a set. */
+static void file_name(const tl_saver *s, char out[256], const tl_tensor_set *set, int rank) {
+    if (s->ranks > 1) tl__safetensors_shard_name(out, 256, set->file, rank, s->ranks);
+    else snprintf(out, 256, "%s", set->file);
+}
+
+/* Write what is this rank's of a set, and append its hashes to the part. */
+static int write_set(tl_saver *s, const char *partial, const tl_tensor_set *set, int *hashes, tl_error *err) {
+    char path[PATH_BYTES], name[256];
+    int n = 0;
+    for (int i = 0; i < set->n; i++)
+        if (set->writer[i] == s->rank) s->mine[n++] = set->tensors[i];
+    file_name(s, name, set, s->rank);
+    tl__path_join(path, sizeof path, partial, name);
+    TRY(tl__safetensors_write(path, s->mine, n, s->part->hashes + *hashes, err));
+    *hashes += n;
+    return 0;
+}
+
+static int write_part(tl_saver *s, const tl_train_state *state, tl_error *err) {
+    char partial[PATH_BYTES], average[PATH_BYTES];
+    int hashes = 0;
+    partial_path(s, partial, state->step);
+    tl__path_join(average, sizeof average, partial, TL_AVERAGE_FOLDER);
+    TRY(tl__folder_make(s->sets.set[TL_SET_AVERAGE].n ? average : partial, err));
+    for (int i = 0; i < TL_SETS; i++)
+        if (s->sets.set[i].n) TRY(write_set(s, partial, &s->sets.set[i], &hashes, err));
+    return 0;
+}
+
+/* ---- the whole: rank 0 ---- */
 
 static int write_json(const char *folder, const char *name, const json_t *value, tl_error *err) {
     char path[PATH_BYTES];
@@ -56,19 +123,6 @@ static int write_json(const char *folder, const char *name, const json_t *value,
     int status = tl__file_publish(path, text, strlen(text), err);
     free(text);
     return status;
-}
-
-/* Write one safetensors file and note its tensors' hashes under its name. */
-static int write_tensors(tl_saver *s, const char *folder, const char *name, const tl_tensor_out *tensors, int n,
-                         json_t *all, tl_error *err) {
-    char path[PATH_BYTES];
-    tl__path_join(path, sizeof path, folder, name);
-    int status = tl__safetensors_write(path, tensors, n, s->hashes, err);
-    if (status) return status;
-    json_t *hashes = json_object();
-    for (int i = 0; i < n; i++) json_object_set_new(hashes, tensors[i].name, json_string(s->hashes[i].hex));
-    json_object_set_new(all, name, hashes);
-    return 0;
 }
 
 /* What makes the folder a Hugging Face model beside its weights. */
@@ -88,6 +142,55 @@ static int write_model_files(tl_saver *s, const char *folder, tl_error *err) {
     status = write_json(folder, "generation_config.json", generation, err);
     json_decref(generation);
     return status || !s->tokenizer ? status : tl__tokenizer_save(s->tokenizer, folder, err);
+}
+
+/* Where each tensor of a set lies, as transformers reads it. */
+static int write_index(const tl_saver *s, const char *partial, const tl_tensor_set *set, tl_error *err) {
+    char name[256], file[256];
+    json_int_t bytes = 0;
+    json_t *map = json_object();
+    for (int i = 0; i < set->n; i++) {
+        file_name(s, file, set, set->writer[i]);
+        const char *slash = strrchr(file, '/'); /* the index lies beside its files */
+        json_object_set_new(map, set->tensors[i].name, json_string(slash ? slash + 1 : file));
+        bytes += tl__tensor_bytes(&set->tensors[i]);
+    }
+    json_t *index = json_pack("{s:{s:I},s:o}", "metadata", "total_size", bytes, "weight_map", map);
+    tl__safetensors_index_name(name, sizeof name, set->file);
+    int status = index ? write_json(partial, name, index, err) : tl__fail(err, TL_ENOMEM, "no memory for %s", name);
+    json_decref(index);
+    return status;
+}
+
+/* {FILE: {TENSOR: hash}} of all ranks' files. */
+static json_t *all_hashes(const tl_saver *s) {
+    json_t *all = json_object();
+    for (int k = 0; k < TL_SETS; k++) {
+        const tl_tensor_set *set = &s->sets.set[k];
+        for (int rank = 0; set->n && rank < s->ranks; rank++) {
+            char name[256];
+            json_t *hashes = json_object();
+            for (int i = 0; i < set->n; i++)
+                if (set->writer[i] == rank)
+                    json_object_set_new(hashes, set->tensors[i].name, json_string(s->hashes[k][i].hex));
+            file_name(s, name, set, rank);
+            json_object_set_new(all, name, hashes);
+        }
+    }
+    return all;
+}
+
+static int write_manifest(const tl_saver *s, const char *partial, const tl_train_state *state, tl_error *err) {
+    char written[32];
+    tl__utc_iso8601(written, sizeof written);
+    json_t *manifest =
+        json_pack("{s:s,s:i,s:s,s:s,s:i,s:o,s:O,s:o}", "format", TL_MANIFEST_FORMAT, "version", TL_MANIFEST_VERSION,
+                  "written_by", tl_version(), "written_at", written, "ranks", s->ranks, "state",
+                  tl__train_state_json(state), "settings", s->settings, "tensors", all_hashes(s));
+    int status = manifest ? write_json(partial, TL_MANIFEST_NAME, manifest, err)
+                          : tl__fail(err, TL_ENOMEM, "no memory for the manifest");
+    json_decref(manifest);
+    return status;
 }
 
 static void move_latest(const tl_saver *s, const char *name) {
@@ -118,55 +221,61 @@ static void sync_folder(const char *path) {
     close(fd);
 }
 
-static void enter(tl_saver *s, phase next) {
-    pthread_mutex_lock(&s->lock);
-    assert(next == (s->phase + 1) % 3); /* V1 */
-    s->phase = next;
-    pthread_cond_broadcast(&s->changed);
-    pthread_mutex_unlock(&s->lock);
-}
-
-static int save(tl_saver *s, const tl_train_state *state, tl_error *err) {
-    char name[64], partial_name[80], partial[PATH_BYTES], final[PATH_BYTES], average[PATH_BYTES];
-    int n = s->model->params.n;
-    snprintf(name, sizeof name, "step-%lld", (long long)state->step);
-    snprintf(partial_name, sizeof partial_name, ".%s.partial", name);
-    tl__path_join(partial, sizeof partial, s->folder, partial_name);
+static int publish(tl_saver *s, const tl_train_state *state, tl_error *err) {
+    char name[64], partial[PATH_BYTES], final[PATH_BYTES], average[PATH_BYTES];
+    snprintf(name, sizeof name, "step-%" PRId64, state->step);
+    partial_path(s, partial, state->step);
     tl__path_join(final, sizeof final, s->folder, name);
     tl__path_join(average, sizeof average, partial, TL_AVERAGE_FOLDER);
-    json_t *tensors = json_object();
-    int status = tl__folder_make(partial, err);
-    if (!status) status = write_tensors(s, partial, TL_WEIGHTS_NAME, s->model_tensors, n, tensors, err);
-    if (!status) status = write_tensors(s, partial, TL_OPTIMIZER_NAME, s->moment_tensors, s->moments, tensors, err);
-    if (!status && s->memory->average) {
-        status = tl__folder_make(average, err);
-        if (!status) status = write_tensors(s, partial, TL_AVERAGE_NAME, s->average_tensors, n, tensors, err);
-    }
-    enter(s, PUBLISHING); /* V2: the state may change from here on */
-    if (!status) status = write_model_files(s, partial, err);
-    if (!status && s->memory->average) status = write_model_files(s, average, err);
-    if (!status) {
-        char written[32];
-        tl__utc_iso8601(written, sizeof written);
-        json_t *manifest = json_pack("{s:s,s:i,s:s,s:s,s:o,s:O,s:O}", "format", TL_MANIFEST_FORMAT, "version",
-                                     TL_MANIFEST_VERSION, "written_by", tl_version(), "written_at", written, "state",
-                                     tl__train_state_json(state), "settings", s->settings, "tensors", tensors);
-        status = manifest ? write_json(partial, TL_MANIFEST_NAME, manifest, err)
-                          : tl__fail(err, TL_ENOMEM, "no memory for the manifest");
-        json_decref(manifest);
-    }
-    json_decref(tensors);
-    if (!status && tl__path_exists(final)) status = tl__folder_remove(final, err); /* a damaged one of the same step */
-    if (!status && rename(partial, final))
-        status = tl__fail_errno(err, "cannot rename %s to %s", partial, final); /* V3 */
-    if (status) {                                                               /* V4 */
-        tl__folder_remove(partial, NULL);
-        return status;
-    }
+    for (int i = 0; s->ranks > 1 && i < TL_SETS; i++)
+        if (s->sets.set[i].n) TRY(write_index(s, partial, &s->sets.set[i], err));
+    TRY(write_model_files(s, partial, err));
+    if (s->sets.set[TL_SET_AVERAGE].n) TRY(write_model_files(s, average, err));
+    TRY(write_manifest(s, partial, state, err));
+    if (tl__path_exists(final)) TRY(tl__folder_remove(final, err)); /* a damaged one of the same step */
+    if (rename(partial, final)) return tl__fail_errno(err, "cannot rename %s to %s", partial, final); /* V3 */
     sync_folder(s->folder);
     move_latest(s, name);
     prune(s);
     return 0;
+}
+
+/* ---- the phases ---- */
+
+static void enter(tl_saver *s, phase next) {
+    assert(next == (s->phase + 1) % 4); /* V1 */
+    s->phase = next;
+    pthread_cond_broadcast(&s->changed);
+}
+
+/* What one rank said, into the verdict and the hashes. */
+static void take_part(tl_saver *s, const part *p, int rank) {
+    int next = 0;
+    if (s->verdict.status) return;
+    if (p->error.status) {
+        s->verdict = p->error;
+        if (s->ranks > 1) tl__error_prefix(&s->verdict, "rank %d", rank);
+        return;
+    }
+    if (p->step != s->state.step || p->run_id != s->run_id) {
+        tl__fail(&s->verdict, TL_EINVALID,
+                 "rank %d wrote step %" PRId64 " of run %016" PRIx64 " where rank %d wrote step %" PRId64
+                 " of run %016" PRIx64,
+                 rank, p->step, p->run_id, s->rank, s->state.step, s->run_id);
+        return;
+    }
+    for (int k = 0; k < TL_SETS; k++)
+        for (int i = 0; i < s->sets.set[k].n; i++)
+            if (s->sets.set[k].writer[i] == rank) s->hashes[k][i] = p->hashes[next++];
+}
+
+/* READ → PUBLISHING, knowing all parts. Under lock. */
+static void join(tl_saver *s, const void *parts) {
+    assert(s->phase == READ); /* V1 */
+    s->verdict = (tl_error){0};
+    for (int rank = 0; rank < s->ranks; rank++)
+        take_part(s, (const part *)((const unsigned char *)parts + (size_t)rank * s->part_bytes), rank);
+    enter(s, PUBLISHING);
 }
 
 static void *saver_thread(void *user) {
@@ -177,13 +286,32 @@ static void *saver_thread(void *user) {
         if (s->phase == IDLE) break;
         tl_train_state state = s->state;
         pthread_mutex_unlock(&s->lock);
-        tl_error error = {0};
-        int status = save(s, &state, &error);
+
+        s->part->step = state.step, s->part->run_id = s->run_id, s->part->error = (tl_error){0};
+        write_part(s, &state, &s->part->error);
+
         pthread_mutex_lock(&s->lock);
-        assert(s->phase == PUBLISHING); /* V1 */
-        if (status) s->failed = true, s->error = error;
-        s->phase = IDLE;
-        pthread_cond_broadcast(&s->changed);
+        enter(s, READ); /* V2: the state may change from here on */
+        if (s->ranks == 1) join(s, s->part);
+        while (s->phase == READ && !s->closing) pthread_cond_wait(&s->changed, &s->lock);
+        bool given_up = s->phase == READ;
+        if (given_up) enter(s, PUBLISHING);
+        tl_error error = s->verdict;
+        pthread_mutex_unlock(&s->lock);
+
+        bool undo = given_up || error.status;
+        if (!undo && s->rank == 0) undo = publish(s, &state, &error) != 0;
+        if (undo && s->rank == 0) { /* V4 */
+            char partial[PATH_BYTES];
+            partial_path(s, partial, state.step);
+            tl__folder_remove(partial, NULL);
+        }
+
+        pthread_mutex_lock(&s->lock);
+        s->last = error;
+        /* A verdict of several ranks is handed over where they join. */
+        if (error.status && (s->ranks == 1 || !s->verdict.status)) s->failed = true, s->error = error;
+        enter(s, IDLE);
     }
     pthread_mutex_unlock(&s->lock);
     return NULL;
@@ -191,47 +319,56 @@ static void *saver_thread(void *user) {
 
 /* ---- the trainer's side ---- */
 
-static void describe(tl_saver *s) {
-    const tl_params *params = &s->model->params;
-    for (int i = 0; i < params->n; i++) {
-        const tl_param *p = &params->list[i];
-        tl_tensor_out out = {.name = p->name, .type = TL_F32, .dims = p->dims, .data = s->model->flat + p->offset};
-        for (int d = 0; d < p->dims; d++) out.shape[d] = p->shape[d];
-        s->model_tensors[i] = out;
-        if (!s->memory->average) continue;
-        out.data = s->memory->average + p->offset;
-        s->average_tensors[i] = out;
-    }
-    s->moments = tl__optimizer_tensors(s->moment_tensors, s->moment_names, params, s->memory);
-}
-
 static void release(tl_saver *s) {
     json_decref(s->settings);
-    free(s->moment_names), free(s->model_tensors), free(s->average_tensors), free(s->moment_tensors), free(s->hashes);
+    tl__tensor_sets_close(&s->sets);
+    for (int k = 0; k < TL_SETS; k++) free(s->hashes[k]);
+    free(s->mine), free(s->part), free(s->parts);
     free(s);
+}
+
+/* The same list on all ranks, so the same size on all. */
+static int take_memory(tl_saver *s, tl_error *err) {
+    int most = 0, largest = 0;
+    bool taken = true;
+    for (int rank = 0; rank < s->ranks; rank++) {
+        int n = 0;
+        for (int k = 0; k < TL_SETS; k++)
+            for (int i = 0; i < s->sets.set[k].n; i++) n += s->sets.set[k].writer[i] == rank;
+        most = n > most ? n : most;
+    }
+    for (int k = 0; k < TL_SETS; k++) {
+        int n = s->sets.set[k].n;
+        largest = n > largest ? n : largest;
+        s->hashes[k] = calloc((size_t)n + 1, sizeof *s->hashes[k]);
+        taken = taken && s->hashes[k];
+    }
+    s->part_bytes = (sizeof(part) + (size_t)most * sizeof(tl_hash) + 7) / 8 * 8;
+    s->mine = calloc((size_t)largest + 1, sizeof *s->mine);
+    s->part = calloc(1, s->part_bytes);
+    s->parts = calloc((size_t)s->ranks, s->part_bytes);
+    return taken && s->mine && s->part && s->parts ? 0
+                                                   : tl__fail(err, TL_ENOMEM, "no memory for the checkpoint writer");
 }
 
 int tl__saver_open(tl_saver **saver, const tl_saver_options *o, tl_error *err) {
     *saver = NULL;
-    int status = tl__folder_make(o->folder, err);
-    if (status) return status;
+    TRY(tl__folder_make(o->folder, err));
     tl_saver *s = calloc(1, sizeof *s);
     if (!s) return tl__fail(err, TL_ENOMEM, "no memory for the checkpoint writer");
-    size_t n = (size_t)o->model->params.n;
-    s->moment_names = calloc(2 * n, sizeof *s->moment_names);
-    s->model_tensors = calloc(n, sizeof *s->model_tensors);
-    s->average_tensors = calloc(n, sizeof *s->average_tensors);
-    s->moment_tensors = calloc(2 * n, sizeof *s->moment_tensors);
-    s->hashes = calloc(2 * n, sizeof *s->hashes);
-    s->settings = tl__json_parse(o->settings_json, strlen(o->settings_json), "settings", err);
     snprintf(s->folder, sizeof s->folder, "%s", o->folder);
-    s->model = o->model, s->memory = o->memory, s->tokenizer = o->tokenizer, s->keep = o->keep;
-    if (!s->moment_names || !s->model_tensors || !s->average_tensors || !s->moment_tensors || !s->hashes ||
-        !s->settings) {
+    s->model = o->model, s->tokenizer = o->tokenizer, s->keep = o->keep;
+    s->comm = o->comm, s->timeout_ns = o->timeout_ns, s->run_id = o->run_id;
+    s->rank = o->comm ? tl__comm_rank(o->comm, TL_AXIS_DP) : o->rank;
+    s->ranks = o->comm ? tl__comm_size(o->comm, TL_AXIS_DP) : o->ranks > 1 ? o->ranks : 1;
+    s->settings = tl__json_parse(o->settings_json, strlen(o->settings_json), "settings", err);
+    int status = s->settings ? 0 : TL_EFORMAT;
+    if (!status) status = tl__tensor_sets_open(&s->sets, o->model, o->memory, o->optimizer, err);
+    if (!status) status = take_memory(s, err);
+    if (status) {
         release(s);
-        return tl__fail(err, TL_ENOMEM, "no memory for the checkpoint writer");
+        return status;
     }
-    describe(s);
     pthread_mutex_init(&s->lock, NULL);
     pthread_cond_init(&s->changed, NULL);
     int code = pthread_create(&s->thread, NULL, saver_thread, s);
@@ -257,23 +394,64 @@ static int wait_while(tl_saver *s, phase a, phase b, tl_error *err) {
     return status;
 }
 
-int tl__saver_wait_read(tl_saver *s, tl_error *err) {
-    return wait_while(s, READING, READING, err);
-}
-int tl__saver_wait_published(tl_saver *s, tl_error *err) {
-    return wait_while(s, READING, PUBLISHING, err);
+const void *tl__saver_part(tl_saver *s, size_t *part_bytes) {
+    pthread_mutex_lock(&s->lock);
+    while (s->phase == READING) pthread_cond_wait(&s->changed, &s->lock);
+    pthread_mutex_unlock(&s->lock);
+    *part_bytes = s->part_bytes;
+    return s->part;
 }
 
-int tl__saver_start(tl_saver *s, const tl_train_state *state, tl_error *err) {
-    int status = tl__saver_wait_published(s, err);
-    if (status) return status;
+int tl__saver_join(tl_saver *s, const void *parts, tl_error *err) {
+    assert(s->begun && s->ranks > 1); /* V6 */
     pthread_mutex_lock(&s->lock);
-    assert(s->phase == IDLE); /* V1 */
-    s->state = *state;
-    s->phase = READING;
-    pthread_cond_broadcast(&s->changed);
+    join(s, parts);
+    int status = s->verdict.status;
+    if (status && err) *err = s->verdict;
     pthread_mutex_unlock(&s->lock);
-    return 0;
+    s->begun = false;
+    s->unsaid = !status;
+    return status;
+}
+
+int tl__saver_wait_read(tl_saver *s, tl_error *err) {
+    if (s->begun && s->comm) { /* V6 */
+        size_t bytes;
+        tl_ticket ticket;
+        const void *mine = tl__saver_part(s, &bytes);
+        TRY(tl__comm_gather_start(s->comm, TL_AXIS_DP, s->parts, mine, (int64_t)bytes, &ticket, err));
+        TRY(tl__comm_wait(s->comm, ticket, s->timeout_ns, err));
+        TRY(tl__saver_join(s, s->parts, err));
+    }
+    return wait_while(s, READING, READING, err);
+}
+
+int tl__saver_wait_published(tl_saver *s, tl_error *err) {
+    tl_error told = {0};
+    int status = tl__saver_wait_read(s, err);
+    if (status == TL_ECOMM) return status;
+    assert(!s->begun); /* a caller without a communicator has joined */
+    int late = wait_while(s, READING, PUBLISHING, status ? NULL : err);
+    status = status ? status : late;
+    if (!s->unsaid) return status;
+    s->unsaid = false; /* V6 */
+    if (!s->comm) return status;
+    tl_ticket ticket;
+    if (s->rank == 0) told = s->last; /* the thread is idle */
+    TRY(tl__comm_broadcast_start(s->comm, TL_AXIS_DP, &told, sizeof told, 0, &ticket, err));
+    TRY(tl__comm_wait(s->comm, ticket, s->timeout_ns, err));
+    if (s->rank == 0 || !told.status) return status; /* rank 0 has had its own failure */
+    if (err) *err = told;
+    return told.status;
+}
+
+void tl__saver_start(tl_saver *s, const tl_train_state *state) {
+    pthread_mutex_lock(&s->lock);
+    assert(s->phase == IDLE && !s->begun && !s->unsaid); /* V1, V6 */
+    s->state = *state;
+    enter(s, READING);
+    pthread_mutex_unlock(&s->lock);
+    s->begun = s->ranks > 1;
 }
 
 void tl__saver_close(tl_saver *s) {
