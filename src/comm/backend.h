@@ -3,15 +3,8 @@
 #define TL_COMM_BACKEND_H
 
 #include "comm/comm.h"
+#include "comm/cost.h"
 #include "comm/wire.h"
-
-typedef enum tl_collective {
-    TL_COLLECTIVE_SUM = 1,
-    TL_COLLECTIVE_SUM_F64,
-    TL_COLLECTIVE_REDUCE,
-    TL_COLLECTIVE_BROADCAST,
-    TL_COLLECTIVE_GATHER,
-} tl_collective;
 
 /* One collective as its caller asked for it: n elements (broadcast, gather: bytes; gather reads `in`). */
 typedef struct tl_comm_request {

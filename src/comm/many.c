@@ -243,13 +243,9 @@ static tl_comm_traffic many_take_traffic(tl_comm *comm) {
 
 /* ---- opening and closing ---- */
 
-static int64_t slice_bytes(int size) {
-    int64_t s = (8 << 20) / size;
-    return s > 1 << 20 ? 1 << 20 : s < 1 << 16 ? 1 << 16 : s & ~(int64_t)4095;
-}
-
 int64_t tl__comm_many_bytes(int size) {
-    int64_t lanes = TL_MANY_LANES * ((size - 1) * slice_bytes(size) + 3 * size * (int64_t)sizeof(tl_wire_request));
+    int64_t lanes =
+        TL_MANY_LANES * ((size - 1) * tl__comm_slice_bytes(size) + 3 * size * (int64_t)sizeof(tl_wire_request));
     return (int64_t)sizeof(many) + lanes + size * (int64_t)(sizeof(peer) + sizeof(void *) + sizeof(tl_wire_request)) +
            size * 2 * TL_MANY_OPS * (int64_t)sizeof(say_start) + size * TL_MANY_OPS * (int64_t)sizeof(tl_wire_request);
 }
@@ -266,7 +262,7 @@ static void free_all(many *c) {
 /* The thread calls it, when the wire has said how many there are. */
 int tl__many_allocate(many *c) {
     size_t n = (size_t)c->size;
-    c->slice_bytes = slice_bytes(c->size);
+    c->slice_bytes = tl__comm_slice_bytes(c->size);
     c->peer = calloc(n, sizeof *c->peer);
     c->receiving = calloc(n, sizeof *c->receiving);
     c->part = calloc(n, sizeof *c->part);

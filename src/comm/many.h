@@ -17,7 +17,7 @@
 #include <stdatomic.h>
 
 #define TL_MANY_OPS 64       /* collectives under way at once */
-#define TL_MANY_SMALL 512    /* up to so many bytes travel with START itself */
+#define TL_MANY_SMALL TL_COMM_SMALL_BYTES    /* up to so many bytes travel with START itself */
 #define TL_MANY_LANES 4      /* pieces under way at once */
 #define TL_MANY_HOST 64
 #define TL_MANY_BEAT_NS 500000000

@@ -22,7 +22,6 @@
 #define WORD_TAG 0
 #define DATA_TAG 1
 #define DATA_TAGS (TL_WIRE_TAGS - 2)
-#define FLAT_BYTES 65536    /* broadcasts up to so many go straight to all */
 #define IDLE_NS 5000000     /* between two looks at the wire when nothing is under way */
 #define YIELDS 20           /* looks without rest after something moved */
 #define REST_LEAST_NS 20000 /* later it rests a sixteenth of the time for which nothing moved */
@@ -131,17 +130,13 @@ static bool listen_to_all(many *c) {
 
 /* ---- a collective begins: START to all ---- */
 
-static int64_t element_bytes(int kind) {
-    return kind == TL_COLLECTIVE_SUM_F64 ? 8 : kind == TL_COLLECTIVE_SUM || kind == TL_COLLECTIVE_REDUCE ? 4 : 1;
-}
-
 static bool is_alone(const op *o) {
     return o->request.axis != TL_AXIS_DP;
 }
 
 static void tell(many *c, op *o) {
     const tl_comm_request *q = &o->request;
-    int64_t bytes = q->n * element_bytes(q->kind);
+    int64_t bytes = q->n * tl__comm_element_bytes(q->kind);
     o->small = bytes <= TL_MANY_SMALL;
     if (is_alone(o)) return;
     bool sends = o->small && (q->kind != TL_COLLECTIVE_BROADCAST || q->root == c->rank);
@@ -217,7 +212,7 @@ static void finish(many *c, op *o) {
 
 static void finish_small(many *c, op *o) {
     const tl_comm_request *q = &o->request;
-    int64_t bytes = q->n * element_bytes(q->kind);
+    int64_t bytes = q->n * tl__comm_element_bytes(q->kind);
     if (q->kind == TL_COLLECTIVE_BROADCAST) {
         if (q->root != c->rank && bytes) memcpy(q->buffer, start_of(c, q->root, o)->data, (size_t)bytes);
     } else if (q->kind == TL_COLLECTIVE_GATHER) {
@@ -229,10 +224,6 @@ static void finish_small(many *c, op *o) {
         if (q->kind == TL_COLLECTIVE_SUM_F64) tl__comm_add_f64(q->buffer, (double *const *)c->part, c->size, q->n);
         else tl__comm_add_f32(q->buffer, (float *const *)c->part, c->size, q->n);
     }
-    double came = 0;
-    for (int r = 0; r < c->size; r++)
-        came += r == c->rank ? 0 : (double)(sizeof(say) + (size_t)start_of(c, r, o)->head.bytes);
-    count_bytes(c, came);
     finish(c, o);
 }
 
@@ -269,12 +260,16 @@ static bool agree(many *c, op *o) {
         fail_different(c, o);
         return false;
     }
+    double came = 0;
+    for (int r = 0; r < c->size; r++)
+        came += r == c->rank ? 0 : (double)(sizeof(say) + (size_t)start_of(c, r, o)->head.bytes);
+    count_bytes(c, came);
     o->agreed = true;
     if (o->small) {
         finish_small(c, o);
         return true;
     }
-    int64_t piece = c->slice_bytes / element_bytes(q->kind) * (q->kind == TL_COLLECTIVE_GATHER ? 1 : c->size);
+    int64_t piece = tl__comm_piece(q->kind, c->size);
     o->piece_elements = piece;
     o->pieces = (q->n + piece - 1) / piece;
     o->first_piece = c->pieces_numbered;
@@ -298,16 +293,12 @@ static void lane_receive(many *c, lane *l, void *bytes, int64_t n, int from, int
     l->bytes += (double)n;
 }
 
-/* First element of rank r's slice of n, on a multiple of 16. */
-static int64_t cut(const many *c, int64_t n, int r) {
-    return r == c->size ? n : n / 16 * r / c->size * 16;
-}
-
 /* Stage `l->stage` of the piece: post what it sends and receives. false: there is no such stage, the piece is finished.
  */
 static bool begin_sum(many *c, lane *l) {
     const tl_comm_request *q = &l->op->request;
-    int64_t e = element_bytes(q->kind), first = cut(c, l->n, c->rank), mine = (cut(c, l->n, c->rank + 1) - first) * e;
+    int64_t e = tl__comm_element_bytes(q->kind), first = tl__comm_cut(l->n, c->size, c->rank),
+            mine = (tl__comm_cut(l->n, c->size, c->rank + 1) - first) * e;
     char *buffer = (char *)q->buffer + l->at * e, *own = buffer + first * e, *scratch = l->scratch;
     bool reduce = q->kind == TL_COLLECTIVE_REDUCE;
     if (l->stage == 0) {
@@ -327,7 +318,7 @@ static bool begin_sum(many *c, lane *l) {
     /* Beginning behind oneself, so that not everybody sends to rank 0 first. */
     for (int i = 1; i < c->size; i++) {
         int r = (c->rank + i) % c->size;
-        int64_t at = cut(c, l->n, r), theirs = (cut(c, l->n, r + 1) - at) * e;
+        int64_t at = tl__comm_cut(l->n, c->size, r), theirs = (tl__comm_cut(l->n, c->size, r + 1) - at) * e;
         if (l->stage == 0) {
             lane_send(c, l, buffer + at * e, theirs, r, 0);
         } else {
@@ -341,17 +332,17 @@ static bool begin_sum(many *c, lane *l) {
 static bool begin_broadcast(many *c, lane *l) {
     const tl_comm_request *q = &l->op->request;
     char *buffer = (char *)q->buffer + l->at;
-    bool flat = c->size == 2 || l->n <= FLAT_BYTES, root = q->root == c->rank;
-    int64_t first = cut(c, l->n, c->rank), mine = cut(c, l->n, c->rank + 1) - first;
+    bool flat = c->size == 2 || l->n <= TL_COMM_FLAT_BYTES, root = q->root == c->rank;
+    int64_t first = tl__comm_cut(l->n, c->size, c->rank), mine = tl__comm_cut(l->n, c->size, c->rank + 1) - first;
     if (l->stage == 0 && flat) {
         if (!root) lane_receive(c, l, buffer, l->n, q->root, 0);
         for (int r = 0; root && r < c->size; r++)
             if (r != c->rank) lane_send(c, l, buffer, l->n, r, 0);
     } else if (l->stage == 0 && root) {
         for (int r = 0; r < c->size; r++) {
-            int64_t at = cut(c, l->n, r);
+            int64_t at = tl__comm_cut(l->n, c->size, r);
             if (r == c->rank) continue;
-            lane_send(c, l, buffer + at, cut(c, l->n, r + 1) - at, r, 0);
+            lane_send(c, l, buffer + at, tl__comm_cut(l->n, c->size, r + 1) - at, r, 0);
             lane_send(c, l, buffer + first, mine, r, 1);
         }
     } else if (l->stage == 0) {
@@ -359,8 +350,8 @@ static bool begin_broadcast(many *c, lane *l) {
     } else if (l->stage == 1 && !flat && !root) {
         for (int i = 1; i < c->size; i++) {
             int r = (c->rank + i) % c->size;
-            int64_t at = cut(c, l->n, r);
-            lane_receive(c, l, buffer + at, cut(c, l->n, r + 1) - at, r, 1);
+            int64_t at = tl__comm_cut(l->n, c->size, r);
+            lane_receive(c, l, buffer + at, tl__comm_cut(l->n, c->size, r + 1) - at, r, 1);
             if (r != q->root) lane_send(c, l, buffer + first, mine, r, 1);
         }
     } else {

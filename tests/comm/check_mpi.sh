@@ -1,6 +1,6 @@
 #!/bin/sh
 # check_mpi.sh PROGRAM SOURCE — the communicator over Open MPI: tests/comm/ranks.c on 1 to 4 ranks of this machine. Sums, moves and full
-# queues give the bits of the tree; arguments that differ, an abort, a late rank and one that has left are named by those who wait.
+# queues give the bits of the tree, and move the bytes that they are said to cost; arguments that differ, an abort, a late rank and one that has left are named by those who wait.
 . "$2/tests/program.sh"
 ranks=$(dirname "$trilith")/tests/comm_ranks
 if [ ! -x "$ranks" ] || ! command -v mpirun >/dev/null; then
@@ -24,9 +24,9 @@ all_ok() { # RANKS
 }
 
 for n in 1 2 3 4; do
-    start $n sums moves pending
-    [ $status -eq 0 ] || fail "sums moves pending on $n ranks: exit status $status"
-    all_ok $n 'sums moves pending'
+    start $n sums moves pending traffic
+    [ $status -eq 0 ] || fail "sums moves pending traffic on $n ranks: exit status $status"
+    all_ok $n 'sums moves pending traffic'
 done
 for n in 2 3; do
     for case in different aborted; do

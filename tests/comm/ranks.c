@@ -10,6 +10,7 @@
 #include <unistd.h>
 #include "base/clock.h"
 #include "comm/comm.h"
+#include "comm/cost.h"
 
 #define TIMEOUT_NS 60000000000
 
@@ -152,6 +153,36 @@ static void pending(void) {
     wait_for(t[0]);
 }
 
+/* What the thread counted is what the cost function says, to the byte, of every kind and size on every rank. */
+static void traffic(void) {
+    static const int64_t sizes[] = {0, 1, 64, 65, 128, 129, 515, 70001, 262144, 2097152, 9000001};
+    double *x = calloc(9000001, sizeof *x), *out = calloc((size_t)size, 9000001);
+    for (int s = 0; s < 11; s++) {
+        for (int kind = TL_COLLECTIVE_SUM; kind <= TL_COLLECTIVE_GATHER; kind++) {
+            int64_t n = sizes[s];
+            int root = (s + kind) % size, rc = 0;
+            tl_ticket t;
+            tl__comm_take_traffic(comm);
+            if (kind == TL_COLLECTIVE_SUM) rc = tl__comm_sum_start(comm, TL_AXIS_DP, (float *)x, n, &t, &err);
+            if (kind == TL_COLLECTIVE_SUM_F64) rc = tl__comm_sum_f64_start(comm, TL_AXIS_DP, x, n, &t, &err);
+            if (kind == TL_COLLECTIVE_REDUCE)
+                rc = tl__comm_reduce_start(comm, TL_AXIS_DP, (float *)x, n, root, &t, &err);
+            if (kind == TL_COLLECTIVE_BROADCAST) rc = tl__comm_broadcast_start(comm, TL_AXIS_DP, x, n, root, &t, &err);
+            if (kind == TL_COLLECTIVE_GATHER) rc = tl__comm_gather_start(comm, TL_AXIS_DP, out, x, n, &t, &err);
+            MUST(rc);
+            wait_for(t);
+            double counted = tl__comm_take_traffic(comm).bytes;
+            tl_comm_cost cost = tl__comm_cost((tl_collective)kind, n, size, rank, root);
+            if (counted == cost.sent_bytes + cost.received_bytes) continue;
+            printf("rank %d: collective of kind %d, %lld elements, root %d: %.0f bytes counted, %.0f + %.0f expected\n",
+                   rank, kind, (long long)n, root, counted, cost.sent_bytes, cost.received_bytes);
+            fflush(stdout);
+            _exit(1);
+        }
+    }
+    free(x), free(out);
+}
+
 static void expect(int rc, const char *part, const char *what) {
     if (rc == TL_ECOMM && strstr(err.text, part)) return;
     printf("rank %d: %s: status %d, '%s' does not say '%s'\n", rank, what, rc, err.text, part);
@@ -245,8 +276,9 @@ int main(int argc, char **argv) {
     static const struct {
         const char *name;
         void (*run)(void);
-    } cases[] = {{"sums", sums},       {"moves", moves}, {"pending", pending}, {"different", different},
-                 {"aborted", aborted}, {"late", late},   {"gone", gone},       {"speed", speed}};
+    } cases[] = {{"sums", sums},       {"moves", moves},         {"pending", pending},
+                 {"traffic", traffic}, {"different", different}, {"aborted", aborted},
+                 {"late", late},       {"gone", gone},           {"speed", speed}};
     MUST(tl__comm_open(&comm, &err));
     rank = tl__comm_rank(comm, TL_AXIS_DP), size = tl__comm_size(comm, TL_AXIS_DP);
     MUST(tl__comm_reserve(comm, 1 << 20, 32, &err));
