@@ -99,6 +99,20 @@ static void preparing(void *user, int64_t done_bytes, int64_t total_bytes) {
     draw(p, false);
 }
 
+/* Two lines of a run of several ranks: what it costs them to be several, and what other ways would take. */
+static void ranks(const tl_train_start *s) {
+    char a[32];
+    fprintf(stderr,
+            "ranks    %d on %d host%s, --shard %s: %s to send and receive a step, at the %.3g GB/s measured %.3g s",
+            s->shape->ranks, s->hosts, s->hosts == 1 ? "" : "s", tl__shard_kind_name(s->shape->shard),
+            size(a, s->traffic->bytes), s->machine->link_bytes_per_second * 1e-9, s->traffic->seconds);
+    fprintf(stderr, ", of which %.3g s exposed\n         a rank's memory with --shard", s->traffic->exposed_seconds);
+    for (int i = 0; i < TL_SHARDS; i++)
+        fprintf(stderr, "%s %s %s", i ? "," : "", tl__shard_kind_name((tl_shard)i),
+                size(a, (double)s->memory_by_shard[i]));
+    fputs("\n", stderr);
+}
+
 static void started(void *user, const tl_train_start *s) {
     tl_progress *p = user;
     char a[32], b[32], c[32], d[32];
@@ -125,6 +139,7 @@ static void started(void *user, const tl_train_start *s) {
             fprintf(stderr, "%s %s %s", said++ ? "," : "", tl__recompute_name((tl_recompute)i),
                     size(a, (double)s->memory_by_recompute[i]));
     fputs("\n", stderr);
+    if (s->shape->ranks > 1) ranks(s);
     const tl_train_config *how = s->config;
     double tokens = (double)s->steps * s->shape->batch * s->shape->T;
     if (how->depth > 0) /* what it stands for: docs/depth.md */

@@ -4,6 +4,7 @@
 #define TL_OBSERVE_MACHINE_H
 
 #include <jansson.h>
+#include "comm/comm.h"
 #include "kernels/ops.h"
 
 typedef struct tl_machine {
@@ -31,6 +32,9 @@ static inline double tl__machine_peak(const tl_machine *m, tl_contract contract)
  * contract is bf16: best of several short trials. Takes and gives back a buffer several times
  * the last-level cache (64 MiB … 1 GiB, at most an eighth of memory_bytes). */
 void tl__machine_measure(tl_machine *m, tl_ctx *ctx, double seconds);
+/* Of the ranks of a run, all together, for about so many seconds: latency and bandwidth between them, the same on every rank. Takes and
+ * gives back 4 MiB. Nothing with one rank. */
+int tl__machine_measure_link(tl_machine *m, tl_comm *comm, double seconds, tl_error *err);
 /* The object "machine" of plan.json and of `trilith doctor --json` (docs/run-folder.md); unmeasured peaks are null. */
 json_t *tl__machine_json(const tl_machine *m);
 /* RssAnon of this process, from /proc/self/status; −1 unknown. Uses no heap. */

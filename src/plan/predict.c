@@ -3,7 +3,7 @@
  * model exists that could go stale. */
 #include <stdlib.h>
 
-#include "plan/size.h"
+#include "plan/traffic.h"
 
 /* ---- a table that computes nothing ---- */
 
@@ -109,13 +109,17 @@ static const tl_ops counting = {
 
 /* ---- roofline ---- */
 
+static double roofline_seconds(const tl_span *span, const tl_machine *machine) {
+    double compute = span->flops / (span->bf16 ? machine->bf16_flops : machine->f32_flops);
+    double memory = span->bytes / machine->read_bytes_per_second;
+    return compute > memory ? compute : memory;
+}
+
 static void add_spans(tl_totals *out, tl_spans *spans, double times, const tl_machine *machine) {
     const tl_span *span;
     int n = tl__spans_list(spans, &span);
     for (int i = 0; i < n; i++) {
-        double compute = span[i].flops / (span[i].bf16 ? machine->bf16_flops : machine->f32_flops);
-        double memory = span[i].bytes / machine->read_bytes_per_second;
-        double seconds = times * (compute > memory ? compute : memory);
+        double seconds = times * roofline_seconds(&span[i], machine);
         int b = span[i].bucket;
         out->seconds[b] += seconds;
         out->wall_seconds += seconds;
@@ -125,16 +129,33 @@ static void add_spans(tl_totals *out, tl_spans *spans, double times, const tl_ma
     }
 }
 
-/* Count one call of `run` and add it `times` times. */
-static int count(tl_totals *out, void (*run)(tl_ctx *ctx, void *user), void *user, tl_contract contract, int spans_room,
-                 double times, const tl_machine *machine, tl_error *err) {
+/* The same list by block of parameters: a pass begins outside the layers, goes through them and ends outside. */
+static void add_blocks(double *block, int first, int last, tl_spans *spans, const tl_machine *machine) {
+    const tl_span *span;
+    int n = tl__spans_list(spans, &span), outside = first;
+    for (int i = 0; i < n; i++) {
+        if (span[i].layer >= 0) outside = last;
+        block[span[i].layer >= 0 ? span[i].layer + 1 : outside] += roofline_seconds(&span[i], machine);
+    }
+}
+
+typedef struct counting_for { /* what is the same for all that is counted of one step */
+    const tl_machine *machine;
+    tl_contract contract;
+    int spans_room;
+} counting_for;
+
+/* Count one call of `run` and add it `times` times; and once by block, where block is not NULL. */
+static int count(tl_totals *out, double *block, int first, int last, void (*run)(tl_ctx *ctx, void *user), void *user,
+                 const counting_for *c, double times, tl_error *err) {
     tl_spans *spans;
-    int status = tl__spans_open(&spans, spans_room, err);
+    int status = tl__spans_open(&spans, c->spans_room, err);
     if (status) return status;
     tl__spans_keep(spans, true);
-    tl_ctx ctx = {.ops = &counting, .spans = spans, .contract = contract};
+    tl_ctx ctx = {.ops = &counting, .spans = spans, .contract = c->contract};
     run(&ctx, user);
-    add_spans(out, spans, times, machine);
+    add_spans(out, spans, times, c->machine);
+    if (block) add_blocks(block, first, last, spans, c->machine);
     tl__spans_close(spans);
     return 0;
 }
@@ -149,10 +170,14 @@ typedef struct micro_batch {
 /* No operator touches its operands, so a gradient buffer is any address that is not NULL ("with gradients"). */
 static float *const anywhere = (float *)(uintptr_t)TL_ARENA_ALIGN_BYTES;
 
-static void run_micro_batch(tl_ctx *ctx, void *user) {
+static void run_forward(tl_ctx *ctx, void *user) {
     micro_batch *m = user;
     tl__model_forward(ctx, &m->model, &m->acts, &m->rows);
     tl__model_loss(ctx, &m->model, &m->acts, m->rows.token, m->rows.R, NULL, anywhere, 1.0f);
+}
+
+static void run_backward(tl_ctx *ctx, void *user) {
+    micro_batch *m = user;
     tl__model_backward(ctx, &m->model, &m->acts, &m->rows, anywhere, NULL, NULL);
 }
 
@@ -174,10 +199,10 @@ static void run_update(tl_ctx *ctx, void *user) {
     if (m->shape->average) tl__blend(ctx, NULL, 0, 0, NULL, 0, 0, 1, params->count);
 }
 
-int tl__train_predict(tl_totals *out, const tl_arch *arch, const tl_train_shape *s, const tl_machine *machine,
-                      tl_error *err) {
+/* Everything but what ranks exchange; pace: by block, zeroed by the caller. */
+static int predict_alone(tl_totals *out, tl_train_pace *pace, const tl_arch *arch, const tl_train_shape *s,
+                         const tl_machine *machine, tl_error *err) {
     static const float present = 0; /* never read: says only that the parameter exists */
-    *out = (tl_totals){0};
     int R = s->micro_batch * s->T, S = s->micro_batch;
     double sequences = (double)s->batch / s->leaves * tl__train_leaves(s); /* of this rank */
     micro_batch m = {.shape = s,
@@ -200,15 +225,45 @@ int tl__train_predict(tl_totals *out, const tl_arch *arch, const tl_train_shape 
                            .seq_row = numbers + R,
                            .seq_block = numbers,
                            .block = numbers};
-        int room =
-            128 * (arch->L + 1) + 8 * (R / TL_KB + 1) + 12 * arch->E * tl__moe_layers(arch); /* an expert's products */
-        status = count(out, run_micro_batch, &m, s->contract, room, sequences / s->micro_batch, machine, err);
+        int last = arch->L + 1; /* block: what comes after the layers */
+        counting_for c = {.machine = machine,
+                          .contract = s->contract,
+                          .spans_room = 128 * (arch->L + 1) + 8 * (R / TL_KB + 1) +
+                                        12 * arch->E * tl__moe_layers(arch)}; /* an expert's products */
+        double times = sequences / s->micro_batch;
+        status = count(out, pace->forward, 0, last, run_forward, &m, &c, times, err);
+        if (!status) status = count(out, pace->backward, last, 0, run_backward, &m, &c, times, err);
+        double before = out->wall_seconds;
+        c.spans_room = TL_MAX_FUSED * m.model.params.n + 4;
         if (!status)
-            status = count(out, run_update, &m, s->contract, TL_MAX_FUSED * m.model.params.n + 4, 1, machine, err);
+            status = count(out, NULL, 0, 0, run_update, &m, &c, s->shard == TL_SHARD_NONE ? 1 : 1.0 / s->ranks, err);
+        pace->update = (out->wall_seconds - before) * (s->shard == TL_SHARD_NONE ? 1 : s->ranks);
     }
     tl__params_free(&m.model.params);
     free(m.model.weight);
     free(m.acts.layer);
     free(numbers);
     return status;
+}
+
+int tl__train_predict_ranks(tl_totals *out, tl_train_traffic *traffic, const tl_arch *arch, const tl_train_shape *s,
+                            const tl_machine *machine, tl_error *err) {
+    size_t blocks = (size_t)arch->L + 2;
+    double *seconds = calloc(2 * blocks, sizeof *seconds);
+    tl_train_pace pace = {.forward = seconds, .backward = seconds + blocks};
+    *out = (tl_totals){0};
+    *traffic = (tl_train_traffic){0};
+    if (!seconds) return tl__fail(err, TL_ENOMEM, "no memory to predict a step's time");
+    int status = predict_alone(out, &pace, arch, s, machine, err);
+    if (!status) status = tl__traffic_predict(traffic, arch, s, machine, &pace, err);
+    free(seconds);
+    out->seconds[TL_BUCKET_COMM] += traffic->exposed_seconds;
+    out->wall_seconds += traffic->exposed_seconds;
+    return status;
+}
+
+int tl__train_predict(tl_totals *out, const tl_arch *arch, const tl_train_shape *s, const tl_machine *machine,
+                      tl_error *err) {
+    tl_train_traffic traffic;
+    return tl__train_predict_ranks(out, &traffic, arch, s, machine, err);
 }

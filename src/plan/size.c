@@ -206,6 +206,17 @@ void tl__train_bytes_by_recompute(int64_t bytes[TL_RECOMPUTES], const tl_arch *a
     }
 }
 
+void tl__train_bytes_by_shard(int64_t bytes[TL_SHARDS], const tl_arch *arch, const tl_train_shape *shape,
+                              int64_t sampling_bytes) {
+    for (int i = 0; i < TL_SHARDS; i++) {
+        tl_train_shape other = *shape;
+        tl_train_bytes all;
+        other.shard = (tl_shard)i;
+        tl__train_bytes(&all, arch, &other, sampling_bytes);
+        bytes[i] = all.total;
+    }
+}
+
 void tl__train_rows(tl_rows *rows, tl_train_memory *memory, const int32_t *input, const int32_t *pos, int n, int T) {
     int R = n * T, S = 0, blocks = 0;
     for (int r = 0; r < R; r++) {

@@ -83,6 +83,9 @@ void tl__train_bytes(tl_train_bytes *bytes, const tl_arch *arch, const tl_train_
 /* The total for each way of recomputing, everything else as it is. */
 void tl__train_bytes_by_recompute(int64_t bytes[TL_RECOMPUTES], const tl_arch *arch, const tl_train_shape *shape, int64_t sampling_bytes);
 
+/* The same for each way of sharding. */
+void tl__train_bytes_by_shard(int64_t bytes[TL_SHARDS], const tl_arch *arch, const tl_train_shape *shape, int64_t sampling_bytes);
+
 /* ---- rows of a micro-batch ---- */
 
 /* Describe n sequences of T rows (input and pos as the dataset gives them: pos 0 begins a document) with their KV blocks. */

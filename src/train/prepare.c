@@ -16,7 +16,7 @@
 #include "train/run.h"
 
 enum { PATH_BYTES = 4096, SPAN_CAPACITY = 1 << 15, DEFAULT_PROMPT_TOKENS = 8, SAMPLE_CHUNK = 64 };
-static const double MEASURE_SECONDS = 0.04;
+static const double MEASURE_SECONDS = 0.04, MEASURE_LINK_SECONDS = 0.05;
 static const double ROUTER_Z = 0.001; /* Zoph et al. 2022 §3.3; OLMoE too */
 
 /* A failure here is every rank's. */
@@ -240,14 +240,21 @@ static int positions_needed(const tl_run *run, const tl_arch *arch) {
     return sampled > (int)run->config->seq ? sampled : (int)run->config->seq;
 }
 
-/* Ways to recompute that would fit where the chosen one does not; "" where there is none. */
-static const char *less_memory(const tl_run *run, char out[160]) {
-    const int64_t *bytes = run->bytes_by_recompute;
+/* The first way to shard, and to recompute, that would fit where the chosen one does not; "" where there is none. */
+static const char *less_memory(const tl_run *run, char out[256]) {
+    const int64_t *shards = run->bytes_by_shard, *modes = run->bytes_by_recompute;
+    const int64_t room = run->machine.memory_bytes / run->ranks_here;
+    size_t n = 0;
     out[0] = 0;
-    for (int i = run->shape.recompute + 1; i < TL_RECOMPUTES && !out[0]; i++)
-        if (bytes[i] * run->ranks_here <= run->machine.memory_bytes)
-            snprintf(out, 160, "--recompute %s would take %.2f GB and fit; or ", tl__recompute_name((tl_recompute)i),
-                     (double)bytes[i] * 1e-9);
+    for (int i = run->shape.shard + 1; run->ranks > 1 && i < TL_SHARDS && !n; i++)
+        if (shards[i] <= room)
+            n += (size_t)snprintf(out, 256, "--shard %s would take %.2f GB and fit; or ",
+                                  tl__shard_kind_name((tl_shard)i), (double)shards[i] * 1e-9);
+    size_t before = n;
+    for (int i = run->shape.recompute + 1; i < TL_RECOMPUTES && n == before; i++)
+        if (modes[i] <= room)
+            n += (size_t)snprintf(out + n, 256 - n, "--recompute %s would take %.2f GB and fit; or ",
+                                  tl__recompute_name((tl_recompute)i), (double)modes[i] * 1e-9);
     return out;
 }
 
@@ -276,8 +283,9 @@ static int size_run(tl_run *run, const tl_arch *arch, tl_error *err) {
         samples_here(run) ? (int64_t)tl__session_bytes(arch, sample_capacity(run, arch), SAMPLE_CHUNK) : 0;
     tl__train_bytes(&run->bytes, arch, &run->shape, sampling);
     tl__train_bytes_by_recompute(run->bytes_by_recompute, arch, &run->shape, sampling);
-    char advice[160];
-    TRY(tl__train_predict(&run->seconds, arch, &run->shape, &run->machine, err));
+    tl__train_bytes_by_shard(run->bytes_by_shard, arch, &run->shape, sampling);
+    char advice[256];
+    TRY(tl__train_predict_ranks(&run->seconds, &run->expected_traffic, arch, &run->shape, &run->machine, err));
     if (run->machine.memory_bytes > 0 && run->bytes.total * run->ranks_here > run->machine.memory_bytes)
         return tl__fail(err, TL_ENOMEM,
                         "%s %.2f GB (weights %.2f, gradients %.2f, moments %.2f, activations %.2f) and this machine "
@@ -451,13 +459,18 @@ static int open_text(tl_run *run, tl_error *err) {
     return open_data(run, err);
 }
 
+/* All ranks come to this together: those of one host share it while they measure, as they will while they train. */
+static int open_machine(tl_run *run, tl_error *err) {
+    tl__machine_describe(&run->machine, &run->ctx);
+    tl__machine_measure(&run->machine, &run->ctx, MEASURE_SECONDS);
+    return tl__machine_measure_link(&run->machine, run->comm, MEASURE_LINK_SECONDS, err);
+}
+
 static int open_model(tl_run *run, tl_error *err) {
     tl_arch arch;
     bool weights;
     TRY(open_arch(run, &arch, &weights, err));
     TRY(turn_dial(run, &arch, err));
-    tl__machine_describe(&run->machine, &run->ctx);
-    tl__machine_measure(&run->machine, &run->ctx, MEASURE_SECONDS);
     TRY(size_run(run, &arch, err));
     TRY(open_memory(run, &arch, err));
     if (weights) TRY(load_weights(run, err));
@@ -545,7 +558,8 @@ static int open_rest(tl_run *run, tl_error *err) {
     TRY(open_sampling(run, err));
     run->validation = calloc((size_t)samples + 1, 2 * sizeof *run->validation);
     run->step_seconds = calloc((size_t)run->schedule.steps, sizeof *run->step_seconds);
-    if (!run->step_seconds || !run->validation)
+    run->step_comm = calloc(run->ranks > 1 ? 3 * (size_t)run->schedule.steps : 1, sizeof *run->step_comm);
+    if (!run->step_seconds || !run->step_comm || !run->validation)
         return tl__fail(err, TL_ENOMEM, "no memory for the times of %lld steps", (long long)run->schedule.steps);
     return run->rank == 0 ? tl__run_put_plan(run, "running", NULL, err) : 0;
 }
@@ -589,6 +603,7 @@ int tl__run_open(tl_run *run, const tl_train_config *config, const tl_train_obse
     TRY(agree(run, open_engine(run, err), err));
     TRY(agree(run, run->rank == 0 ? open_text(run, err) : 0, err));
     if (run->ranks > 1) TRY(agree(run, run->rank > 0 ? open_text(run, err) : 0, err));
+    TRY(agree(run, open_machine(run, err), err));
     TRY(agree(run, open_model(run, err), err));
     TRY(agree(run, open_settings(run, begun_ns, err), err));
     tl__run_folder_path(&run->folder, folder, sizeof folder, "checkpoints");
@@ -603,7 +618,7 @@ void tl__run_close(tl_run *run) {
     if (run->comm) tl__comm_close(run->comm); /* whose thread may be reading what follows */
     if (run->session) tl__session_close(run->session);
     free(run->prompt), free(run->logits), free(run->sampler_scratch), free(run->text), free(run->line);
-    free(run->step_seconds), free(run->validation);
+    free(run->step_seconds), free(run->step_comm), free(run->validation);
     tl__arena_close(&run->arena);
     free(run->averaged.weight);
     tl__model_close(&run->model);

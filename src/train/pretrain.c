@@ -170,6 +170,12 @@ static void record_step(tl_run *run, tl_step_metrics *m, double model_flops) {
     m->rss_anon_bytes = tl__rss_anon_bytes();
     if (m->rss_anon_bytes > run->peak_bytes) run->peak_bytes = m->rss_anon_bytes;
     run->state.train_seconds += m->totals.wall_seconds;
+    if (run->ranks > 1) {
+        double *comm = run->step_comm + run->step_seconds_n;
+        comm[0] = m->totals.seconds[TL_BUCKET_COMM];
+        comm[run->schedule.steps] = tl__ledger_hidden_seconds(&m->totals, &m->traffic);
+        comm[2 * run->schedule.steps] = m->traffic.bytes;
+    }
     run->step_seconds[run->step_seconds_n++] = m->totals.wall_seconds;
     if (run->rank == 0) {
         int n = tl__metrics_line(line, sizeof line, m);
@@ -261,6 +267,11 @@ static int loop(tl_run *run, tl_train_outcome *outcome, tl_error *err) {
 
 static void tell_start(tl_run *run) {
     double tokens = (double)run->schedule.steps * run->shape.batch * run->shape.T;
+    int hosts = 0;
+    for (int r = 0, k; r < run->ranks; r++) {
+        for (k = 0; strcmp(tl__comm_host(run->comm, k), tl__comm_host(run->comm, r)) != 0;) k++;
+        hosts += k == r; /* the first of its host */
+    }
     tl_train_start start = {.config = run->config,
                             .arch = &run->model.arch,
                             .data = tl__dataset_facts(run->data),
@@ -269,6 +280,9 @@ static void tell_start(tl_run *run) {
                             .shape = &run->shape,
                             .memory = &run->bytes,
                             .memory_by_recompute = run->bytes_by_recompute,
+                            .memory_by_shard = run->bytes_by_shard,
+                            .traffic = &run->expected_traffic,
+                            .hosts = hosts,
                             .seconds = &run->seconds,
                             .params = run->model.params.count,
                             .steps = run->schedule.steps,

@@ -6,7 +6,7 @@
 #define TL_TRAIN_PRETRAIN_H
 
 #include "observe/ledger.h"
-#include "plan/size.h"
+#include "plan/traffic.h"
 #include "text/dataset.h"
 #include "train/schedule.h"
 #include "train/step.h"
@@ -76,6 +76,9 @@ struct tl_train_start {
     const tl_train_shape *shape;
     const tl_train_bytes *memory;
     const int64_t *memory_by_recompute; /* [TL_RECOMPUTES] totals */
+    const int64_t *memory_by_shard; /* [TL_SHARDS] totals of a rank, where there are several */
+    const tl_train_traffic *traffic; /* predicted, of a step */
+    int hosts; /* that the ranks are on */
     const tl_totals *seconds; /* predicted, of a step */
     int64_t params, steps, first_step;
     double flops; /* of the model, over the whole run */

@@ -87,13 +87,21 @@ static json_t *record_model(const tl_run *run) {
                      run->tokenizer_name);
 }
 
+/* What ranks exchange in a step. */
+static json_t *record_traffic(double exposed, double hidden, double bytes) {
+    return json_pack("{s:o,s:o,s:o}", "exposed_seconds", real_or_null(exposed), "hidden_seconds", real_or_null(hidden),
+                     "bytes", real_or_null(bytes));
+}
+
 static json_t *record_predicted(const tl_run *run) {
     const tl_train_bytes *b = &run->bytes;
     double seconds = run->seconds.wall_seconds;
     double tokens = (double)run->shape.batch * run->shape.T;
     double model_flops = tl__arch_model_flops_per_token(&run->model.arch, run->shape.T);
     char bottleneck[512];
-    tl__ledger_bottleneck(bottleneck, sizeof bottleneck, &run->seconds, NULL, &run->machine);
+    const tl_train_traffic *t = &run->expected_traffic;
+    tl_comm_traffic traffic = {.bytes = t->bytes, .seconds = t->seconds};
+    tl__ledger_bottleneck(bottleneck, sizeof bottleneck, &run->seconds, &traffic, &run->machine);
     json_t *memory = json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "weights", (json_int_t)b->weights, "gradients",
                                (json_int_t)b->gradients, "moments", (json_int_t)b->moments, "activations",
                                (json_int_t)b->activations, "scratch", (json_int_t)b->scratch, "sampling",
@@ -102,12 +110,23 @@ static json_t *record_predicted(const tl_run *run) {
     json_t *modes = json_object();
     for (int i = 0; i < TL_RECOMPUTES; i++)
         json_object_set_new(modes, tl__recompute_name((tl_recompute)i), json_integer(run->bytes_by_recompute[i]));
-    return json_pack("{s:I,s:f,s:I,s:o,s:s,s:o,s:o,s:o,s:o,s:o,s:s}", "steps", (json_int_t)run->schedule.steps,
-                     "model_flops", model_flops * tokens * (double)run->schedule.steps, "peak_bytes",
-                     (json_int_t)b->total, "memory", memory, "recompute", tl__recompute_name(run->shape.recompute),
-                     "peak_bytes_by_recompute", modes, "step_seconds", real_or_null(seconds), "tokens_per_second",
-                     real_or_null(tokens / seconds), "mfu", real_or_null(model_flops * tokens / seconds / peak(run)),
-                     "seconds", real_or_null(seconds * (double)run->schedule.steps), "bottleneck", bottleneck);
+    json_t *predicted =
+        json_pack("{s:I,s:f,s:I,s:o,s:s,s:o,s:o,s:o,s:o,s:o,s:s}", "steps", (json_int_t)run->schedule.steps,
+                  "model_flops", model_flops * tokens * (double)run->schedule.steps, "peak_bytes", (json_int_t)b->total,
+                  "memory", memory, "recompute", tl__recompute_name(run->shape.recompute), "peak_bytes_by_recompute",
+                  modes, "step_seconds", real_or_null(seconds), "tokens_per_second", real_or_null(tokens / seconds),
+                  "mfu", real_or_null(model_flops * tokens / seconds / peak(run)), "seconds",
+                  real_or_null(seconds * (double)run->schedule.steps), "bottleneck", bottleneck);
+    if (run->ranks > 1) {
+        json_t *shards = json_object(),
+               *comm = record_traffic(t->exposed_seconds, fmax(0, t->seconds - t->exposed_seconds), t->bytes);
+        for (int i = 0; i < TL_SHARDS; i++)
+            json_object_set_new(shards, tl__shard_kind_name((tl_shard)i), json_integer(run->bytes_by_shard[i]));
+        json_object_set_new(comm, "exchanges", json_integer(t->exchanges));
+        json_object_set_new(predicted, "peak_bytes_by_shard", shards);
+        json_object_set_new(predicted, "comm", comm);
+    }
+    return predicted;
 }
 
 static int by_value(const void *a, const void *b) {
@@ -115,12 +134,14 @@ static int by_value(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
+static double median_of(double *values, int64_t n) {
+    qsort(values, (size_t)n, sizeof *values, by_value);
+    return n > 0 ? values[n / 2] : NAN;
+}
+
 static json_t *record_happened(const tl_run *run, const tl_train_outcome *o) {
-    double tokens = (double)run->shape.batch * run->shape.T, median = NAN;
-    if (run->step_seconds_n > 0) {
-        qsort(run->step_seconds, (size_t)run->step_seconds_n, sizeof *run->step_seconds, by_value);
-        median = run->step_seconds[run->step_seconds_n / 2];
-    }
+    double tokens = (double)run->shape.batch * run->shape.T;
+    double median = median_of(run->step_seconds, run->step_seconds_n);
     double model_flops = tl__arch_model_flops_per_token(&run->model.arch, run->shape.T);
     json_t *h = json_pack("{s:I,s:I,s:I,s:s}", "steps", (json_int_t)o->steps, "peak_bytes", (json_int_t)o->peak_bytes,
                           "skipped_steps", (json_int_t)o->skipped, "bottleneck", o->bottleneck);
@@ -133,6 +154,12 @@ static json_t *record_happened(const tl_run *run, const tl_train_outcome *o) {
     json_object_set_new(h, "loss", real_or_null(o->loss));
     json_object_set_new(h, "validation_loss", real_or_null(o->validation_loss));
     json_object_set_new(h, "bits_per_byte", real_or_null(o->bits_per_byte));
+    if (run->ranks > 1) {
+        int64_t n = run->step_seconds_n, steps = run->schedule.steps;
+        double *comm = run->step_comm;
+        json_object_set_new(
+            h, "comm", record_traffic(median_of(comm, n), median_of(comm + steps, n), median_of(comm + 2 * steps, n)));
+    }
     return h;
 }
 
@@ -144,6 +171,7 @@ static void record_ranks(const tl_run *run, json_t *about) {
     for (int r = 0; r < ranks; r++) json_array_append_new(hosts, json_string(tl__comm_host(run->comm, r)));
     json_object_set_new(about, "ranks", json_integer(ranks));
     json_object_set_new(about, "hosts", hosts);
+    json_object_set_new(about, "shard", json_string(tl__shard_kind_name(run->shape.shard)));
 }
 
 int tl__run_put_plan(tl_run *run, const char *status, const tl_train_outcome *outcome, tl_error *err) {

@@ -6,6 +6,7 @@
 #include "infer/session.h"
 #include "train/checkpoint.h"
 #include "train/fault.h"
+#include "plan/traffic.h"
 #include "train/pretrain.h"
 #include "train/run_folder.h"
 
@@ -33,7 +34,8 @@ typedef struct tl_run {
     tl_arena arena;
     tl_train_memory memory;
     tl_train_bytes bytes;     /* predicted */
-    int64_t bytes_by_recompute[TL_RECOMPUTES];
+    int64_t bytes_by_recompute[TL_RECOMPUTES], bytes_by_shard[TL_SHARDS];
+    tl_train_traffic expected_traffic; /* of a step */
     tl_totals seconds; /* predicted */
     tl_schedule schedule;
     tl_saver *saver;
@@ -54,6 +56,7 @@ typedef struct tl_run {
     double *validation;   /* [val_samples, 2] nats and targets of each */
     double *step_seconds; /* [steps] wall of each step of this process, for the median */
     int64_t step_seconds_n;
+    double *step_comm; /* [3, steps] of several ranks: exposed and hidden seconds, bytes */
     int64_t peak_bytes;
     tl_comm_traffic traffic; /* of all steps of this process */
     double last_loss, last_validation_loss;

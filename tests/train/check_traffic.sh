@@ -1,0 +1,44 @@
+#!/bin/sh
+# check_traffic.sh PROGRAM SOURCE — law L4 between ranks: what the plan says that a step will send and receive is what the communicator
+# counted in that step, to the byte, whoever owns what; and both stand in the run folder and on its page.
+. "$2/tests/program.sh"
+if ! command -v mpirun >/dev/null || [ ! -e "$(dirname "$trilith")/trilith-mpi.so" ]; then
+    echo "FAILED: this build is without MPI or mpirun is missing; apt-get install libopenmpi-dev openmpi-bin, then configure again"
+    exit 1
+fi
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+export LSAN_OPTIONS="${LSAN_OPTIONS:+$LSAN_OPTIONS:}suppressions=$source/tests/comm/lsan.supp:print_suppressions=0"
+make_text "$work/text" 300
+cat >"$work/experts.json" <<'END_OF_MODEL'
+{"model_type":"mixtral","vocab_size":260,"hidden_size":32,"intermediate_size":48,"num_hidden_layers":2,"num_attention_heads":4,
+"num_key_value_heads":2,"num_local_experts":4,"num_experts_per_tok":2,"max_position_embeddings":64,"tie_word_embeddings":false,
+"router_aux_loss_coef":0.02}
+END_OF_MODEL
+
+# The first number of `key` behind `object` in a file, on whatever lines.
+number() { tr -d ' \n' <"$1" | sed -n "s/.*\"$2\":{\([^}]*\)}.*/\1/p" | tr ',' '\n' | sed -n "s/^\"$3\"://p"; }
+
+same_bytes() { # N OUT [option…]
+    n=$1 out=$work/$2
+    shift 2
+    timeout 100 mpirun -quiet --oversubscribe -n "$n" "$trilith" train --data "$work/text" --tokenizer bytes --batch 8 --seq 64 \
+        --steps 4 --val-fraction 0 --sample-tokens 0 --quiet --threads 1 --out "$out" "$@" >/dev/null 2>"$work/err" </dev/null ||
+        fail "$n ranks: train $*"
+    tr -d ' \n' <"$out/plan.json" | sed 's/.*"predicted"//' >"$work/predicted"
+    sed -n 2p "$out/metrics.jsonl" >"$work/line"
+    expected=$(number "$work/predicted" comm bytes) counted=$(number "$work/line" comm bytes)
+    awk -v a="$expected" -v b="$counted" 'BEGIN { exit !(a > 0 && a == b) }' ||
+        fail "$n ranks, $*: $counted bytes in a step, $expected were predicted"
+}
+for shard in none zero1; do
+    for n in 2 3 4; do
+        same_bytes $n tied-$n-$shard --model tiny --shard $shard
+    done
+    same_bytes 2 experts-$shard --model "$work/experts.json" --leaves 4 --micro-batch 0 --shard $shard
+    same_bytes 3 untied-$shard --depth 3 --optimizer muon --ema 0.9 --micro-batch 2 --seq 128 --shard $shard
+done
+grep -q 'Between ranks' "$work/tied-2-none/report.html" || fail 'the page does not tell of communication'
+run inspect "$work/tied-3-zero1" || fail inspect
+grep -q 'ranks *3 on 1 host .*shard zero1' "$work/out" || fail 'inspect does not tell of ranks'
+grep -q 's of communication exposed' "$work/out" || fail 'inspect does not tell of exposed communication'
+finish
