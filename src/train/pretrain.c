@@ -91,7 +91,10 @@ static int begin_checkpoint(tl_run *run, tl_error *err) {
 static int final_checkpoint(tl_run *run, bool begun, tl_error *err) {
     if (!begun) TRY(begin_checkpoint(run, err));
     int status = tl__saver_wait_published(run->saver, err);
-    if (status) tl__error_prefix(err, "the last checkpoint failed and was undone; earlier ones are intact");
+    if (!status || status == TL_ECOMM) return status;
+    run->told = true; /* all ranks hear of it, and rank 0 says it */
+    if (run->rank == 0) tl__error_prefix(err, "the last checkpoint failed and was undone; earlier ones are intact");
+    else if (err) err->text[0] = 0;
     return status;
 }
 
