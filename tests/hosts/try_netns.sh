@@ -1,0 +1,46 @@
+#!/bin/sh
+# try_netns.sh TRILITH SOURCE — ranks on several hosts, which are network namespaces: the bits of one process, over links as fast as the
+# machine and over slow ones, and what a slow link takes is in the ledger. Status 77: not on this machine, with the reason.
+. "$2/tests/program.sh"
+. "$source/tests/hosts/netns.sh"
+. "$source/tests/hosts/runs.sh"
+hosts_or_skip
+mpi_or_skip
+hosts_up 3 || fail 'the hosts could not be made'
+
+train_one "$work/one"
+ranks() { # FOLDER N ARGUMENT…: N ranks in turn on the hosts
+    folder=$1
+    n=$2
+    shift 2
+    hosts_mpirun -n "$n" --map-by node timeout -k 5 60 "$trilith" train --out "$folder" $settings "$@" >"$work/out" 2>"$work/err"
+    status=$?
+    sed -i -n '/^trilith/p; $p' "$work/err" # without mpirun's notices
+    [ $status -eq 0 ] || fail "$n ranks${1+, }$*: status $status"
+}
+
+# ---- the same bits ----
+ranks "$work/three" 3
+same_run "$work/one" "$work/three" '3 ranks on 3 hosts'
+ranks "$work/four" 4
+same_run "$work/one" "$work/four" '4 ranks on 3 hosts'
+
+# ---- a slow link ----
+# Nothing is timed here but against the limit itself: no machine is fast enough to send more than the link lets through.
+megabits=20
+hosts_rate ${megabits}mbit
+ranks "$work/slow" 3
+same_run "$work/one" "$work/slow" "3 ranks over $megabits Mbit/s"
+tail -n +3 "$work/slow/metrics.jsonl" | sed -n 's/.*"wall":\([0-9.e+-]*\).*"comm":{[^}]*"exposed_seconds":\([0-9.e+-]*\),.*"bytes":\([0-9.e+-]*\),.*/\1 \2 \3/p' >"$work/comm"
+awk -v rate="$((megabits * 125000))" -v n="$(($(wc -l <"$work/slow/metrics.jsonl") - 2))" '
+    { wall += $1; exposed += $2; bytes += $3 }
+    END {
+        if (NR != n) { print "not every step tells of its communication"; exit }
+        # Both directions at once: what a rank sent and received takes at least half its bytes over the rate. The tenth is what the limiter lets burst.
+        least = 0.9 * bytes / 2 / rate
+        if (wall < least) printf "%.2f s for steps that exchanged %.0f bytes, which take %.2f s on this link\n", wall, bytes, least
+        if (exposed < wall / 2) printf "of %.2f s, %.2f s were exposed communication: less than half, on a link that slow\n", wall, exposed
+    }' "$work/comm" >"$work/verdict"
+[ ! -s "$work/verdict" ] || fail "the ledger over $megabits Mbit/s: $(cat "$work/verdict")"
+
+finish
