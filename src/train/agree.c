@@ -1,0 +1,136 @@
+/* agree.c — the ranks' comparison: hashes of what all should have, and the verdict. */
+#include "train/agree.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+int tl__agree_open(tl_agree *agree, int ranks, const tl_params *params, tl_error *err) {
+    *agree = (tl_agree){.all = calloc((size_t)ranks, sizeof *agree->all),
+                        .wrong = calloc((size_t)ranks, sizeof *agree->wrong),
+                        .parameter = calloc((size_t)params->n, sizeof *agree->parameter)};
+    if (agree->all && agree->wrong && agree->parameter) return 0;
+    return tl__fail(err, TL_ENOMEM, "no memory for comparing the ranks");
+}
+
+void tl__agree_close(tl_agree *agree) {
+    free(agree->all), free(agree->wrong), free(agree->parameter);
+    *agree = (tl_agree){0};
+}
+
+/* ---- looking ---- */
+
+typedef struct look {
+    const tl_params *params;
+    const float *flat;
+    tl_hash *out;
+} look;
+
+static void hash_one(void *user, int64_t i, int worker) {
+    const look *l = user;
+    const tl_param *p = &l->params->list[i];
+    (void)worker;
+    l->out[i] = tl__hash_bytes(l->flat + p->offset, sizeof(float) * (size_t)p->count);
+}
+
+static tl_hash hash_all(tl_agree *agree, tl_ctx *ctx, const tl_params *params, const float *flat) {
+    look l = {params, flat, agree->parameter};
+    tl__parallel_for(ctx->pool, params->n, hash_one, &l);
+    return tl__hash_bytes(agree->parameter, sizeof *agree->parameter * (size_t)params->n);
+}
+
+void tl__agree_look(tl_agree *agree, tl_ctx *ctx, const tl_model *model, tl_train_memory *memory,
+                    const tl_train_shape *shape, bool whole) {
+    agree->mine = (tl_agree_record){0};
+    if (!whole) return;
+    agree->mine.weights = hash_all(agree, ctx, &model->params, model->flat);
+    tl__step_probe(ctx, model, memory, shape);
+    agree->mine.probe = hash_all(agree, ctx, &model->params, memory->grad[0]);
+    tl__step_probe(ctx, model, memory, shape);
+    agree->mine.again = hash_all(agree, ctx, &model->params, memory->grad[0]);
+}
+
+/* ---- judging ---- */
+
+static bool same(const void *a, const void *b, size_t n) {
+    return memcmp(a, b, n) == 0;
+}
+
+static bool contradicts_itself(const tl_agree_record *r) {
+    return !same(&r->probe, &r->again, sizeof r->probe);
+}
+
+int tl__agree_judge(bool *wrong, const tl_agree_record *all, int ranks) {
+    int n = 0, differ = 0, best = 0, most = 0;
+    for (int r = 0; r < ranks; r++) {
+        wrong[r] = contradicts_itself(&all[r]);
+        n += wrong[r];
+        differ += !same(&all[r], &all[0], sizeof *all);
+    }
+    if (n || !differ) return n;
+    for (int r = 0; r < ranks; r++) {
+        int alike = 0;
+        for (int k = 0; k < ranks; k++) alike += same(&all[r], &all[k], sizeof *all);
+        if (alike > most) most = alike, best = r;
+    }
+    if (2 * most <= ranks) return -1;
+    for (int r = 0; r < ranks; r++) n += wrong[r] = !same(&all[r], &all[best], sizeof *all);
+    return n;
+}
+
+/* "rank 2 (node7), rank 5 (node9)", six at most. */
+static void name_ranks(char *out, size_t size, const tl_comm *comm, const bool *wrong, int ranks, int last) {
+    int named = 0;
+    size_t used = 0;
+    *out = 0;
+    for (int r = 0; r < ranks; r++) {
+        if (wrong && !wrong[r]) continue;
+        if (++named > 6 || used >= size) continue;
+        used += (size_t)snprintf(out + used, size - used, "%srank %d (%s)",
+                                 named == 1      ? ""
+                                 : named == last ? " and "
+                                                 : ", ",
+                                 r, tl__comm_host(comm, r));
+    }
+    if (named > 6 && used < size) snprintf(out + used, size - used, " and %d more", named - 6);
+}
+
+static int tell(const tl_agree *agree, const tl_comm *comm, int n, int ranks, int64_t step, tl_error *err) {
+    char who[512], since[96] = "its first step";
+    int first = 0;
+    name_ranks(who, sizeof who, comm, n > 0 ? agree->wrong : NULL, ranks, n > 0 ? n : ranks);
+    if (agree->agreed_step > 0)
+        snprintf(since, sizeof since, "step %lld, when all ranks were the same", (long long)agree->agreed_step);
+    if (n < 0)
+        return tl__fail(
+            err, TL_EDIVERGED,
+            "at step %lld %s hold different weights or compute different gradients from them, and there are too "
+            "few to tell who is wrong: something failed since %s; test the memory and the CPU of each before "
+            "going on there",
+            (long long)step, who, since);
+    while (!agree->wrong[first]) first++;
+    const tl_agree_record *bad = &agree->all[first];
+    int right = 0;
+    while (right < ranks - 1 && agree->wrong[right]) right++;
+    const char *what = contradicts_itself(bad) ? "computes one gradient twice to different bits"
+                       : same(&bad->weights, &agree->all[right].weights, sizeof(tl_hash))
+                           ? "computes other bits from the same weights"
+                           : "holds other weights than the rest";
+    return tl__fail(
+        err, TL_EDIVERGED,
+        "at step %lld %s %s: its memory or CPU failed since %s; do not go on with %s before it is tested, and "
+        "resume without it",
+        (long long)step, who, what, since, tl__comm_host(comm, first));
+}
+
+int tl__agree_compare(tl_agree *agree, tl_comm *comm, int64_t step, int64_t timeout_ns, tl_error *err) {
+    int ranks = tl__comm_size(comm, TL_AXIS_DP);
+    tl_ticket ticket;
+    TRY(tl__comm_gather_start(comm, TL_AXIS_DP, agree->all, &agree->mine, sizeof agree->mine, &ticket, err));
+    TRY(tl__comm_wait(comm, ticket, timeout_ns, err));
+    int n = tl__agree_judge(agree->wrong, agree->all, ranks);
+    if (n) return tell(agree, comm, n, ranks, step, err);
+    agree->agreed_step = step;
+    return 0;
+}
