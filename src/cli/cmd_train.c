@@ -15,7 +15,7 @@
 typedef struct values {
     tl_list data;
     const char *out, *config, *sweep, *launcher, *model, *tokenizer, *text_key, *cache, *sample_prompt;
-    int64_t depth, aspect, seeds, ranks, max_restarts;
+    int64_t check_every, depth, aspect, seeds, ranks, max_restarts;
     double flops, tokens_per_param;
     int64_t steps, tokens, stop_after, batch, seq, micro_batch, leaves, threads, seed, val_every, val_samples,
         checkpoint_every, keep, max_skipped, sample_every, sample_tokens;
@@ -95,6 +95,10 @@ static const tl_option options[] = {
          "Leaves of the gradient's sum, a power of two: the most ranks that can share a step and give the same bits. "
          "0: as few as the ranks that begin the run need, one for one process."),
      .least = 0, .most = 1 << 20},
+    {OPTION("check-every", TL_INT(values, check_every), NULL, "100",
+            "On several ranks: steps between comparisons of the ranks, each by a hash of its weights and of one "
+            "sequence's gradient, and before each checkpoint; a rank that computes wrongly is named. 0: never."),
+     .least = 0, .most = 1e15},
     {OPTION("shard", TL_CHOICE(values, shard), NULL, "none",
             "What each of many ranks keeps for all: none (each keeps everything), zero1 (its part of the optimizer's "
             "state), zero2 (gradients too) or zero3 (weights too). Changes memory and traffic, never a bit."),
@@ -260,6 +264,7 @@ static tl_train_config config_of(tl_cli *cli) {
         .micro_batch = v->micro_batch,
         .leaves = v->leaves,
         .shard = (tl_shard)v->shard,
+        .check_every = v->check_every,
         .threads = v->threads,
         .lr = v->lr,
         .min_lr_ratio = v->min_lr_ratio,

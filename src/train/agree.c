@@ -6,8 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-int tl__agree_open(tl_agree *agree, int ranks, const tl_params *params, tl_error *err) {
-    *agree = (tl_agree){.all = calloc((size_t)ranks, sizeof *agree->all),
+int tl__agree_open(tl_agree *agree, int ranks, const tl_params *params, int64_t agreed_step, tl_error *err) {
+    *agree = (tl_agree){.agreed_step = agreed_step,
+                        .all = calloc((size_t)ranks, sizeof *agree->all),
                         .wrong = calloc((size_t)ranks, sizeof *agree->wrong),
                         .parameter = calloc((size_t)params->n, sizeof *agree->parameter)};
     if (agree->all && agree->wrong && agree->parameter) return 0;
@@ -40,15 +41,12 @@ static tl_hash hash_all(tl_agree *agree, tl_ctx *ctx, const tl_params *params, c
     return tl__hash_bytes(agree->parameter, sizeof *agree->parameter * (size_t)params->n);
 }
 
-void tl__agree_look(tl_agree *agree, tl_ctx *ctx, const tl_model *model, tl_train_memory *memory,
-                    const tl_train_shape *shape, bool whole) {
-    agree->mine = (tl_agree_record){0};
-    if (!whole) return;
-    agree->mine.weights = hash_all(agree, ctx, &model->params, model->flat);
+/* What a rank has and computes; where it has only a part, there is nothing to compare. */
+static tl_hash hash_gradient(tl_agree *agree, tl_ctx *ctx, const tl_model *model, tl_train_memory *memory,
+                             const tl_train_shape *shape) {
+    if (shape->shard > TL_SHARD_ZERO1) return (tl_hash){0};
     tl__step_probe(ctx, model, memory, shape);
-    agree->mine.probe = hash_all(agree, ctx, &model->params, memory->grad[0]);
-    tl__step_probe(ctx, model, memory, shape);
-    agree->mine.again = hash_all(agree, ctx, &model->params, memory->grad[0]);
+    return hash_all(agree, ctx, &model->params, memory->grad[0]);
 }
 
 /* ---- judging ---- */
@@ -58,7 +56,7 @@ static bool same(const void *a, const void *b, size_t n) {
 }
 
 static bool contradicts_itself(const tl_agree_record *r) {
-    return !same(&r->probe, &r->again, sizeof r->probe);
+    return r->again.hex[0] && !same(&r->gradient, &r->again, sizeof r->again);
 }
 
 int tl__agree_judge(bool *wrong, const tl_agree_record *all, int ranks) {
@@ -96,41 +94,52 @@ static void name_ranks(char *out, size_t size, const tl_comm *comm, const bool *
     if (named > 6 && used < size) snprintf(out + used, size - used, " and %d more", named - 6);
 }
 
-static int tell(const tl_agree *agree, const tl_comm *comm, int n, int ranks, int64_t step, tl_error *err) {
-    char who[512], since[96] = "its first step";
+static int tell(tl_agree *agree, const tl_comm *comm, int n, int ranks, int64_t step, tl_error *err) {
+    char who[512];
     int first = 0;
     name_ranks(who, sizeof who, comm, n > 0 ? agree->wrong : NULL, ranks, n > 0 ? n : ranks);
-    if (agree->agreed_step > 0)
-        snprintf(since, sizeof since, "step %lld, when all ranks were the same", (long long)agree->agreed_step);
+    agree->speaker = 0;
     if (n < 0)
         return tl__fail(
             err, TL_EDIVERGED,
             "at step %lld %s hold different weights or compute different gradients from them, and there are too "
-            "few to tell who is wrong: something failed since %s; test the memory and the CPU of each before "
+            "few to tell who is wrong: something failed after step %lld; test the memory and the CPU of each before "
             "going on there",
-            (long long)step, who, since);
+            (long long)step, who, (long long)agree->agreed_step);
     while (!agree->wrong[first]) first++;
     const tl_agree_record *bad = &agree->all[first];
     int right = 0;
     while (right < ranks - 1 && agree->wrong[right]) right++;
+    agree->speaker = right;
     const char *what = contradicts_itself(bad) ? "computes one gradient twice to different bits"
                        : same(&bad->weights, &agree->all[right].weights, sizeof(tl_hash))
                            ? "computes other bits from the same weights"
                            : "holds other weights than the rest";
     return tl__fail(
         err, TL_EDIVERGED,
-        "at step %lld %s %s: its memory or CPU failed since %s; do not go on with %s before it is tested, and "
+        "at step %lld %s %s: its memory or CPU failed after step %lld; do not go on with %s before it is tested, and "
         "resume without it",
-        (long long)step, who, what, since, tl__comm_host(comm, first));
+        (long long)step, who, what, (long long)agree->agreed_step, tl__comm_host(comm, first));
 }
 
-int tl__agree_compare(tl_agree *agree, tl_comm *comm, int64_t step, int64_t timeout_ns, tl_error *err) {
-    int ranks = tl__comm_size(comm, TL_AXIS_DP);
+static int gather(tl_agree *agree, tl_comm *comm, tl_error *err) {
     tl_ticket ticket;
     TRY(tl__comm_gather_start(comm, TL_AXIS_DP, agree->all, &agree->mine, sizeof agree->mine, &ticket, err));
-    TRY(tl__comm_wait(comm, ticket, timeout_ns, err));
-    int n = tl__agree_judge(agree->wrong, agree->all, ranks);
-    if (n) return tell(agree, comm, n, ranks, step, err);
-    agree->agreed_step = step;
-    return 0;
+    return tl__comm_wait(comm, ticket, tl__exchange_timeout_ns, err);
+}
+
+int tl__agree(tl_agree *agree, tl_ctx *ctx, tl_comm *comm, const tl_model *model, tl_train_memory *memory,
+              const tl_train_shape *shape, int64_t step, tl_error *err) {
+    agree->mine = (tl_agree_record){0};
+    if (shape->shard < TL_SHARD_ZERO3) agree->mine.weights = hash_all(agree, ctx, &model->params, model->flat);
+    agree->mine.gradient = hash_gradient(agree, ctx, model, memory, shape);
+    TRY(gather(agree, comm, err));
+    if (tl__agree_judge(agree->wrong, agree->all, shape->ranks) == 0) {
+        agree->agreed_step = step;
+        return 0;
+    }
+    /* Every rank knows by now. Who computes the same thing twice to different bits is wrong, however few there are. */
+    agree->mine.again = hash_gradient(agree, ctx, model, memory, shape);
+    TRY(gather(agree, comm, err));
+    return tell(agree, comm, tl__agree_judge(agree->wrong, agree->all, shape->ranks), shape->ranks, step, err);
 }

@@ -556,6 +556,7 @@ static int open_rest(tl_run *run, tl_error *err) {
     int64_t samples = tl__dataset_facts(run->data)->val_samples;
     if (samples > run->config->val_samples) samples = run->config->val_samples;
     TRY(open_sampling(run, err));
+    TRY(tl__agree_open(&run->agree, run->ranks, &run->model.params, run->state.step, err));
     run->validation = calloc((size_t)samples + 1, 2 * sizeof *run->validation);
     run->step_seconds = calloc((size_t)run->schedule.steps, sizeof *run->step_seconds);
     run->step_comm = calloc(run->ranks > 1 ? 3 * (size_t)run->schedule.steps : 1, sizeof *run->step_comm);
@@ -619,6 +620,7 @@ void tl__run_close(tl_run *run) {
     if (run->session) tl__session_close(run->session);
     free(run->prompt), free(run->logits), free(run->sampler_scratch), free(run->text), free(run->line);
     free(run->step_seconds), free(run->step_comm), free(run->validation);
+    tl__agree_close(&run->agree);
     tl__arena_close(&run->arena);
     free(run->averaged.weight);
     tl__model_close(&run->model);

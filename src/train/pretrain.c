@@ -203,6 +203,19 @@ static int hear_stop(tl_run *run, bool *asked, tl_error *err) {
     return status;
 }
 
+/* All ranks compare what they have and compute. A difference is known to all at once, and told of by one. */
+static int compare_ranks(tl_run *run, tl_error *err) {
+    tl_train_memory *m = &run->memory;
+    const tl_train_config *c = run->config;
+    tl__span_begin(run->ctx.spans, "compare_ranks", TL_BUCKET_EVAL);
+    int status = tl__dataset_train_sample(run->data, c->seed, 0, c->document_mask, m->input, m->target, m->pos, err);
+    if (!status)
+        status = tl__agree(&run->agree, &run->ctx, run->comm, &run->model, m, &run->shape, run->state.step, err);
+    tl__span_end(run->ctx.spans, 0, 0, run->ranks, 0, 0);
+    run->told = status == TL_EDIVERGED;
+    return status;
+}
+
 static bool due(int64_t step, int64_t every, int64_t last) {
     return step == last || (every > 0 && step % every == 0);
 }
@@ -250,6 +263,8 @@ static int loop(tl_run *run, tl_train_outcome *outcome, tl_error *err) {
         tl__span_end(run->ctx.spans, 0, 0, 0, 0, 0);
 
         saved = due(step, c->checkpoint_every, steps) || stop;
+        /* Before a checkpoint too: nothing wrong is kept. */
+        if (run->ranks > 1 && c->check_every > 0 && (saved || step % c->check_every == 0)) TRY(compare_ranks(run, err));
         if (saved) TRY(begin_checkpoint(run, err));
         if (run->state.skipped_in_a_row >= c->max_skipped) {
             tl__saver_wait_published(run->saver, NULL); /* while all ranks are here */
@@ -326,11 +341,14 @@ int tl__pretrain(const tl_train_config *config, const tl_train_observer *observe
         outcome->skipped = run.state.skipped;
         outcome->peak_bytes = run.peak_bytes;
         name_checkpoint(&run, outcome);
-        if (status == TL_ENONFINITE && err) {
+        if ((status == TL_ENONFINITE || status == TL_EDIVERGED) && err) {
             size_t n = strlen(err->text);
             if (outcome->checkpoint[0])
                 snprintf(err->text + n, sizeof err->text - n, "; the last good checkpoint is %s", outcome->checkpoint);
-            else snprintf(err->text + n, sizeof err->text - n, "; there is no good checkpoint: try a lower --lr");
+            else
+                snprintf(err->text + n, sizeof err->text - n, "; there is no good checkpoint%s",
+                         status == TL_ENONFINITE ? ": try a lower --lr" : "");
+            if (status == TL_EDIVERGED && run.rank != run.agree.speaker) err->text[0] = 0; /* it is said once */
         }
         tl_error ignored = {0};
         const char *how = status ? "failed" : outcome->stopped ? "stopped" : "finished";

@@ -34,6 +34,7 @@ typedef struct tl_train_config {
     int64_t stop_after; /* stop, with a checkpoint, after this step; 0: never */
     int64_t batch, seq, micro_batch, threads;
     int64_t leaves; /* 0: as few as the ranks need */
+    int64_t check_every; /* steps between comparisons of the ranks; 0: none */
     tl_shard shard;
     double lr, min_lr_ratio, warmup, decay_fraction; /* warmup < 1: a fraction of the steps */
     tl_schedule_kind schedule;

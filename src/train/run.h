@@ -4,6 +4,7 @@
 #define TL_TRAIN_RUN_H
 
 #include "infer/session.h"
+#include "train/agree.h"
 #include "train/checkpoint.h"
 #include "train/fault.h"
 #include "plan/traffic.h"
@@ -23,7 +24,8 @@ typedef struct tl_run {
     bool told;      /* every rank knows that the run failed */
     tl_ticket stop_ticket; /* of the sum over ranks of `stop` */
     double stop;           /* > 0: a rank was asked to stop before this step */
-    tl_faults faults; /* planted on purpose */
+    tl_faults faults;      /* planted on purpose */
+    tl_agree agree;
     tl_tokenizer *tokenizer;
     char tokenizer_name[256];
     tl_dataset *data;

@@ -156,6 +156,16 @@ int tl__step_gradient(tl_ctx *ctx, tl_comm *comm, const tl_model *model, tl_trai
     return gradient_norm(&x, &result->grad_norm, err);
 }
 
+void tl__step_probe(tl_ctx *ctx, const tl_model *model, tl_train_memory *memory, const tl_train_shape *shape) {
+    tl_spans *spans = ctx->spans;
+    assert(shape->shard < TL_SHARD_ZERO2);
+    memset(memory->leaf_sums, 0, sizeof *memory->leaf_sums * (size_t)memory->leaf_columns);
+    ctx->spans = NULL;
+    leaf_gradient(ctx, model, memory, shape, 0, 1, memory->grad[0], 1.0f / (float)shape->T, memory->leaf_sums, NULL,
+                  NULL);
+    ctx->spans = spans;
+}
+
 /* ---- the update ---- */
 
 /* The matrices of one parameter by Muon. */

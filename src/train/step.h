@@ -21,6 +21,10 @@ typedef struct tl_step_result {
 int tl__step_gradient(tl_ctx *ctx, tl_comm *comm, const tl_model *model, tl_train_memory *memory,
                       const tl_train_shape *shape, tl_step_result *result, tl_error *err);
 
+/* The gradient of the first sequence in memory, by this rank alone, into grad[0]: with the same weights the same bits on any rank. Not
+ * where gradients are sharded. */
+void tl__step_probe(tl_ctx *ctx, const tl_model *model, tl_train_memory *memory, const tl_train_shape *shape);
+
 typedef struct tl_adamw_settings {
     double beta1, beta2, eps, weight_decay;
     double clip; /* largest norm of the gradient; 0: none */
