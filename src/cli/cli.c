@@ -300,17 +300,17 @@ static int parse(tl_cli *cli, int argc, char **argv, tl_error *err) {
 
 /* ---- saying how it ended ---- */
 
-static void say(const char *name, const char *sentence) {
-    size_t n = strlen(sentence);
+void tl__cli_say(const char *name, const char *sentence) {
+    char line[8192];
+    size_t n = strlen(sentence), used = (size_t)snprintf(line, sizeof line, "%.100s: ", name);
     while (n > 0 && (sentence[n - 1] == '\n' || sentence[n - 1] == '.')) n--;
-    fprintf(stderr, "%s: ", name);
     /* Names come from outside and may hold anything: a control character must not move the reader's cursor. */
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < n && used < sizeof line - 8; i++) {
         unsigned char c = (unsigned char)sentence[i];
-        if (c < 0x20 || c == 0x7f) fprintf(stderr, "\\x%02x", c);
-        else fputc(c, stderr);
+        if (c < 0x20 || c == 0x7f) used += (size_t)snprintf(line + used, 5, "\\x%02x", c);
+        else line[used++] = (char)c;
     }
-    fputc('\n', stderr);
+    fprintf(stderr, "%.*s\n", (int)used, line);
 }
 
 int tl__cli_bad(const tl_cli *cli, const char *format, ...) {
@@ -319,12 +319,12 @@ int tl__cli_bad(const tl_cli *cli, const char *format, ...) {
     va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
-    say(cli->name, text);
+    tl__cli_say(cli->name, text);
     return TL_EXIT_USAGE;
 }
 
 int tl__cli_fail(const tl_cli *cli, const tl_error *err) {
-    if (err->text[0]) say(cli->name, err->text); /* none: another rank of the job has said it */
+    if (err->text[0]) tl__cli_say(cli->name, err->text); /* none: another rank of the job has said it */
     switch (err->status) {
     case TL_ESTOPPED:
         return TL_EXIT_DONE;
@@ -359,7 +359,7 @@ int tl__cli_print_json(const tl_cli *cli, json_t *value) {
     int rc = value ? json_dumpf(value, stdout, JSON_COMPACT | JSON_REAL_PRECISION(9) | JSON_ENCODE_ANY) : -1;
     json_decref(value);
     if (rc < 0) {
-        say(cli->name, "the result could not be written as JSON on standard output");
+        tl__cli_say(cli->name, "the result could not be written as JSON on standard output");
         return TL_EXIT_FAILED;
     }
     putchar('\n');
@@ -381,7 +381,7 @@ static int unknown_command(const char *name, const char *word, const tl_command 
     char text[256];
     if (nearest) snprintf(text, sizeof text, "no command '%.60s'; did you mean '%s'?", word, nearest);
     else snprintf(text, sizeof text, "no command '%.60s'; '%s --help' lists those there are", word, name);
-    say(name, text);
+    tl__cli_say(name, text);
     return TL_EXIT_USAGE;
 }
 

@@ -100,6 +100,8 @@ int tl__cli_yaml_option(const tl_cli *cli, const tl_yaml_entry *entry, const cha
 /* Option i's value (given, and no list) as text that sets it to the same: the shortest for a number. malloc'd. */
 char *tl__cli_value_text(const tl_cli *cli, int i);
 
+/* 'name: sentence' on standard error, in one piece: many ranks may speak at once. */
+void tl__cli_say(const char *name, const char *sentence);
 /* 'trilith COMMAND: sentence' on standard error; returns 2. */
 int tl__cli_bad(const tl_cli *cli, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* The same from a tl_error; returns the exit code of its status: 0 after TL_ESTOPPED, 1 where the machine or the run

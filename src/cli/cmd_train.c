@@ -8,6 +8,7 @@
 #include "cli/cli.h"
 #include "cli/progress.h"
 #include "cli/supervise.h"
+#include "comm/comm.h"
 #include "cli/sweep.h"
 #include "infer/engine.h"
 #include "plan/depth.h"
@@ -20,7 +21,7 @@ typedef struct values {
     int64_t steps, tokens, stop_after, batch, seq, micro_batch, leaves, threads, seed, val_every, val_samples,
         checkpoint_every, keep, max_skipped, sample_every, sample_tokens;
     double minutes, lr, min_lr_ratio, warmup, decay_fraction, beta1, beta2, eps, weight_decay, clip, val_fraction,
-        muon_lr, muon_momentum, z_loss, ema, router_aux, router_z;
+        comm_timeout, muon_lr, muon_momentum, z_loss, ema, router_aux, router_z;
     int schedule, optimizer, recompute, dtype, shard;
     bool document_mask, mmap, resume, supervise, quiet;
 } values;
@@ -95,6 +96,10 @@ static const tl_option options[] = {
          "Leaves of the gradient's sum, a power of two: the most ranks that can share a step and give the same bits. "
          "0: as few as the ranks that begin the run need, one for one process."),
      .least = 0, .most = 1 << 20},
+    {OPTION("comm-timeout", TL_REAL(values, comm_timeout), "SECONDS", "600",
+            "On several ranks: how long to wait for the others before the run ends with status 75 and says who is "
+            "missing. More than the slowest validation or checkpoint of one rank takes."),
+     .least = 0.1, .most = 1e6},
     {OPTION("check-every", TL_INT(values, check_every), NULL, "100",
             "On several ranks: steps between comparisons of the ranks, each by a hash of its weights and of one "
             "sequence's gradient, and before each checkpoint; a rank that computes wrongly is named. 0: never."),
@@ -206,13 +211,17 @@ static const tl_option options[] = {
     {0},
 };
 
+static volatile sig_atomic_t under_mpirun;
+
+/* mpirun ends ranks a second after SIGTERM, which it sends when another rank has died. */
 static void on_signal(int signal) {
-    (void)signal;
     tl__pretrain_request_stop();
+    if (signal == SIGTERM && under_mpirun) tl__comm_hurry();
 }
 
 static void catch_signals(void) {
     struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
+    under_mpirun = getenv("OMPI_COMM_WORLD_SIZE") != NULL;
     signal(SIGPIPE, SIG_IGN); /* a reader of the progress that goes away must not end the run */
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGUSR1, &action, NULL);
@@ -265,6 +274,7 @@ static tl_train_config config_of(tl_cli *cli) {
         .leaves = v->leaves,
         .shard = (tl_shard)v->shard,
         .check_every = v->check_every,
+        .comm_timeout = v->comm_timeout,
         .threads = v->threads,
         .lr = v->lr,
         .min_lr_ratio = v->min_lr_ratio,

@@ -230,8 +230,16 @@ void tl__progress_close(tl_progress *p) {
     free(p);
 }
 
+static void failed(void *user, const tl_error *err) {
+    tl_progress *p = user;
+    if (p->terminal && p->drawn) fputs("\n", stderr);
+    p->drawn = false;
+    tl__cli_say("trilith train", err->text);
+}
+
 tl_train_observer tl__progress_observer(tl_progress *p) {
-    return (tl_train_observer){.user = p, .preparing = preparing, .started = started, .step = step, .sample = sample};
+    return (tl_train_observer){
+        .user = p, .preparing = preparing, .started = started, .step = step, .sample = sample, .failed = failed};
 }
 
 void tl__progress_end(tl_progress *p, const tl_train_config *config, const tl_train_outcome *o) {

@@ -56,15 +56,18 @@ static void hear_srun(tl_job_news *news, const char *line) {
     lose(news, rank, how);
 }
 
-/* A rank's own sentence names who is lost as "rank 2 (node7) is lost", as often as there are. */
+/* A rank's own sentence says of who is lost "rank 2 (node7) has not come and is silent for 4.0 s", as often as there
+ * are. */
 static void hear_rank(tl_job_news *news, const char *line) {
+    static const char *const words[] = {") has not come and is silent for ", ") has come and is silent for "};
     for (const char *at = line; (at = strstr(at, "rank ")); at += 5) {
         char *end;
         long rank = strtol(at + 5, &end, 10);
         if (end == at + 5 || *end != ' ' || end[1] != '(') continue;
         const char *close = strchr(end, ')');
-        if (close && strncmp(close, ") is lost", 9) == 0) {
+        for (int i = 0; close && i < 2; i++) {
             char how[160];
+            if (strncmp(close, words[i], strlen(words[i])) != 0) continue;
             snprintf(how, sizeof how, "no word from %.*s", (int)(close - end - 2), end + 2);
             lose(news, rank, how);
         }
@@ -164,8 +167,15 @@ static int make_arguments(tl_arguments *a, const tl_cli *cli, const tl_supervise
     return a->failed ? tl__fail(err, TL_ENOMEM, "no memory for the job's command line") : 0;
 }
 
+/* Ranks that give up together say much the same: a line is shown once in a row. */
+static void show(tl_job_news *news, const char *line, char last[4096]) {
+    if (!tl__job_hear(news, line) || strcmp(line, last) == 0) return;
+    fprintf(stderr, "%s\n", line);
+    strcpy(last, line);
+}
+
 static void hear(int fd, tl_job_news *news) {
-    char line[4096], chunk[4096];
+    char line[4096], last[4096] = "", chunk[4096];
     size_t used = 0;
     ssize_t n;
     while ((n = read(fd, chunk, sizeof chunk)) > 0 || (n < 0 && errno == EINTR))
@@ -175,10 +185,10 @@ static void hear(int fd, tl_job_news *news) {
                 continue;
             }
             line[used] = 0, used = 0;
-            if (tl__job_hear(news, line)) fprintf(stderr, "%s\n", line);
+            show(news, line, last);
         }
     line[used] = 0;
-    if (used && tl__job_hear(news, line)) fprintf(stderr, "%s\n", line);
+    if (used) show(news, line, last);
 }
 
 /* *status as waitpid gives it. */

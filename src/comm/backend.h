@@ -26,6 +26,7 @@ typedef struct tl_comm_ops {
     int (*reserve)(tl_comm *comm, int64_t most_bytes, int pending, tl_error *err);
     int (*start)(tl_comm *comm, const tl_comm_request *request, tl_ticket *ticket, tl_error *err);
     int (*wait)(tl_comm *comm, tl_ticket ticket, int64_t timeout_ns, tl_error *err);
+    void (*set_silence)(tl_comm *comm, int64_t silence_ns);
     void (*abort)(tl_comm *comm, const char *reason);
     tl_comm_traffic (*take_traffic)(tl_comm *comm);
 } tl_comm_ops;
@@ -34,6 +35,9 @@ typedef struct tl_comm_ops {
 struct tl_comm {
     const tl_comm_ops *ops;
 };
+
+/* When tl__comm_hurry was called; 0: it was not. */
+int64_t tl__comm_hurried_ns(void);
 
 /* Many ranks over a wire, which `wire->open` finds in its environment with `where` (the wire's own). It waits timeout_ns for all
  * to have come. */

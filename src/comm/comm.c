@@ -2,8 +2,11 @@
  * and which leaves of the gradient's tree are a rank's. */
 #include "comm/backend.h"
 
+#include "base/clock.h"
+
 #include <assert.h>
 #include <dlfcn.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -163,6 +166,21 @@ int tl__comm_gather_start(tl_comm *comm, tl_axis axis, void *out, const void *in
 
 int tl__comm_wait(tl_comm *comm, tl_ticket ticket, int64_t timeout_ns, tl_error *err) {
     return comm->ops->wait(comm, ticket, timeout_ns, err);
+}
+
+void tl__comm_set_silence(tl_comm *comm, int64_t silence_ns) {
+    comm->ops->set_silence(comm, silence_ns);
+}
+
+static _Atomic int64_t hurried_ns;
+
+void tl__comm_hurry(void) {
+    int64_t never = 0;
+    atomic_compare_exchange_strong(&hurried_ns, &never, tl__now_ns());
+}
+
+int64_t tl__comm_hurried_ns(void) {
+    return hurried_ns;
 }
 
 void tl__comm_abort(tl_comm *comm, const char *reason) {

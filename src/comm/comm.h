@@ -55,6 +55,11 @@ int tl__comm_gather_start(tl_comm *comm, tl_axis axis, void *out, const void *in
 /* TL_ECOMM after timeout_ns (and for every later call): the sentence names the collective, its step, and by rank and host who has
  * not come, how far each is, or whose arguments differ. */
 int tl__comm_wait(tl_comm *comm, tl_ticket ticket, int64_t timeout_ns, tl_error *err);
+/* A rank of which nothing at all is heard for so long is lost (600 s at first), however long a wait may take: TL_ECOMM. */
+void tl__comm_set_silence(tl_comm *comm, int64_t silence_ns);
+/* Safe in a signal handler: this process is about to be ended, as mpirun does a second after another rank's death. From here on half
+ * a second of silence is enough, so that there is time to say who is lost. Ranks that live are waited for as before. */
+void tl__comm_hurry(void);
 /* Make every pending and later call on this communicator fail with this reason. */
 void tl__comm_abort(tl_comm *comm, const char *reason);
 

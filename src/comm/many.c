@@ -63,7 +63,7 @@ static int64_t deadline_after(int64_t timeout_ns) {
 
 /* The failure as this call's error, after the thread has let go of every buffer (or is stuck in the library). */
 static int report_failure(many *c, tl_error *err) {
-    int64_t deadline = deadline_after(ENDING_NS);
+    int64_t deadline = deadline_after(tl__comm_hurried_ns() ? 0 : ENDING_NS); /* no time for it: closing waits */
     while (!c->ended && await_news(c, deadline)) {
     }
     return tl__fail(err, c->failure.status, "%s", c->failure.text);
@@ -84,12 +84,13 @@ static int add(char *text, size_t size, int used, const char *format, ...) {
 }
 
 /* Collective s is not complete in time: say of every rank that has not come how far it is and whether it lives. */
-static void fail_late(many *c, uint64_t s, int64_t timeout_ns) {
+static void fail_late(many *c, uint64_t s, int64_t timeout_ns, int64_t silent) {
     char text[sizeof c->failure.text], what[96];
     const op *o = &c->op[s % TL_MANY_OPS];
     int64_t now = tl__now_ns(), step = o->step;
     /* A short time-out must still tell a silent rank from a late one. */
-    int64_t silent = timeout_ns > 2 * TL_MANY_SILENT_NS ? TL_MANY_SILENT_NS : 2 * TL_MANY_BEAT_NS;
+    int64_t usual = timeout_ns > 2 * TL_MANY_SILENT_NS ? TL_MANY_SILENT_NS : 2 * TL_MANY_BEAT_NS;
+    silent = silent < usual ? silent : usual;
     int missing = 0, mute = 0, named = 0, guilty = -1;
     tl__many_describe(what, sizeof what, o->request.kind, o->request.n, o->request.root);
     int used =
@@ -135,6 +136,25 @@ static void fail_late(many *c, uint64_t s, int64_t timeout_ns) {
         add(text, sizeof text, used, "Look at %s, then resume from the last checkpoint.", c->peer[guilty].host);
     else add(text, sizeof text, used, "look at the network, then resume from the last checkpoint.");
     tl__many_fail(c, TL_ECOMM, "%s", text);
+}
+
+/* How long a rank may be silent; in a hurry hardly at all. */
+static int64_t silence_allowed(const many *c) {
+    return tl__comm_hurried_ns() && c->silence_ns > TL_MANY_HURRY_NS ? TL_MANY_HURRY_NS : c->silence_ns;
+}
+
+/* Some news of collective s, or its failure: the deadline is over, or a rank is lost. Looked at every tenth of a second, since a
+ * hurry comes from a signal. Under the lock. */
+static void await_or_fail(many *c, uint64_t s, int64_t begun_ns, int64_t timeout_ns) {
+    if (timeout_ns < 0) timeout_ns = 0;
+    int64_t look = tl__now_ns() + 100000000, end = begun_ns > INT64_MAX - timeout_ns ? INT64_MAX : begun_ns + timeout_ns;
+    if (await_news(c, look < end ? look : end) || c->failed || is_done(c, s)) return;
+    int64_t now = tl__now_ns(), allowed = silence_allowed(c);
+    bool lost = false;
+    for (int r = 0; r < c->size; r++)
+        lost |= r != c->rank && c->peer[r].here && !c->peer[r].left && now - c->peer[r].heard_ns > allowed;
+    if (now >= end) fail_late(c, s, timeout_ns, allowed);
+    else if (lost) fail_late(c, s, now - begun_ns, allowed);
 }
 
 /* ---- the table's calls ---- */
@@ -184,9 +204,8 @@ static int many_start(tl_comm *comm, const tl_comm_request *request, tl_ticket *
     int rc = 0;
     pthread_mutex_lock(&c->lock);
     uint64_t s = c->started + 1;
-    int64_t deadline = deadline_after(c->timeout_ns);
-    while (!c->failed && s > c->complete + TL_MANY_OPS)
-        if (!await_news(c, deadline) && s > c->complete + TL_MANY_OPS) fail_late(c, c->complete + 1, c->timeout_ns);
+    int64_t begun_ns = tl__now_ns();
+    while (!c->failed && s > c->complete + TL_MANY_OPS) await_or_fail(c, c->complete + 1, begun_ns, c->timeout_ns);
     if (c->failed) {
         rc = report_failure(c, err);
     } else {
@@ -213,13 +232,19 @@ static int many_wait(tl_comm *comm, tl_ticket ticket, int64_t timeout_ns, tl_err
                      "that succeeded.",
                      (unsigned long long)ticket.sequence, (unsigned long long)c->started);
     } else {
-        int64_t deadline = deadline_after(timeout_ns);
-        while (!c->failed && !is_done(c, ticket.sequence))
-            if (!await_news(c, deadline) && !is_done(c, ticket.sequence)) fail_late(c, ticket.sequence, timeout_ns);
+        int64_t begun_ns = tl__now_ns();
+        while (!c->failed && !is_done(c, ticket.sequence)) await_or_fail(c, ticket.sequence, begun_ns, timeout_ns);
         if (c->failed) rc = report_failure(c, err);
     }
     pthread_mutex_unlock(&c->lock);
     return rc;
+}
+
+static void many_set_silence(tl_comm *comm, int64_t silence_ns) {
+    many *c = (many *)comm;
+    pthread_mutex_lock(&c->lock);
+    c->silence_ns = silence_ns;
+    pthread_mutex_unlock(&c->lock);
 }
 
 static void many_abort(tl_comm *comm, const char *reason) {
@@ -313,6 +338,7 @@ static const tl_comm_ops many_ops = {
     .reserve = many_reserve,
     .start = many_start,
     .wait = many_wait,
+    .set_silence = many_set_silence,
     .abort = many_abort,
     .take_traffic = many_take_traffic,
 };
@@ -338,6 +364,7 @@ int tl__comm_open_many(tl_comm **comm, const tl_wire_ops *wire, void *where, int
     c->base.ops = &many_ops;
     c->wire_ops = wire, c->where = where;
     c->timeout_ns = timeout_ns;
+    c->silence_ns = 600000000000;
     pthread_condattr_t monotonic;
     pthread_condattr_init(&monotonic);
     pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);

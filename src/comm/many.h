@@ -21,6 +21,7 @@
 #define TL_MANY_LANES 4      /* pieces under way at once */
 #define TL_MANY_HOST 64
 #define TL_MANY_BEAT_NS 500000000
+#define TL_MANY_HURRY_NS 550000000   /* a beat, and what it takes to arrive */
 #define TL_MANY_SILENT_NS 3000000000 /* no word for so long: stopped, dead or cut off */
 
 enum { TL_SAY_HELLO = 1, TL_SAY_START, TL_SAY_BEAT, TL_SAY_ABORT, TL_SAY_BYE };
@@ -115,6 +116,7 @@ typedef struct many {
     double bytes;           /* traffic since the last take */
     int64_t busy_ns, busy_since_ns;
     int busy;               /* collectives under way */
+    int64_t silence_ns;     /* a rank of which nothing is heard for so long is lost */
     int64_t timeout_ns;     /* the last that a wait was given: closing and a full queue keep it too */
 } many;
 

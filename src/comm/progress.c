@@ -495,7 +495,7 @@ static void give_up(many *c) {
     pthread_mutex_lock(&c->lock);
     snprintf(text, sizeof text, "%s", c->failure.text);
     pthread_mutex_unlock(&c->lock);
-    int64_t end = tl__now_ns() + TELL_NS;
+    int64_t end = tl__now_ns() + TELL_NS, patience = tl__comm_hurried_ns() ? TL_MANY_HURRY_NS : TL_MANY_SILENT_NS;
     for (int r = 0; r < c->size; r++) c->peer[r].saying = c->peer[r].saying == TL_SAY_BYE ? TL_SAY_BYE : 0;
     for (bool done = false; !done && tl__now_ns() < end;) {
         done = true;
@@ -504,7 +504,7 @@ static void give_up(many *c) {
             if (r == c->rank || !p->here) continue;
             if (p->saying != TL_SAY_ABORT && p->saying != TL_SAY_BYE) say_to(c, r, TL_SAY_ABORT, text);
             if (p->saying != TL_SAY_ABORT && p->saying != TL_SAY_BYE) done = false;
-            else done &= all_sent(c, &p->sending, 1) && (p->left || tl__now_ns() - p->heard_ns > TL_MANY_SILENT_NS);
+            else done &= all_sent(c, &p->sending, 1) && (p->left || tl__now_ns() - p->heard_ns > patience);
         }
         listen_to_all(c);
         nanosleep(&(struct timespec){0, 200000}, NULL);

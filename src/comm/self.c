@@ -77,6 +77,10 @@ static int self_wait(tl_comm *comm, tl_ticket ticket, int64_t timeout_ns, tl_err
     return 0;
 }
 
+static void self_set_silence(tl_comm *comm, int64_t silence_ns) {
+    (void)comm, (void)silence_ns;
+}
+
 static void self_abort(tl_comm *comm, const char *reason) {
     self *c = (self *)comm;
     int none = 0;
@@ -109,6 +113,7 @@ static const tl_comm_ops self_ops = {
     .reserve = self_reserve,
     .start = self_start,
     .wait = self_wait,
+    .set_silence = self_set_silence,
     .abort = self_abort,
     .take_traffic = self_take_traffic,
 };

@@ -597,6 +597,8 @@ int tl__run_open(tl_run *run, const tl_train_config *config, const tl_train_obse
     snprintf(run->run_name, sizeof run->run_name, "%s", slash && slash[1] ? slash + 1 : config->out);
     run->folder = (tl_run_folder){.lock = -1, .metrics = -1, .samples = -1};
     TRY(tl__comm_open(&run->comm, err));
+    if (config->comm_timeout > 0) tl__exchange_timeout_ns = (int64_t)(config->comm_timeout * 1e9);
+    tl__comm_set_silence(run->comm, tl__exchange_timeout_ns);
     run->rank = tl__comm_rank(run->comm, TL_AXIS_DP);
     run->ranks = tl__comm_size(run->comm, TL_AXIS_DP);
     if (run->rank > 0) run->observer = &nobody;

@@ -212,7 +212,13 @@ static int compare_ranks(tl_run *run, tl_error *err) {
     if (!status)
         status = tl__agree(&run->agree, &run->ctx, run->comm, &run->model, m, &run->shape, run->state.step, err);
     tl__span_end(run->ctx.spans, 0, 0, run->ranks, 0, 0);
-    run->told = status == TL_EDIVERGED;
+    if (status == TL_EDIVERGED) { /* what is being written is from before: wait until it can be named */
+        tl_exchange exchange = {.ctx = &run->ctx, .comm = run->comm};
+        tl_error ignored;
+        double nothing = 0;
+        if (run->saver) tl__saver_wait_published(run->saver, &ignored);
+        run->told = tl__exchange_sum(&exchange, &nothing, 1, &ignored) == 0;
+    }
     return status;
 }
 
@@ -323,6 +329,32 @@ static void name_checkpoint(const tl_run *run, tl_train_outcome *outcome) {
     free(steps);
 }
 
+static void tell_failure(const tl_train_observer *observer, tl_error *err) {
+    if (!observer->failed || !err || !err->text[0]) return;
+    observer->failed(observer->user, err);
+    err->text[0] = 0;
+}
+
+/* A loop that failed: with the checkpoint that is left, and at once, since there may be little time. What all ranks
+ * know is said by one. */
+static void tell_end(tl_run *run, int status, tl_train_outcome *outcome, tl_error *err) {
+    bool common = status == TL_ENONFINITE || status == TL_EDIVERGED;
+    tl_error ignored;
+    if (status == TL_ENONFINITE && run->saver) tl__saver_wait_published(run->saver, &ignored);
+    name_checkpoint(run, outcome);
+    if (!err) return;
+    size_t n = strlen(err->text);
+    if (common && outcome->checkpoint[0])
+        snprintf(err->text + n, sizeof err->text - n, "; the last good checkpoint is %s", outcome->checkpoint);
+    else if (common)
+        snprintf(err->text + n, sizeof err->text - n, "; there is no good checkpoint%s",
+                 status == TL_ENONFINITE ? ": try a lower --lr" : "");
+    if (common && run->ranks > 1) {
+        run->told = status == TL_ENONFINITE || run->told;
+        if (run->rank != (status == TL_EDIVERGED ? run->agree.speaker : 0)) err->text[0] = 0;
+    }
+}
+
 int tl__pretrain(const tl_train_config *config, const tl_train_observer *observer, tl_train_outcome *outcome,
                  tl_error *err) {
     tl_run run;
@@ -340,16 +372,8 @@ int tl__pretrain(const tl_train_config *config, const tl_train_observer *observe
             run.last_validation_loss * 1.4426950408889634 / tl__dataset_facts(run.data)->bytes_per_token;
         outcome->skipped = run.state.skipped;
         outcome->peak_bytes = run.peak_bytes;
-        name_checkpoint(&run, outcome);
-        if ((status == TL_ENONFINITE || status == TL_EDIVERGED) && err) {
-            size_t n = strlen(err->text);
-            if (outcome->checkpoint[0])
-                snprintf(err->text + n, sizeof err->text - n, "; the last good checkpoint is %s", outcome->checkpoint);
-            else
-                snprintf(err->text + n, sizeof err->text - n, "; there is no good checkpoint%s",
-                         status == TL_ENONFINITE ? ": try a lower --lr" : "");
-            if (status == TL_EDIVERGED && run.rank != run.agree.speaker) err->text[0] = 0; /* it is said once */
-        }
+        if (status) tell_end(&run, status, outcome, err), tell_failure(observer, err);
+        else name_checkpoint(&run, outcome);
         tl_error ignored = {0};
         const char *how = status ? "failed" : outcome->stopped ? "stopped" : "finished";
         if (run.rank == 0) {
@@ -357,6 +381,7 @@ int tl__pretrain(const tl_train_config *config, const tl_train_observer *observe
             tl__run_put_report(&run);
         }
     }
+    if (status) tell_failure(observer, err);
     if (status && run.comm && !run.told) tl__comm_abort(run.comm, err ? err->text : "the run failed");
     tl__run_close(&run);
     return status;

@@ -34,6 +34,7 @@ typedef struct tl_train_config {
     int64_t stop_after; /* stop, with a checkpoint, after this step; 0: never */
     int64_t batch, seq, micro_batch, threads;
     int64_t leaves; /* 0: as few as the ranks need */
+    double comm_timeout; /* seconds to wait for other ranks; 0: 600 */
     int64_t check_every; /* steps between comparisons of the ranks; 0: none */
     tl_shard shard;
     double lr, min_lr_ratio, warmup, decay_fraction; /* warmup < 1: a fraction of the steps */
@@ -66,6 +67,9 @@ typedef struct tl_train_observer {
     void (*started)(void *user, const tl_train_start *start);
     void (*step)(void *user, const tl_step_metrics *metrics, int64_t steps, double seconds_left);
     void (*sample)(void *user, int64_t step, const char *prompt, const char *text);
+    /* Why the run ends, on each rank that has a sentence of its own, before the ranks part: a launcher ends the rest when the first is
+     * gone. The error that comes back then has no text. */
+    void (*failed)(void *user, const tl_error *err);
 } tl_train_observer;
 
 struct tl_train_start {

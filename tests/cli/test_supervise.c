@@ -45,12 +45,15 @@ static void the_launcher_names_who_was_killed(void **state) {
 static void a_rank_names_who_is_lost(void **state) {
     tl_job_news news = fresh();
     assert_true(tl__job_hear(
-        &news, "trilith train: the sum of step 7: rank 1 (n1) is lost, rank 3 (n3) is lost; rank 2 (n2) is "
-               "at collective 14"));
+        &news, "trilith train: Collective 45 (sum of 1 f64, step 5) is not complete after 4 s on rank 0 (n0): "
+               "rank 1 (n1) has not come and is silent for 4.0 s (stopped, dead or cut off), last at "
+               "collective 43, step 4; rank 3 (n3) has come and is silent for 3.9 s; the other 2 have come "
+               "(rank 0 at 45, rank 2 at 45)"));
     assert_int_equal(lost_ranks(), 10);
     assert_string_equal(news.how, "no word from n1");
     assert_true(tl__job_hear(
-        &news, "warning: rank 9 (n1) is lost, rank -1 (n1) is lost, rank (x) is lost, rank 2 (unclosed is lost"));
+        &news, "rank 2 (n2) has not come and is alive but late, rank 9 (n1) has not come and is silent for 1 "
+               "s; rank -1 (n1) has come and is silent for 1 s; rank 2 (unclosed has come and is silent for"));
     assert_int_equal(lost_ranks(), 10);
 }
 
@@ -61,7 +64,7 @@ static void hostile_lines_do_no_harm(void **state) {
         "[:",
         "[:]",
         "rank ",
-        "rank 99999999999999999999999 (x) is lost",
+        "rank 99999999999999999999999 (x) has come and is silent for ",
         "mpirun noticed that process rank 99999999999999999999 with on node  exited on signal ",
         "srun: error: : task ",
         "srun: error: : task x: Killed"};
