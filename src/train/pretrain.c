@@ -212,12 +212,9 @@ static int compare_ranks(tl_run *run, tl_error *err) {
     if (!status)
         status = tl__agree(&run->agree, &run->ctx, run->comm, &run->model, m, &run->shape, run->state.step, err);
     tl__span_end(run->ctx.spans, 0, 0, run->ranks, 0, 0);
-    if (status == TL_EDIVERGED) { /* what is being written is from before: wait until it can be named */
-        tl_exchange exchange = {.ctx = &run->ctx, .comm = run->comm};
-        tl_error ignored;
-        double nothing = 0;
-        if (run->saver) tl__saver_wait_published(run->saver, &ignored);
-        run->told = tl__exchange_sum(&exchange, &nothing, 1, &ignored) == 0;
+    if (status == TL_EDIVERGED) { /* what is being written is from before: once it is there it can be named */
+        tl_error ignored = {0};
+        run->told = tl__saver_wait_published(run->saver, &ignored) != TL_ECOMM;
     }
     return status;
 }
@@ -339,8 +336,6 @@ static void tell_failure(const tl_train_observer *observer, tl_error *err) {
  * know is said by one. */
 static void tell_end(tl_run *run, int status, tl_train_outcome *outcome, tl_error *err) {
     bool common = status == TL_ENONFINITE || status == TL_EDIVERGED;
-    tl_error ignored;
-    if (status == TL_ENONFINITE && run->saver) tl__saver_wait_published(run->saver, &ignored);
     name_checkpoint(run, outcome);
     if (!err) return;
     size_t n = strlen(err->text);
