@@ -206,6 +206,40 @@ def sharded_as_whole(trilith, folder, model, ids, work):
     return f"{files} files"
 
 
+def written_by_ranks(trilith, folder, model, work):
+    """A checkpoint that three processes wrote, each its own files: transformers opens it and its average as it opens one process's, to the bit, and
+    safetensors finds the optimizer's state by its index."""
+    os.makedirs(work)
+    data, states = write(os.path.join(work, "few.txt"), english(4000)), []
+    for launcher in ([], ["mpirun", "-quiet", "--oversubscribe", "-n", "3"]):
+        run = os.path.join(work, f"by-{len(launcher)}")
+        command = [*launcher, trilith.program, "train", "--data", data, "--out", run, "--model", folder, "--tokenizer", "bytes", "--batch", "4",
+                   "--leaves", "4", "--seq", "64", "--steps", "2", "--ema", "0.9", "--val-fraction", "0", "--sample-tokens", "0", "--threads", "1",
+                   "--quiet", "--shard", "zero1"]
+        done = subprocess.run(command, capture_output=True, timeout=600,
+                              env=dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1"))
+        assert done.returncode == 0, f"exit {done.returncode}: {done.stderr.decode(errors='replace').strip()[-600:]}"
+        latest, state = os.path.join(run, "checkpoints", "latest"), {}
+        for part in (latest, os.path.join(latest, "ema")):
+            again, info = AutoModelForCausalLM.from_pretrained(part, output_loading_info=True, attn_implementation="eager")
+            for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+                assert not info[kind], f"{kind}: {info[kind]}"
+            state.update({f"{os.path.basename(part)}.{key}": value for key, value in again.state_dict().items()})
+        index = os.path.join(latest, "optimizer.safetensors.index.json")
+        files = {"optimizer.safetensors"}
+        if launcher:
+            with open(index) as f:
+                files = set(json.load(f)["weight_map"].values())
+        for name in files:
+            state.update(load_file(os.path.join(latest, name)))
+        states.append(state)
+    assert len(files) == 3, f"{sorted(files)}"
+    assert states[0].keys() == states[1].keys(), "other tensors"
+    for key, value in states[0].items():
+        assert torch.equal(value, states[1][key]), f"{key} differs"
+    return f"{len(states[0])} tensors of {len(files)} ranks"
+
+
 def inspected_weights(trilith, folder, model, work):
     """Names and shapes; the hash is the same when transformers cuts the file into shards, and another when one bit changes."""
     said = trilith.json("inspect", folder)
@@ -432,6 +466,8 @@ def main():
             model.save_pretrained(folder)
             ids = torch.randint(0, 300, (90,)).tolist()
             checks.run(f"shards of {name}", lambda: sharded_as_whole(trilith, folder, model, ids, at("start", name + "-shards")))
+            if name in ("gpt2-tied", "llama-gqa", "mixtral"):
+                checks.run(f"shards by ranks {name}", lambda: written_by_ranks(trilith, folder, model, at("start", name + "-ranks")))
             checks.run(f"saved as given {name}", lambda: saved_as_given(trilith, folder, model, ids, work, name))
 
             def losses():
