@@ -2,19 +2,13 @@
 # check_mpi.sh PROGRAM SOURCE — the communicator over Open MPI: tests/comm/ranks.c on 1 to 4 ranks of this machine. Sums, moves and full
 # queues give the bits of the tree, and move the bytes that they are said to cost; arguments that differ, an abort, a late rank and one that has left are named by those who wait.
 . "$2/tests/program.sh"
+. "$source/tests/mpi.sh"
 ranks=$(dirname "$trilith")/tests/comm_ranks
-if [ ! -x "$ranks" ] || ! command -v mpirun >/dev/null; then
-    echo "FAILED: this build is without MPI ($ranks) or mpirun is missing; apt-get install libopenmpi-dev openmpi-bin, then configure again"
-    exit 1
-fi
-# Containers' tests run as root, and on fewer cores than ranks. Open MPI keeps what it has allocated until the process ends.
-export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
-export LSAN_OPTIONS="${LSAN_OPTIONS:+$LSAN_OPTIONS:}suppressions=$source/tests/comm/lsan.supp:print_suppressions=0"
 
 start() { # RANKS CASE…: its output in $work/out; what Open MPI says of an unfinished MPI is expected in some cases
     n=$1
     shift
-    timeout 300 mpirun -quiet --oversubscribe -n "$n" "$ranks" "$@" >"$work/out" 2>"$work/err" </dev/null
+    mpi "$n" "$ranks" "$@" >"$work/out" 2>"$work/err"
     status=$?
 }
 all_ok() { # RANKS
