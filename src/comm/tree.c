@@ -1,5 +1,6 @@
 /* tree.c — owns the order in which ranks are added: the binary tree over all leaves, of which each rank brings one
- * complete subtree (comm.h). Every addition is one f32 (or f64) addition, lower rank + higher rank. */
+ * complete subtree (comm.h). Every addition is one f32 (or f64) addition, lower rank + higher rank (where two
+ * NaN meet, whose payload stays is the processor's affair; no update is made from such a sum). */
 #include "comm/backend.h"
 
 #include <assert.h>

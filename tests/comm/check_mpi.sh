@@ -22,16 +22,13 @@ for n in 1 2 3 4; do
     [ $status -eq 0 ] || fail "sums moves pending traffic on $n ranks: exit status $status"
     all_ok $n 'sums moves pending traffic'
 done
+# The first rank that ends without MPI_Finalize makes mpirun end the others, maybe before they have printed: nobody may be wrong, and
+# somebody must be right.
 for n in 2 3; do
-    for case in different aborted; do
+    for case in different aborted late gone; do
         start $n $case
         [ $status -ne 124 ] || fail "$case on $n ranks: it hung"
-        all_ok $n $case
-    done
-    for case in late gone; do # mpirun may end the rank that has left or sleeps before it speaks
-        start $n $case
-        [ $status -ne 124 ] || fail "$case on $n ranks: it hung"
-        grep -q "^rank 0 of $n ok" "$work/out" || { cat "$work/out"; fail "$case on $n ranks: rank 0 did not end well"; }
+        if grep '^rank [0-9]*: ' "$work/out" || ! grep -q '^rank [0-9]* of [0-9]* ok' "$work/out"; then fail "$case on $n ranks"; fi
     done
 done
 

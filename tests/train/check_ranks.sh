@@ -2,13 +2,7 @@
 # check_ranks.sh PROGRAM SOURCE — law L3 across processes: any number of ranks, whatever each of them keeps, gives the bits that one
 # process with as many leaves gives.
 . "$2/tests/program.sh"
-if ! command -v mpirun >/dev/null || [ ! -e "$(dirname "$trilith")/trilith-mpi.so" ]; then
-    echo "FAILED: this build is without MPI or mpirun is missing; apt-get install libopenmpi-dev openmpi-bin, then configure again"
-    exit 1
-fi
-# Containers' tests run as root, and on fewer cores than ranks. Open MPI keeps what it has allocated until the process ends.
-export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
-export LSAN_OPTIONS="${LSAN_OPTIONS:+$LSAN_OPTIONS:}suppressions=$source/tests/comm/lsan.supp:print_suppressions=0"
+. "$source/tests/mpi.sh"
 
 make_text "$work/text" 300
 cat >"$work/experts.json" <<'END'
@@ -26,9 +20,9 @@ train() { # OUT [option…]
 ranks() { # N OUT [option…]
     n=$1 out=$2
     shift 2
-    timeout 100 mpirun -quiet --oversubscribe -n "$n" "$trilith" train --data "$work/text" --tokenizer bytes --batch 8 --seq 64 \
+    mpi "$n" "$trilith" train --data "$work/text" --tokenizer bytes --batch 8 --seq 64 \
         --leaves 4 --steps 4 --val-samples 5 --sample-tokens 8 --quiet --threads 1 --out "$work/$out" "$@" \
-        >"$work/said" 2>"$work/err" </dev/null || fail "$n ranks: train $*"
+        >"$work/said" 2>"$work/err" || fail "$n ranks: train $*"
     [ ! -s "$work/said" ] || fail "$n ranks wrote to standard output"
 }
 # What a step reports, but for times.
