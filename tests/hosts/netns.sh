@@ -40,8 +40,7 @@ remove_stale() {
     for name in $(ip netns list | sed -n 's/^\(trilith-[0-9][0-9]*-[a-z0-9]*\).*/\1/p'); do
         owner=${name#trilith-}
         owner=${owner%-*}
-        # A process id may have been given to something else meanwhile; checks are run from tests/hosts.
-        grep -qs 'tests/hosts/' "/proc/$owner/cmdline" || remove_host "$name"
+        [ -e "/proc/$owner" ] || remove_host "$name"
     done
 }
 
