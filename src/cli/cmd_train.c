@@ -364,7 +364,7 @@ static int run(tl_cli *cli) {
     tl_train_outcome outcome;
     catch_signals();
     int status = tl__pretrain(&config, &observer, &outcome, &err);
-    if (!status) tl__progress_end(progress, &config, &outcome);
+    if (!status && outcome.rank == 0) tl__progress_end(progress, &config, &outcome);
     tl__progress_close(progress);
     return status ? tl__cli_fail(cli, &err) : TL_EXIT_DONE;
 }

@@ -357,6 +357,7 @@ int tl__pretrain(const tl_train_config *config, const tl_train_observer *observe
     stop_requested = 0;
     int status = tl__run_open(&run, config, observer, err);
     if (!status) {
+        outcome->rank = run.rank;
         tell_start(&run);
         status = loop(&run, outcome, err);
         outcome->steps = run.state.step;

@@ -91,6 +91,7 @@ struct tl_train_start {
 };
 
 typedef struct tl_train_outcome {
+    int rank;                                    /* of this process: rank 0 tells of the run */
     int64_t steps;                               /* done in all */
     bool stopped;                                /* before the last one, as asked */
     double loss, validation_loss, bits_per_byte; /* NaN: not known */

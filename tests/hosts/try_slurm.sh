@@ -38,7 +38,7 @@ ends_as() { # JOB STATE STATUS RESTARTS WHAT
         fail "$5: $got where $2, status $3:0, $4 restarts was expected"
         slurm scancel "$1"
     }
-    rm -f "$work/job.log"
+    mv "$work/job.log" "$work/said"
 }
 
 train_one "$work/one"
@@ -76,6 +76,7 @@ job=$(submit --out "$work/limit" $settings)
 until_true 30 steps_done "$work/limit" 2 || fail 'the job did not begin'
 slurm scancel --batch --signal=USR1 "$job"
 ends_as "$job" COMPLETED 0 1 'train.sbatch, signalled before its time limit'
+[ "$(grep -c '^stopped after step' "$work/said")" -eq 1 ] || fail 'stopping was to be told of once, by rank 0'
 same_run "$work/one" "$work/limit" 'train.sbatch, signalled before its time limit'
 
 job=$(submit --out "$work/killed" $settings)
