@@ -2,13 +2,7 @@
 # check_resume.sh PROGRAM SOURCE — law L3 for checkpoints of several ranks: written by any number and read by any other they carry one
 # process's bits; kill -9 inside a save, a damaged shard and a rank that cannot write cost the steps since the checkpoint before and nothing else.
 . "$2/tests/program.sh"
-if ! command -v mpirun >/dev/null || [ ! -e "$(dirname "$trilith")/trilith-mpi.so" ]; then
-    echo "FAILED: this build is without MPI or mpirun is missing; apt-get install libopenmpi-dev openmpi-bin, then configure again"
-    exit 1
-fi
-# Containers' tests run as root, and on fewer cores than ranks. Open MPI keeps what it has allocated until the process ends.
-export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
-export LSAN_OPTIONS="${LSAN_OPTIONS:+$LSAN_OPTIONS:}suppressions=$source/tests/comm/lsan.supp:print_suppressions=0"
+. "$source/tests/mpi.sh"
 
 make_text "$work/text" 300
 steps=16
@@ -17,7 +11,7 @@ ranks() {
     n=$1 out=$2
     shift 2
     # shellcheck disable=SC2086 # a list of options
-    timeout 100 mpirun -quiet --oversubscribe -n "$n" "$trilith" train --data "$work/text" --cache "$work/cache" --tokenizer bytes \
+    mpi "$n" "$trilith" train --data "$work/text" --cache "$work/cache" --tokenizer bytes \
         --model tiny --batch 8 --seq 64 --leaves 4 --steps $steps --val-samples 2 --sample-tokens 0 --checkpoint-every 1 --keep 0 --quiet \
         --threads 1 --out "$work/$out" $options "$@" >"$work/said" 2>"$work/err" </dev/null
 }

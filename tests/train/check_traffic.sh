@@ -2,12 +2,8 @@
 # check_traffic.sh PROGRAM SOURCE — law L4 between ranks: what the plan says that a step will send and receive is what the communicator
 # counted in that step, to the byte, whoever owns what; and both stand in the run folder and on its page.
 . "$2/tests/program.sh"
-if ! command -v mpirun >/dev/null || [ ! -e "$(dirname "$trilith")/trilith-mpi.so" ]; then
-    echo "FAILED: this build is without MPI or mpirun is missing; apt-get install libopenmpi-dev openmpi-bin, then configure again"
-    exit 1
-fi
-export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
-export LSAN_OPTIONS="${LSAN_OPTIONS:+$LSAN_OPTIONS:}suppressions=$source/tests/comm/lsan.supp:print_suppressions=0"
+. "$source/tests/mpi.sh"
+
 make_text "$work/text" 300
 cat >"$work/experts.json" <<'END_OF_MODEL'
 {"model_type":"mixtral","vocab_size":260,"hidden_size":32,"intermediate_size":48,"num_hidden_layers":2,"num_attention_heads":4,
@@ -21,8 +17,8 @@ number() { tr -d ' \n' <"$1" | sed -n "s/.*\"$2\":{\([^}]*\)}.*/\1/p" | tr ',' '
 same_bytes() { # N OUT [option…]
     n=$1 out=$work/$2
     shift 2
-    timeout 100 mpirun -quiet --oversubscribe -n "$n" "$trilith" train --data "$work/text" --tokenizer bytes --batch 8 --seq 64 \
-        --steps 4 --val-fraction 0 --sample-tokens 0 --quiet --threads 1 --out "$out" "$@" >/dev/null 2>"$work/err" </dev/null ||
+    mpi "$n" "$trilith" train --data "$work/text" --tokenizer bytes --batch 8 --seq 64 \
+        --steps 4 --val-fraction 0 --sample-tokens 0 --quiet --threads 1 --out "$out" "$@" >/dev/null 2>"$work/err" ||
         fail "$n ranks: train $*"
     tr -d ' \n' <"$out/plan.json" | sed 's/.*"predicted"//' >"$work/predicted"
     sed -n 2p "$out/metrics.jsonl" >"$work/line"
