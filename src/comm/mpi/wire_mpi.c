@@ -39,10 +39,18 @@ static void mind_the_container(void) {
         setenv("OMPI_MCA_btl_vader_single_copy_mechanism", "none", 0);
 }
 
+/* Over TCP, Open MPI's emulation of remote writes asks the receiver before each fragment: a link of 200 Mbit/s carried
+ * 0.64 of what TCP carries, and 0.94 by plain sends (32 MiB sums between two hosts). Whoever sets it otherwise is
+ * obeyed. */
+static void mind_the_link(void) {
+    setenv("OMPI_MCA_btl_tcp_flags", "send", 0);
+}
+
 static int wire_open(tl_wire **wire, void *where, int *rank, int *size) {
     (void)where;
     int given = 0, found = 0, *most = NULL;
     mind_the_container();
+    mind_the_link();
     if (check(MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &given), "MPI_Init_thread")) return -1;
     MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
     if (check(MPI_Comm_dup(MPI_COMM_WORLD, &the_wire.comm), "MPI_Comm_dup")) return -1;
