@@ -93,6 +93,10 @@ int tl__session_length(const tl_session *session) {
     return session->length;
 }
 
+void tl__session_lend(tl_session *s, const tl_blocks *blocks) {
+    s->acts.blocks = blocks;
+}
+
 void tl__session_rewind(tl_session *session, int length) {
     assert(length >= 0);
     if (length < session->length) session->length = length;

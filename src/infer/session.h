@@ -15,6 +15,8 @@ int tl__session_open(tl_session **session, const tl_model *model, tl_ctx *ctx, i
 void tl__session_close(tl_session *session);
 size_t tl__session_bytes(const tl_arch *arch, int capacity, int chunk); /* what open will take */
 int tl__session_length(const tl_session *session);
+/* From now on blocks of weights are asked for before they are read; NULL: they lie there. */
+void tl__session_lend(tl_session *session, const tl_blocks *blocks);
 void tl__session_rewind(tl_session *session, int length); /* forget positions ≥ length */
 
 /* Append n tokens; if logits, it receives [V] of the last. TL_EINVALID: id ≥ V, or beyond capacity or the model's

@@ -130,6 +130,10 @@ void tl__params_free(tl_params *params);
 /* Of experts' roles, expert 0's. */
 int tl__params_find(const tl_params *params, const tl_arch *arch, int layer, tl_role role);
 
+/* Parameters [*first, *end) of block b: 0 what comes before the layers, 1 … L a layer each, L + 1 what comes after. A block is what is
+ * reduced or gathered together; it lies without holes in the flat buffer, and may be empty. */
+void tl__param_block(int *first, int *end, const tl_params *params, int L, int b);
+
 /* A matrix within the flat buffer of all parameters. */
 typedef struct tl_matrix {
     int64_t offset; /* of its first element */

@@ -137,6 +137,24 @@ static float *gradient(const tl_model *m, float *grad, int layer, tl_role role) 
     return i < 0 ? NULL : grad + m->params.list[i].offset;
 }
 
+/* The weights of a block are about to be read. */
+static void need(const tl_acts *acts, int block, int next) {
+    if (acts->blocks && acts->blocks->need) acts->blocks->need(acts->blocks->user, block, next);
+}
+
+/* The flat buffer in which a block's gradient is added up. */
+static float *block_gradient(const tl_acts *acts, float *grad, int block) {
+    return acts->blocks && acts->blocks->gradient ? acts->blocks->gradient(acts->blocks->user, block) : grad;
+}
+
+static void finished(const tl_acts *acts, int block) {
+    if (acts->blocks && acts->blocks->finished) acts->blocks->finished(acts->blocks->user, block);
+}
+
+static int head_block(const tl_arch *a) {
+    return a->tied ? 0 : a->L + 1;
+}
+
 static tl_role head_role(const tl_arch *a) {
     return a->tied ? TL_ROLE_EMBED : TL_ROLE_HEAD;
 }
@@ -430,19 +448,24 @@ void tl__model_forward(tl_ctx *ctx, const tl_model *m, tl_acts *acts, const tl_r
     int R = rows->R;
     assert(R > 0 && R <= acts->R);
     tl__spans_set(ctx->spans, -1, -1);
+    need(acts, 0, 1);
     tl__embed(ctx, acts->layer[0].x, weight(m, -1, TL_ROLE_EMBED), weight(m, -1, TL_ROLE_POSITION), rows->token,
               rows->pos, a->embed_scale, R, a->C);
-    for (int l = 0; l < a->L; l++) layer_forward(ctx, m, acts, rows, l, false);
+    for (int l = 0; l < a->L; l++) {
+        need(acts, l + 1, l + 2);
+        layer_forward(ctx, m, acts, rows, l, false);
+    }
     tl__spans_set(ctx->spans, -1, -1);
+    need(acts, a->L + 1, -1);
     norm(ctx, m, acts->hidden, acts->x_out, acts->final_mean, acts->final_rstd, acts->layer[a->L - 1].x_mid,
          acts->branch, -1, TL_ROLE_FINAL_GAIN, TL_ROLE_FINAL_BIAS, R);
 }
 
 /* A matrix's gradient is written by the leaf's first product; vectors and look-up tables are only ever added to. */
-void tl__model_clear_gradient(tl_ctx *ctx, const tl_model *m, float *grad) {
+void tl__model_clear_gradient(tl_ctx *ctx, const tl_model *m, float *grad, int first, int end) {
     double bytes = 0;
     tl__span_begin(ctx->spans, "clear_gradient", TL_BUCKET_OPTIMIZER);
-    for (int i = 0; i < m->params.n; i++) {
+    for (int i = first; i < end; i++) {
         const tl_param *p = &m->params.list[i];
         bool looked_up = p->role == TL_ROLE_POSITION || (p->role == TL_ROLE_EMBED && !m->arch.tied);
         if (p->dims == 2 && !looked_up) continue;
@@ -467,7 +490,9 @@ void tl__model_logits(tl_ctx *ctx, const tl_model *m, float *logits, const float
 void tl__model_loss(tl_ctx *ctx, const tl_model *m, tl_acts *acts, const int32_t *target, int R, float *logp,
                     float *grad, float grad_scale) {
     const tl_arch *a = &m->arch;
+    need(acts, head_block(a), -1);
     const float *W = weight(m, -1, head_role(a));
+    if (grad) grad = block_gradient(acts, grad, head_block(a));
     bool z = grad && acts->z_coef > 0;
     tl_loss_form form = {
         .grad_scale = grad ? grad_scale : 0.0f, .z_coef = z ? acts->z_coef : 0.0f, .softcap = a->final_softcap};
@@ -492,18 +517,29 @@ void tl__model_backward(tl_ctx *ctx, const tl_model *m, tl_acts *acts, const tl_
     if (a->E > 0) tl__moe_begin_backward(m, acts, R);
     if (acts->d_x) /* NULL where the planner only counts */
         memset(acts->d_x, 0, sizeof(float) * (size_t)R * (size_t)a->C);
-    norm_backward(ctx, m, acts->d_x, grad, acts->d_normed, acts->x_out, acts->final_mean, acts->final_rstd, -1,
-                  TL_ROLE_FINAL_GAIN, TL_ROLE_FINAL_BIAS, R);
-    if (acts->finished) acts->finished(acts->finished_user, a->L + 1);
+    need(acts, a->L + 1, a->L);
+    norm_backward(ctx, m, acts->d_x, block_gradient(acts, grad, a->L + 1), acts->d_normed, acts->x_out,
+                  acts->final_mean, acts->final_rstd, -1, TL_ROLE_FINAL_GAIN, TL_ROLE_FINAL_BIAS, R);
+    finished(acts, a->L + 1);
     for (int l = a->L - 1; l >= 0; l--) {
-        layer_backward(ctx, m, acts, rows, l, grad);
-        if (acts->finished) acts->finished(acts->finished_user, l + 1);
+        need(acts, l + 1, l > 0 ? l : -1);
+        layer_backward(ctx, m, acts, rows, l, block_gradient(acts, grad, l + 1));
+        finished(acts, l + 1);
     }
     tl__spans_set(ctx->spans, -1, -1);
+    grad = block_gradient(acts, grad, 0);
     if (a->tied) tl__embed_backward(ctx, embed_grad, slot, rows->token, acts->d_x, a->embed_scale, R, a->C);
     else
         tl__embed_backward(ctx, gradient(m, grad, -1, TL_ROLE_EMBED), NULL, rows->token, acts->d_x, a->embed_scale, R,
                            a->C);
     if (a->positions == TL_POS_LEARNED)
         tl__embed_backward(ctx, gradient(m, grad, -1, TL_ROLE_POSITION), NULL, rows->pos, acts->d_x, 1, R, a->C);
+}
+
+void tl__model_idle_pass(const tl_model *m, const tl_acts *acts) {
+    const int L = m->arch.L;
+    for (int block = 0; block <= L; block++) need(acts, block, block + 1);
+    need(acts, L + 1, -1);
+    need(acts, head_block(&m->arch), -1);
+    for (int block = L + 1; block > 0; block--) need(acts, block, block > 1 ? block - 1 : -1);
 }

@@ -14,7 +14,9 @@ typedef struct tl_model {
     tl_arch arch;
     tl_params params;
     const float **weight;   /* [params.n]: in the flat buffer, or mapped from the file */
-    float *flat;            /* NULL when mapped */
+    float *flat;            /* [flat_count] NULL when mapped */
+    int64_t flat_count;     /* params.count, or of the parameters that this rank owns */
+    int64_t *at;            /* [params.n] where a parameter lies in flat; −1: elsewhere; NULL when mapped */
     float *cos_sin;         /* RoPE table [max positions in use][D], or NULL */
     float *cos_sin_local;   /* of sliding layers, where they have their own theta; else NULL */
     int positions;          /* rows of each */
@@ -28,6 +30,8 @@ int tl__model_open(tl_model *model, const char *folder, int positions, tl_error 
 int tl__model_fits(const tl_arch *arch, const tl_safetensors *file, const char *folder, tl_error *err);
 /* Weights in a flat, writable buffer: from a folder, or random. Trainer's form. */
 int tl__model_create(tl_model *model, const tl_arch *arch, int positions, tl_error *err); /* flat all zero */
+/* The same with room only for parameters whose owner[] is `rank`: the others' weights are NULL until somebody lends them. */
+int tl__model_create_owned(tl_model *model, const tl_arch *arch, int positions, const int *owner, int rank, tl_error *err);
 int tl__model_load_into(tl_model *model, const char *folder, tl_error *err);
 void tl__model_init(tl_model *model, uint64_t seed, tl_pool *pool);
 void tl__model_close(tl_model *model);
@@ -62,6 +66,19 @@ typedef struct tl_layer_acts {
     tl_kv kv;        /* training: this layer's blocks; inference: the session's pool */
 } tl_layer_acts;
 
+/* Who brings and takes the blocks of parameters (tl__param_block) where they do not simply lie there. Any member may be NULL. */
+typedef struct tl_blocks {
+    void *user;
+    /* The block's weights are about to be read, and after it most likely next's (−1: nobody knows): model->weight of its parameters
+     * holds them on return. A layer's stay until two others were needed, the rest while the pass lasts. */
+    void (*need)(void *user, int block, int next);
+    /* Where the flat buffer would begin in which the block's gradient is to be added up, from a leaf's first call on cleared
+     * (tl__model_clear_gradient); it need only be there for the block. */
+    float *(*gradient)(void *user, int block);
+    /* A backward has completed its part of the gradient of L + 1, L, … 1, but not of 0, which the caller may add to. */
+    void (*finished)(void *user, int block);
+} tl_blocks;
+
 typedef struct tl_acts {
     int R;                 /* rows there is room for */
     bool training;
@@ -78,8 +95,7 @@ typedef struct tl_acts {
     float z_coef;          /* of the z-loss, in training; 0: none */
     float *logz;           /* [R] with a z-loss: log Z of each row that has a target, else 0 */
     bool first;            /* a leaf's first micro-batch: products write their weight's gradient instead of adding to it */
-    void (*finished)(void *user, int block); /* told as the backward completes the gradients of L + 1 (after the layers), L, … 1 (the first); or NULL */
-    void *finished_user;
+    const struct tl_blocks *blocks; /* NULL: weights and gradients simply lie there */
 } tl_acts;
 
 /* Place activations for R rows in an arena (dry or real): the one sizing function of law L4. kv_blocks: blocks a layer (training).
@@ -93,11 +109,14 @@ void tl__model_logits(tl_ctx *ctx, const tl_model *model, float *logits, const f
 /* Head and loss together, TL_KB rows at a time, never all logits: logp[R] of target (−1 ignored). With grad (flat gradient buffer): also
  * d_hidden into acts->d_normed, and the head's gradient. grad_scale: 1 / the step's token count. With a z-loss its gradient too, and logz filled. */
 void tl__model_loss(tl_ctx *ctx, const tl_model *model, tl_acts *acts, const int32_t *target, int R, float *logp, float *grad, float grad_scale);
-/* Before a leaf: zero the parts of the gradient that its first micro-batch adds to. The others need not be cleared: one pass over them less. */
-void tl__model_clear_gradient(tl_ctx *ctx, const tl_model *model, float *grad);
+/* Before a leaf: zero the parts of the gradient of parameters [first, end) that its first micro-batch adds to. The others need not be
+ * cleared: one pass over them less. */
+void tl__model_clear_gradient(tl_ctx *ctx, const tl_model *model, float *grad, int first, int end);
 /* Everything below the loss: adds each parameter's gradient into grad (flat, params order). The token embedding's look-up gradient goes to
  * embed_grad[slots,C] by slot[V] when the embedding is tied (it must be added after the leaf's last micro-batch: the head's part comes
  * first), else straight into grad. */
 void tl__model_backward(tl_ctx *ctx, const tl_model *model, tl_acts *acts, const tl_rows *rows, float *grad, float *embed_grad, const int32_t *slot);
+/* The needs of a forward, its loss and its backward in their order, and nothing else: keeps a rank that has no rows in step. */
+void tl__model_idle_pass(const tl_model *model, const tl_acts *acts);
 
 #endif

@@ -239,3 +239,18 @@ void tl__params_free(tl_params *params) {
 int tl__params_find(const tl_params *params, const tl_arch *a, int layer, tl_role role) {
     return params->by_role[(layer < 0 ? a->L : layer) * TL_ROLES + role];
 }
+
+/* Layers' parameters are neighbours, in the layers' order; those of no layer stand before the first or after the last.
+ */
+void tl__param_block(int *first, int *end, const tl_params *params, int L, int b) {
+    int i = 0;
+    for (int block = 0;; block++) {
+        *first = i;
+        if (block == 0 || block > L)
+            while (i < params->n && params->list[i].layer < 0) i++;
+        else
+            while (i < params->n && params->list[i].layer == block - 1) i++;
+        *end = i;
+        if (block == b) return;
+    }
+}

@@ -31,19 +31,30 @@ static int prepare(tl_model *m, const tl_arch *arch, int positions, int64_t flat
     return 0;
 }
 
-int tl__model_create(tl_model *m, const tl_arch *arch, int positions, tl_error *err) {
+int tl__model_create_owned(tl_model *m, const tl_arch *arch, int positions, const int *owner, int rank, tl_error *err) {
     tl_params params;
     int status = tl__params_make(&params, arch, err);
     if (status) return status;
-    int64_t count = params.count;
+    int64_t count = 0, *at = calloc((size_t)params.n, sizeof *at);
+    for (int i = 0; at && i < params.n; i++) {
+        bool here = !owner || owner[i] == rank;
+        at[i] = here ? count : -1;
+        if (here) count += params.list[i].count;
+    }
     tl__params_free(&params);
-    status = prepare(m, arch, positions, count, err);
+    if (!at) return tl__fail(err, TL_ENOMEM, "no memory for the places of the parameters");
+    status = prepare(m, arch, positions, count > 0 ? count : 1, err);
+    m->at = at, m->flat_count = count;
     if (status) {
         tl__model_close(m);
         return status;
     }
-    for (int i = 0; i < m->params.n; i++) m->weight[i] = m->flat + m->params.list[i].offset;
+    for (int i = 0; i < m->params.n; i++) m->weight[i] = at[i] < 0 ? NULL : m->flat + at[i];
     return 0;
+}
+
+int tl__model_create(tl_model *m, const tl_arch *arch, int positions, tl_error *err) {
+    return tl__model_create_owned(m, arch, positions, NULL, 0, err);
 }
 
 void tl__model_close(tl_model *m) {
@@ -51,6 +62,7 @@ void tl__model_close(tl_model *m) {
     tl__arena_close(&m->arena);
     tl__params_free(&m->params);
     free(m->weight);
+    free(m->at);
     *m = (tl_model){0};
 }
 
@@ -132,7 +144,7 @@ int tl__model_load_into(tl_model *m, const char *folder, tl_error *err) {
     status = tensors ? check_tensors(m, file, tensors, folder, err)
                      : tl__fail(err, TL_ENOMEM, "no memory for %d tensor records", m->params.n);
     for (int i = 0; !status && i < m->params.n; i++)
-        status = tl__safetensors_read_f32(file, tensors[i], m->flat + m->params.list[i].offset, err);
+        if (m->at[i] >= 0) status = tl__safetensors_read_f32(file, tensors[i], m->flat + m->at[i], err);
     free(tensors);
     tl__safetensors_close(file);
     return status;
@@ -191,8 +203,9 @@ static void init_chunk(void *user, int64_t task, int worker) {
             task -= chunks;
             continue;
         }
+        if (job->model->at[i] < 0) return;
         int64_t first = task * INIT_CHUNK, n = p->count - first < INIT_CHUNK ? p->count - first : INIT_CHUNK;
-        float *out = job->model->flat + p->offset + first;
+        float *out = job->model->flat + job->model->at[i] + first;
         if (p->init_std > 0)
             tl__normal_fill(out, (size_t)n, 0.0f, p->init_std, job->seed, (uint32_t)i, (uint64_t)first);
         else

@@ -9,21 +9,6 @@ const char *tl__shard_kind_name(tl_shard shard) {
     return names[shard];
 }
 
-/* Layers' parameters are neighbours, in the layers' order; those of no layer stand before the first or after the last.
- */
-void tl__param_block(int *first, int *end, const tl_params *params, int L, int b) {
-    int i = 0;
-    for (int block = 0;; block++) {
-        *first = i;
-        if (block == 0 || block > L)
-            while (i < params->n && params->list[i].layer < 0) i++;
-        else
-            while (i < params->n && params->list[i].layer == block - 1) i++;
-        *end = i;
-        if (block == b) return;
-    }
-}
-
 /* The end of the unit that begins at parameter i: before its second matrix. */
 static int unit_end(const tl_params *params, int i, int end) {
     for (int matrices = 0; i < end; i++)

@@ -19,10 +19,6 @@ typedef enum tl_shard {
 } tl_shard;
 const char *tl__shard_kind_name(tl_shard shard); /* "none", "zero1", … */
 
-/* Parameters [*first, *end) of block b: 0 what comes before the layers, 1 … L a layer each, L + 1 what comes after. A block is what is
- * reduced or gathered together; it lies without holes in the flat buffer, and may be empty. */
-void tl__param_block(int *first, int *end, const tl_params *params, int L, int b);
-
 /* owner[params.n] among `ranks`. Units (a matrix with the vectors beside it) of the blocks outside the layers first, then layer by layer, in
  * each the largest first, go to the rank that has least so far, ties to the lowest: no two ranks differ by more than the largest unit. */
 void tl__shard_owners(int *owner, const tl_params *params, int L, int ranks);

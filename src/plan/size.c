@@ -57,11 +57,20 @@ int tl__train_leaves(const tl_train_shape *s) {
     return count;
 }
 
+bool tl__train_streams(const tl_train_shape *s) {
+    int ranks = ranks_of(s);
+    return s->shard >= TL_SHARD_ZERO2 && (ranks & (ranks - 1)) == 0 && s->micro_batch >= s->batch / s->leaves;
+}
+
 int tl__train_leaf(const tl_train_shape *s, int i) {
     int first, count;
     tl__comm_leaves(s->leaves, ranks_of(s), s->rank, &first, &count);
     assert(i >= 0 && i < count);
-    return first + i;
+    return tl__train_streams(s) ? i * ranks_of(s) + s->rank : first + i;
+}
+
+int tl__block_slot(int block, int L) {
+    return block == 0 ? 0 : block == L + 1 ? 1 : 2 + (block & 1);
 }
 
 /* ---- places ---- */
@@ -74,15 +83,64 @@ static void count_collectives(tl_train_memory *memory, const tl_params *params, 
         memory->exchange_bytes = (int64_t)sizeof(double) * params->n;
     for (int b = 0, i, end; b < L + 2; b++) {
         tl__param_block(&i, &end, params, L, b);
+        int runs = 0;
         while (i < end) {
             int first = i;
             int64_t bytes = 0;
+            runs++;
             for (; i < end && (s->shard == TL_SHARD_NONE || owner[i] == owner[first]); i++)
                 bytes += params->list[i].count * (int64_t)sizeof(float);
             if (bytes > memory->exchange_bytes) memory->exchange_bytes = bytes;
             memory->tickets++;
         }
+        if (runs > memory->slot_tickets) memory->slot_tickets = runs;
     }
+    if (memory->tickets < 2 * TL_SLOTS * memory->slot_tickets) /* weights and gradients by block */
+        memory->tickets = 2 * TL_SLOTS * memory->slot_tickets;
+}
+
+/* A buffer for each slot, as large as the largest block that comes there; returns their floats. */
+static int64_t place_slots(float *slots[TL_SLOTS], tl_arena *arena, const tl_params *params, int L) {
+    int64_t most[TL_SLOTS] = {0}, sum = 0;
+    for (int b = 0, first, end; b < L + 2; b++) {
+        int64_t count = 0, *slot = &most[tl__block_slot(b, L)];
+        tl__param_block(&first, &end, params, L, b);
+        for (int i = first; i < end; i++) count += params->list[i].count;
+        if (count > *slot) *slot = count;
+    }
+    for (int i = 0; i < TL_SLOTS; i++) {
+        slots[i] = TL_TAKE(arena, float, most[i]);
+        sum += most[i];
+    }
+    return sum;
+}
+
+/* What lies here of something that every rank has whole, or only its owner; returns its elements. */
+static int64_t place_parts(int64_t **at, tl_arena *arena, const tl_params *params, const int *owner, int rank,
+                           bool owned) {
+    int64_t count = 0;
+    *at = TL_TAKE(arena, int64_t, params->n);
+    for (int i = 0; i < params->n; i++) {
+        bool here = !owned || owner[i] == rank;
+        if (!arena->dry) (*at)[i] = here ? count : -1;
+        if (here) count += params->list[i].count;
+    }
+    return count;
+}
+
+static void place_gradients(tl_train_memory *memory, tl_arena *arena, const tl_params *params, const int *owner, int L,
+                            const tl_train_shape *s) {
+    bool streams = tl__train_streams(s);
+    memory->grad_count = place_parts(&memory->grad_at, arena, params, owner, s->rank, streams);
+    memory->grads = streams ? 0 : 1; /* a round's sum needs no place beside those that it is added to */
+    for (int n = tl__train_leaves(s); n > 1; n /= 2) memory->grads++;
+    if (memory->grads == 0) memory->grads = 1;
+    memory->grad = TL_TAKE(arena, float *, memory->grads);
+    for (int i = 0; i < memory->grads; i++) {
+        float *buffer = TL_TAKE(arena, float, memory->grad_count);
+        if (!arena->dry) memory->grad[i] = buffer;
+    }
+    if (streams) memory->block_grad_floats = place_slots(memory->block_grad, arena, params, L);
 }
 
 static int *place_owners(tl_arena *arena, const tl_params *params, const int *owner) {
@@ -95,19 +153,14 @@ static int *place_owners(tl_arena *arena, const tl_params *params, const int *ow
 static void place_optimizer(tl_train_memory *memory, tl_arena *arena, const tl_arch *arch, const tl_params *params,
                             const int *owner, const tl_train_shape *s) {
     int64_t most = 0, side = 0;
-    memory->avg_offset = TL_TAKE(arena, int64_t, params->n);
+    memory->avg_count = place_parts(&memory->avg_offset, arena, params, owner, s->rank, s->shard != TL_SHARD_NONE);
     memory->sq_offset = TL_TAKE(arena, int64_t, params->n);
     for (int i = 0; i < params->n; i++) {
         tl_matrix matrix[TL_MAX_FUSED];
         bool here = s->shard == TL_SHARD_NONE || owner[i] == s->rank;
         int n = here && s->optimizer == TL_OPTIMIZER_MUON ? tl__param_matrices(matrix, &params->list[i], arch) : 0;
-        if (!arena->dry) {
-            memory->avg_offset[i] = here ? memory->avg_count : -1;
-            memory->sq_offset[i] = here && !n ? memory->sq_count : -1;
-        }
-        if (!here) continue;
-        memory->avg_count += params->list[i].count;
-        if (!n) memory->sq_count += params->list[i].count;
+        if (!arena->dry) memory->sq_offset[i] = here && !n ? memory->sq_count : -1;
+        if (here && !n) memory->sq_count += params->list[i].count;
         for (int k = 0; k < n; k++) {
             int64_t rows = matrix[k].rows, cols = matrix[k].cols, smaller = rows < cols ? rows : cols;
             most = rows * cols > most ? rows * cols : most;
@@ -127,7 +180,7 @@ void tl__train_place(tl_train_memory *memory, tl_arena *arena, const tl_arch *ar
     *memory = (tl_train_memory){0};
     if (tl__params_make(&params, arch, NULL)) return;
     int leaves = tl__train_leaves(s);
-    int64_t count = params.count, leaf_tokens = (int64_t)(s->batch / s->leaves) * s->T, tokens = leaves * leaf_tokens;
+    int64_t leaf_tokens = (int64_t)(s->batch / s->leaves) * s->T, tokens = leaves * leaf_tokens;
     int *owner = calloc((size_t)params.n, sizeof *owner);
     memory->leaf_columns = TL_LEAF_LOAD + tl__moe_layers(arch);
     if (owner) {
@@ -136,19 +189,19 @@ void tl__train_place(tl_train_memory *memory, tl_arena *arena, const tl_arch *ar
         count_collectives(memory, &params, owner, arch->L, s);
         memory->ticket = TL_TAKE(arena, tl_ticket, memory->tickets);
         place_optimizer(memory, arena, arch, &params, owner, s);
+        place_gradients(memory, arena, &params, owner, arch->L, s);
+        memory->weight_count = params.count;
+        if (s->shard == TL_SHARD_ZERO3) {
+            for (int i = 0; i < params.n; i++)
+                if (owner[i] != s->rank) memory->weight_count -= params.list[i].count;
+            memory->block_weight_floats = place_slots(memory->block_weight, arena, &params, arch->L);
+        }
+        if (s->average) memory->average = TL_TAKE(arena, float, memory->weight_count);
     }
     memory->norms = TL_TAKE(arena, double, params.n);
     memory->leaf_sums = TL_TAKE(arena, double, (int64_t)s->leaves * memory->leaf_columns);
     free(owner);
     tl__params_free(&params);
-    if (s->average) memory->average = TL_TAKE(arena, float, count);
-    memory->grads = 1;
-    for (int n = leaves; n > 1; n /= 2) memory->grads++;
-    memory->grad = TL_TAKE(arena, float *, memory->grads);
-    for (int i = 0; i < memory->grads; i++) {
-        float *buffer = TL_TAKE(arena, float, count);
-        if (!arena->dry) memory->grad[i] = buffer;
-    }
     if (arch->tied) {
         memory->slots = (int)(arch->V < leaf_tokens ? arch->V : leaf_tokens);
         memory->embed_grad = TL_TAKE(arena, float, (int64_t)memory->slots * arch->C);
@@ -176,19 +229,21 @@ void tl__train_bytes(tl_train_bytes *bytes, const tl_arch *arch, const tl_train_
     tl_arena arena = tl__arena_dry();
     *bytes = (tl_train_bytes){0};
     if (tl__params_make(&params, arch, NULL)) return;
-    int64_t one = params.count * (int64_t)sizeof(float);
     tl__params_free(&params);
     tl__train_place(&memory, &arena, arch, shape);
     int positions =
         shape->positions > 0 && shape->positions < arch->max_positions ? shape->positions : arch->max_positions;
     int64_t table = (int64_t)positions * arch->D * (int64_t)sizeof(float);
-    bytes->weights = one + tl__rope_tables(arch) * table;
-    bytes->gradients = memory.grads * one;
-    bytes->moments = (memory.avg_count + memory.sq_count) * (int64_t)sizeof(float);
-    bytes->average = shape->average ? one : 0;
+    const int64_t one = (int64_t)sizeof(float);
+    int64_t gathered = memory.block_weight_floats * one;
+    bytes->weights = memory.weight_count * one + gathered + tl__rope_tables(arch) * table;
+    bytes->gradients = (memory.grads * memory.grad_count + memory.block_grad_floats) * one;
+    bytes->moments = (memory.avg_count + memory.sq_count) * one;
+    bytes->average = shape->average ? memory.weight_count * one : 0;
     bytes->activations =
-        (int64_t)arena.used_bytes - bytes->gradients - bytes->moments - bytes->average - memory.muon_bytes;
-    bytes->scratch = (int64_t)tl__ops_workspace_bytes(shape->threads) + memory.muon_bytes;
+        (int64_t)arena.used_bytes - bytes->gradients - bytes->moments - bytes->average - memory.muon_bytes - gathered;
+    bytes->scratch = (int64_t)tl__ops_workspace_bytes(shape->threads) + memory.muon_bytes +
+                     tl__comm_reserve_bytes(ranks_of(shape), memory.exchange_bytes, memory.tickets);
     bytes->sampling = sampling_bytes;
     bytes->program = PROGRAM_BYTES;
     bytes->total = bytes->weights + bytes->gradients + bytes->moments + bytes->average + bytes->activations +

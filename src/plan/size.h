@@ -28,7 +28,11 @@ typedef struct tl_train_shape {
     tl_shard shard;
 } tl_train_shape;
 
-/* How many leaves are this rank's, and the number in the whole tree of its i-th. */
+/* Gradients go to their owners block by block, leaf by leaf, and nobody keeps them whole: shard zero2 and zero3 with leaves of one
+ * micro-batch and a power of two of ranks. Else a rank first adds up its own leaves. */
+bool tl__train_streams(const tl_train_shape *shape);
+/* How many leaves are this rank's, and the number in the whole tree of its i-th. They are neighbours; where gradients stream, every
+ * ranks-th is the rank's, so that each round of leaves is a subtree. */
 int tl__train_leaves(const tl_train_shape *shape);
 int tl__train_leaf(const tl_train_shape *shape, int i);
 
@@ -36,6 +40,10 @@ int tl__train_leaf(const tl_train_shape *shape, int i);
  * naming the nearest that does. wanted 0: the smallest with about 2,048 rows — enough for the products, and activations
  * stay small. A model with experts takes the whole leaf: their load-balance statistics are a leaf's. */
 int tl__micro_batch(int *micro_batch, const tl_arch *arch, int wanted, int batch, int leaves, int T, tl_error *err);
+
+/* Where blocks pass through, each of these has room for one: block 0, block L + 1, and layers by turns. */
+enum { TL_SLOTS = 4 };
+int tl__block_slot(int block, int L);
 
 /* Columns of leaf_sums: nats, log²Z, the experts' two losses, then each layer with experts' largest load over mean. */
 enum { TL_LEAF_LOSS, TL_LEAF_Z, TL_LEAF_BALANCE, TL_LEAF_ROUTER_Z, TL_LEAF_LOAD };
@@ -50,14 +58,20 @@ typedef struct tl_train_memory {
     int64_t sq_count;
     tl_muon_scratch muon;
     int64_t muon_bytes;            /* of that scratch */
-    float *average;                /* [params] of the weights; NULL: not kept */
-    float **grad;                  /* [grads] buffers of [params]: the stack of the rank's leaves' tree; the sum ends in grad[0] */
+    float *average;                /* [weight_count] of the weights; NULL: not kept */
+    float **grad;                  /* [grads] buffers of [grad_count]: the stack of the leaves' tree; the sum ends in grad[0] */
     int grads;
+    int64_t *grad_at;              /* [params.n] where a parameter's lies; −1: where gradients stream, at its owner only */
+    int64_t grad_count;
+    float *block_grad[TL_SLOTS];   /* where gradients stream: of the blocks that are being added up or are on their way */
+    float *block_weight[TL_SLOTS]; /* zero3: weights of the blocks that are in use or on their way, but for those that lie here */
+    int64_t block_grad_floats, block_weight_floats; /* of all */
+    int64_t weight_count;          /* of those here: all of them but in zero3 */
     double *leaf_sums;             /* [leaves, leaf_columns] of the whole step: what is reported, leaf by leaf */
     int leaf_columns;
     double *norms;                 /* [params.n] sums of squares */
     tl_ticket *ticket;             /* [tickets] of a step's collectives, most under way at once */
-    int tickets;
+    int tickets, slot_tickets;     /* of these, of one block's */
     int64_t exchange_bytes;        /* of the largest of them */
     float *embed_grad;             /* [slots, C] tied embeddings: look-up gradients of a leaf; NULL untied */
     int32_t *slot;                 /* [V] row of embed_grad */

@@ -11,22 +11,38 @@
 /* How long a rank waits for the others before it says who is missing. */
 extern int64_t tl__exchange_timeout_ns;
 
+/* A block on its way to its owners (gradient) or from them (weights). */
+typedef struct tl_slot {
+    int block;   /* −1: none */
+    int round;   /* of leaves */
+    int tickets; /* started and not waited for */
+} tl_slot;
+
 typedef struct tl_exchange {
     tl_ctx *ctx;
     tl_comm *comm;
-    const tl_model *model;
+    tl_model *model; /* whose weights are gathered: under zero3 its records change from block to block */
     tl_train_memory *memory;
     const tl_train_shape *shape;
-    int tickets; /* started and not waited for */
+    int tickets; /* started and not waited for, outside slots */
     int status;  /* of the first that failed; nothing is started after it */
     tl_error error;
+    int round; /* which of the rank's leaves is being computed */
+    tl_slot gradient[TL_SLOTS], weight[TL_SLOTS];
+    tl_blocks blocks; /* for the model's passes */
 } tl_exchange;
 
-/* Start summing block b's gradient in grad[0] over the ranks: to its owners, or to all with shard none. */
+/* Ready for passes: blocks.need is set under zero3, blocks.gradient where gradients stream. */
+void tl__exchange_open(tl_exchange *x, tl_ctx *ctx, tl_comm *comm, const tl_model *model, tl_train_memory *memory,
+                       const tl_train_shape *shape);
+/* After the last pass: wait for what is still under way. 0 or the first failure of all. */
+int tl__exchange_close(tl_exchange *x, tl_error *err);
+
+/* Start summing block b's gradient over the ranks: to its owners, or to all with shard none. */
 void tl__exchange_gradient(tl_exchange *x, int block);
 /* Start spreading parameters [first, end), which have one owner, from it to all. */
 void tl__exchange_weights(tl_exchange *x, int first, int end);
-/* Wait for all that was started; 0 or the first failure. */
+/* Wait for all that these started; 0 or the first failure. */
 int tl__exchange_wait(tl_exchange *x, const char *span, tl_error *err);
 
 /* values[n] becomes the sum over ranks, waited for; zeros on all ranks but one keep that one's bits. */

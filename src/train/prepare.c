@@ -15,7 +15,7 @@
 #include "train/ranks.h"
 #include "train/run.h"
 
-enum { PATH_BYTES = 4096, SPAN_CAPACITY = 1 << 15, DEFAULT_PROMPT_TOKENS = 8, SAMPLE_CHUNK = 64 };
+enum { PATH_BYTES = 4096, SPAN_CAPACITY = 1 << 15, DEFAULT_PROMPT_TOKENS = 8, SAMPLE_CHUNK = 64, MOST_PENDING = 64 };
 static const double MEASURE_SECONDS = 0.04, MEASURE_LINK_SECONDS = 0.05;
 static const double ROUTER_Z = 0.001; /* Zoph et al. 2022 §3.3; OLMoE too */
 
@@ -224,9 +224,9 @@ static int turn_dial(tl_run *run, const tl_arch *arch, tl_error *err) {
     return check(c, err);
 }
 
-/* Rank 0 writes the samples; the others have no session. */
+/* Rank 0 writes the samples; the others take part where it has not all the weights. */
 static bool samples_here(const tl_run *run) {
-    return run->config->sample_tokens > 0 && run->rank == 0;
+    return run->config->sample_tokens > 0 && (run->rank == 0 || run->config->shard == TL_SHARD_ZERO3);
 }
 
 static int sample_capacity(const tl_run *run, const tl_arch *arch) {
@@ -311,18 +311,21 @@ static int load_weights(tl_run *run, tl_error *err) {
 }
 
 static int open_memory(tl_run *run, const tl_arch *arch, tl_error *err) {
-    TRY(tl__model_create(&run->model, arch, run->shape.positions, err));
     tl_arena dry = tl__arena_dry();
     tl__train_place(&run->memory, &dry, arch, &run->shape);
     TRY(tl__arena_open(&run->arena, dry.used_bytes, err));
     tl__train_place(&run->memory, &run->arena, arch, &run->shape);
-    TRY(tl__comm_reserve(run->comm, run->memory.exchange_bytes, run->memory.tickets, err));
+    TRY(tl__model_create_owned(&run->model, arch, run->shape.positions,
+                               run->shape.shard == TL_SHARD_ZERO3 ? run->memory.owner : NULL, run->rank, err));
+    int pending = run->memory.tickets < MOST_PENDING ? run->memory.tickets : MOST_PENDING; /* beyond it a start waits */
+    TRY(tl__comm_reserve(run->comm, run->memory.exchange_bytes, pending, err));
     if (!run->memory.average) return 0;
     run->averaged = run->model;
+    run->averaged.flat = run->memory.average;
     run->averaged.weight = calloc((size_t)run->model.params.n, sizeof *run->averaged.weight);
     if (!run->averaged.weight) return tl__fail(err, TL_ENOMEM, "no memory for the average's records");
     for (int i = 0; i < run->model.params.n; i++)
-        run->averaged.weight[i] = run->memory.average + run->model.params.list[i].offset;
+        if (run->model.at[i] >= 0) run->averaged.weight[i] = run->memory.average + run->model.at[i];
     return 0;
 }
 
@@ -476,7 +479,7 @@ static int open_model(tl_run *run, tl_error *err) {
     if (weights) TRY(load_weights(run, err));
     else tl__model_init(&run->model, run->config->seed, run->ctx.pool);
     if (run->memory.average) /* what a checkpoint before the first update holds */
-        memcpy(run->memory.average, run->model.flat, sizeof(float) * (size_t)run->model.params.count);
+        memcpy(run->memory.average, run->model.flat, sizeof(float) * (size_t)run->model.flat_count);
     TRY(tl__spans_open(&run->ctx.spans, SPAN_CAPACITY, err));
     tl__spans_keep(run->ctx.spans, true);
     return 0;
@@ -566,9 +569,6 @@ static int open_rest(tl_run *run, tl_error *err) {
 }
 
 static int check_all(tl_run *run, tl_error *err) {
-    if (run->config->shard > TL_SHARD_ZERO1)
-        return tl__fail(err, TL_EUNSUPPORTED, "--shard %s is not there yet; use --shard zero1",
-                        tl__shard_kind_name(run->config->shard));
     TRY(check_leaves(&run->resolved, run->ranks, err));
     return check(run->config, err);
 }

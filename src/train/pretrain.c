@@ -31,19 +31,27 @@ static int evaluate(tl_run *run, const tl_model *model, double *loss, tl_error *
     int64_t samples = tl__dataset_facts(run->data)->val_samples;
     if (samples > run->config->val_samples) samples = run->config->val_samples;
     tl_spans *spans = run->ctx.spans;
-    int64_t at_once = run->shape.micro_batch, mine = at_once * run->rank, stride = at_once * run->ranks;
+    int64_t at_once = run->shape.micro_batch, stride = at_once * run->ranks;
     double sum = 0, counted = 0, *sums = run->validation;
     int status = 0;
     tl__spans_set(spans, -1, -1);
     tl__span_begin(spans, "evaluate", TL_BUCKET_EVAL);
     run->ctx.spans = NULL;
     memset(sums, 0, sizeof *sums * 2 * (size_t)samples);
-    for (int64_t i = mine; !status && i < samples; i += stride) {
-        int n = (int)(samples - i < at_once ? samples - i : at_once);
-        status = tl__run_load_validation(run, i, n, err);
-        if (!status) tl__step_evaluate(&run->ctx, model, &run->memory, n, run->shape.T, sums + 2 * i);
+    tl_exchange exchange;
+    tl__exchange_open(&exchange, &run->ctx, run->comm, model, &run->memory, &run->shape);
+    run->memory.acts.blocks = &exchange.blocks;
+    for (int64_t at = 0; !status && at < samples; at += stride) {
+        int64_t i = at + at_once * run->rank;
+        bool idle = i >= samples; /* weights that are gathered need all ranks in step: then one more window */
+        double unused[2];
+        if (idle && !exchange.blocks.need) break;
+        int n = idle ? 1 : (int)(samples - i < at_once ? samples - i : at_once);
+        status = tl__run_load_validation(run, idle ? 0 : i, n, err);
+        if (!status) tl__step_evaluate(&run->ctx, model, &run->memory, n, run->shape.T, idle ? unused : sums + 2 * i);
     }
-    tl_exchange exchange = {.ctx = &run->ctx, .comm = run->comm};
+    run->memory.acts.blocks = NULL;
+    if (!status) status = tl__exchange_close(&exchange, err);
     if (!status) status = tl__exchange_sum(&exchange, sums, 2 * samples, err);
     for (int64_t i = 0; i < samples; i++) sum += sums[2 * i], counted += sums[2 * i + 1];
     run->ctx.spans = spans;
@@ -52,13 +60,14 @@ static int evaluate(tl_run *run, const tl_model *model, double *loss, tl_error *
     return status;
 }
 
-static void take_sample(tl_run *run) {
+static int take_sample(tl_run *run, tl_error *err) {
     tl_spans *spans = run->ctx.spans;
     tl__span_begin(spans, "sample", TL_BUCKET_EVAL);
     run->ctx.spans = NULL;
-    tl__run_sample(run);
+    int status = tl__run_sample(run, err);
     run->ctx.spans = spans;
     tl__span_end(spans, 0, 0, 0, 0, 0);
+    return status;
 }
 
 /* ---- checkpoints ---- */
@@ -112,7 +121,7 @@ static int step_once(tl_run *run, tl_step_metrics *m, tl_error *err) {
     tl__span_end(run->ctx.spans, 0, 0, run->shape.batch, run->shape.T, 0);
     if (!status) status = tl__step_gradient(&run->ctx, run->comm, &run->model, &run->memory, &run->shape, &result, err);
     if (status) return status;
-    tl__faults_act(&run->faults, TL_AT_GRADIENT, step, run->memory.grad[0], run->model.params.count);
+    tl__faults_act(&run->faults, TL_AT_GRADIENT, step, run->memory.grad[0], run->memory.grad_count);
 
     tl_error save_error = {0};
     tl__span_begin(run->ctx.spans, "wait_for_checkpoint", TL_BUCKET_CHECKPOINT);
@@ -139,7 +148,7 @@ static int step_once(tl_run *run, tl_step_metrics *m, tl_error *err) {
                      isfinite(result.loss) ? "gradient" : "loss", (long long)run->state.skipped_in_a_row);
     }
     tl__faults_act(&run->faults, TL_AT_UPDATE, step, NULL, 0);
-    tl__faults_act(&run->faults, TL_AT_WEIGHTS, step, run->model.flat, run->model.params.count);
+    tl__faults_act(&run->faults, TL_AT_WEIGHTS, step, run->model.flat, run->model.flat_count);
     run->state.step = step;
     run->state.samples += run->shape.batch;
     run->state.tokens += result.tokens;
@@ -254,7 +263,7 @@ static int loop(tl_run *run, tl_train_outcome *outcome, tl_error *err) {
             if (status) return status;
             run->last_validation_loss = m.validation_loss;
         }
-        if (due(step, c->sample_every, steps)) take_sample(run);
+        if (due(step, c->sample_every, steps)) TRY(take_sample(run, err));
         record_step(run, &m, model_flops);
         tl__totals_add(&all, &m.totals);
 

@@ -210,9 +210,12 @@ void tl__run_put_report(tl_run *run) {
 
 /* ---- samples ---- */
 
-void tl__run_sample(tl_run *run) {
+int tl__run_sample(tl_run *run, tl_error *failure) {
     const tl_train_config *c = run->config;
-    if (!run->session) return;
+    tl_exchange exchange;
+    if (!run->session) return 0;
+    tl__exchange_open(&exchange, &run->ctx, run->comm, &run->model, &run->memory, &run->shape);
+    tl__session_lend(run->session, &exchange.blocks);
     const tl_arch *a = &run->model.arch;
     tl_sampling how = {.temperature = 0.8f, .top_k = 0, .top_p = 0.95f, .min_p = 0, .seed = c->seed};
     tl_decoder decoder = {0};
@@ -230,6 +233,9 @@ void tl__run_sample(tl_run *run) {
     }
     n += tl__decoder_finish(&decoder, run->text + n);
     run->text[n] = 0;
+    tl__session_lend(run->session, NULL);
+    TRY(tl__exchange_close(&exchange, failure));
+    if (run->rank > 0) return 0;
 
     /* {"step": …, "prompt": …, "text": …} */
     char prompt[2048];
@@ -240,13 +246,14 @@ void tl__run_sample(tl_run *run) {
     prompt[prompt_n] = 0;
     int at = snprintf(run->line, run->line_bytes, "{\"step\": %lld, \"prompt\": ", (long long)run->state.step);
     int wrote = tl__json_quote(run->line + at, run->line_bytes - (size_t)at, prompt, prompt_n);
-    if (wrote < 0) return;
+    if (wrote < 0) return 0;
     at += wrote;
     at += snprintf(run->line + at, run->line_bytes - (size_t)at, ", \"text\": ");
     wrote = tl__json_quote(run->line + at, run->line_bytes - (size_t)at, run->text, n);
-    if (wrote < 0) return;
+    if (wrote < 0) return 0;
     at += wrote;
     at += snprintf(run->line + at, run->line_bytes - (size_t)at, "}\n");
     tl__run_folder_sample(&run->folder, run->line, (size_t)at);
     if (run->observer->sample) run->observer->sample(run->observer->user, run->state.step, prompt, run->text);
+    return 0;
 }

@@ -81,6 +81,6 @@ int tl__run_put_plan(tl_run *run, const char *status, const tl_train_outcome *ou
 void tl__run_put_report(tl_run *run);
 
 /* Write one sample of what the model would say now. No heap call. */
-void tl__run_sample(tl_run *run);
+int tl__run_sample(tl_run *run, tl_error *err);
 
 #endif

@@ -49,13 +49,29 @@ static void note_experts(const tl_model *model, const tl_train_memory *memory, i
         if (a->layer[l].moe) *load++ = part * tl__moe_peak_load(model, &memory->acts, R, l);
 }
 
-/* n sequences from `first` of the rank's; sums: the leaf's row of leaf_sums. `finished` is told of each block as the
- * leaf's last backward completes it. */
-static void leaf_gradient(tl_ctx *ctx, const tl_model *model, tl_train_memory *memory, const tl_train_shape *shape,
-                          int first, int n, float *grad, float grad_scale, double *sums,
-                          void (*finished)(void *user, int block), void *user) {
+/* With the rank's last leaf, or where gradients stream with any, a block's gradient is complete here: add the stack up,
+ * and send the block on its way while the blocks before it are computed. */
+static void finish_block(void *user, int block) {
+    tl_exchange *x = user;
+    const tl_params *params = &x->model->params;
+    tl_train_memory *memory = x->memory;
+    int first, end;
+    tl__param_block(&first, &end, params, x->model->arch.L, block);
+    int64_t at = params->list[first].offset, n = params->list[end - 1].offset + params->list[end - 1].count - at;
+    for (int d = x->blocks.gradient ? 0 : memory->grads - 1; d > 0; d--)
+        tl__add(x->ctx, memory->grad[d - 1] + at, memory->grad[d - 1] + at, memory->grad[d] + at, n);
+    tl__exchange_gradient(x, block);
+}
+
+/* n sequences from `first` of the rank's, into grad, or block by block where gradients stream; sums: the leaf's row of
+ * leaf_sums; send: its blocks are complete with it. */
+static void leaf_gradient(tl_exchange *x, int first, int n, float *grad, float grad_scale, double *sums, bool send) {
+    tl_ctx *ctx = x->ctx;
+    const tl_model *model = x->model;
+    const tl_train_shape *shape = x->shape;
+    tl_train_memory *memory = x->memory;
     int T = shape->T;
-    tl__model_clear_gradient(ctx, model, grad);
+    if (!x->blocks.gradient) tl__model_clear_gradient(ctx, model, grad, 0, model->params.n);
     if (memory->slot) open_slots(memory, &model->arch, memory->input + (int64_t)first * T, (int64_t)n * T);
     for (int i = 0; i < n; i += shape->micro_batch) {
         int count = n - i < shape->micro_batch ? n - i : shape->micro_batch;
@@ -64,8 +80,8 @@ static void leaf_gradient(tl_ctx *ctx, const tl_model *model, tl_train_memory *m
         tl__train_rows(&rows, memory, memory->input + at, memory->pos + at, count, T);
         assert(model->arch.E == 0 || count == n); /* tl__micro_batch saw to it */
         memory->acts.first = i == 0;
-        memory->acts.finished = i + count == n ? finished : NULL, memory->acts.finished_user = user;
         memory->acts.experts.leaf_part = 1.0f / (float)shape->leaves;
+        x->blocks.finished = send && i + count == n ? finish_block : NULL;
         tl__model_forward(ctx, model, &memory->acts, &rows);
         tl__model_loss(ctx, model, &memory->acts, memory->target + at, rows.R, memory->logp + at, grad, grad_scale);
         if (shape->z_coef > 0) /* row after row, wherever micro-batches are cut */
@@ -74,28 +90,14 @@ static void leaf_gradient(tl_ctx *ctx, const tl_model *model, tl_train_memory *m
         tl__model_backward(ctx, model, &memory->acts, &rows, grad, memory->embed_grad, memory->slot);
         if (model->arch.E > 0) note_experts(model, memory, rows.R, 1.0 / shape->leaves, sums);
     }
-    memory->acts.finished = NULL;
-    if (memory->slot) close_slots(ctx, memory, model, grad);
-    if (finished) finished(user, 0);
+    if (memory->slot)
+        close_slots(ctx, memory, model, x->blocks.gradient ? x->blocks.gradient(x->blocks.user, 0) : grad);
+    if (send) finish_block(x, 0);
     for (int64_t r = (int64_t)first * T; r < (int64_t)(first + n) * T; r++)
         sums[TL_LEAF_LOSS] -= (double)memory->logp[r];
 }
 
 /* ---- the tree over leaves ---- */
-
-/* With the rank's last leaf a block's gradient is complete here: add the stack up, and send the block on its way while
- * the blocks before it are computed. */
-static void finish_block(void *user, int block) {
-    tl_exchange *x = user;
-    const tl_params *params = &x->model->params;
-    int first, end;
-    tl__param_block(&first, &end, params, x->model->arch.L, block);
-    if (first == end) return;
-    int64_t at = params->list[first].offset, n = params->list[end - 1].offset + params->list[end - 1].count - at;
-    for (int d = x->memory->grads - 1; d > 0; d--)
-        tl__add(x->ctx, x->memory->grad[d - 1] + at, x->memory->grad[d - 1] + at, x->memory->grad[d] + at, n);
-    tl__exchange_gradient(x, block);
-}
 
 /* Row 0 of sums[leaves][columns] becomes the binary tree over the leaves. */
 static void add_leaves(double *sums, int leaves, int columns) {
@@ -112,7 +114,7 @@ static int gradient_norm(tl_exchange *x, double *norm, tl_error *err) {
     for (int i = 0; i < params->n; i++) {
         const tl_param *p = &params->list[i];
         bool mine = memory->owner[i] == x->shape->rank;
-        memory->norms[i] = mine ? tl__sum_squares(x->ctx, memory->grad[0] + p->offset, p->count) : 0;
+        memory->norms[i] = mine ? tl__sum_squares(x->ctx, memory->grad[0] + memory->grad_at[i], p->count) : 0;
     }
     TRY(tl__exchange_sum(x, memory->norms, params->n, err));
     for (int i = 0; i < params->n; i++) sum += memory->norms[i];
@@ -120,31 +122,48 @@ static int gradient_norm(tl_exchange *x, double *norm, tl_error *err) {
     return 0;
 }
 
+/* Weights that are gathered are asked for by all ranks together: those with fewer leaves than rank 0 begin with passes
+ * over nothing, so that the last leaves, whose gradients are sent, meet. */
+static void keep_in_step(tl_exchange *x, int leaves) {
+    tl_train_shape most = *x->shape;
+    most.rank = 0;
+    int leaf = x->shape->batch / x->shape->leaves;
+    for (int i = leaves; i < tl__train_leaves(&most); i++)
+        for (int at = 0; at < leaf; at += x->shape->micro_batch) tl__model_idle_pass(x->model, &x->memory->acts);
+}
+
 int tl__step_gradient(tl_ctx *ctx, tl_comm *comm, const tl_model *model, tl_train_memory *memory,
                       const tl_train_shape *shape, tl_step_result *result, tl_error *err) {
-    tl_exchange x = {.ctx = ctx, .comm = comm, .model = model, .memory = memory, .shape = shape};
+    tl_exchange x;
     int leaf = shape->batch / shape->leaves, leaves = tl__train_leaves(shape), columns = memory->leaf_columns;
     int64_t n = (int64_t)leaves * leaf * shape->T;
     double tokens = 0, *sums = memory->leaf_sums;
+    tl__exchange_open(&x, ctx, comm, model, memory, shape);
     for (int64_t i = 0; i < n; i++) tokens += memory->target[i] >= 0;
     TRY(tl__exchange_sum(&x, &tokens, 1, err));
     float grad_scale = 1.0f / (float)(tokens > 0 ? tokens : 1);
     memset(sums, 0, sizeof *sums * (size_t)shape->leaves * (size_t)columns);
 
     /* A stack of partial sums, as in binary counting: after leaf i, one addition for each trailing one bit of i. The
-     * rank's leaves are a complete subtree, so that after the last one bit after bit is one: finish_block's part. */
+     * rank's leaves are a complete subtree, so that after the last one bit after bit is one: finish_block's part. Where
+     * gradients stream each leaf is summed over the ranks first, and the stack is exchange.c's. */
+    bool streams = x.blocks.gradient != NULL;
     int depth = 0;
+    memory->acts.blocks = &x.blocks;
+    if (x.blocks.need) keep_in_step(&x, leaves);
     for (int i = 0; i < leaves; i++) {
         bool last = i + 1 == leaves;
-        assert(depth < memory->grads && (!last || depth == memory->grads - 1));
-        leaf_gradient(ctx, model, memory, shape, i * leaf, leaf, memory->grad[depth], grad_scale,
-                      sums + (int64_t)tl__train_leaf(shape, i) * columns, last ? finish_block : NULL, &x);
-        depth++;
-        for (int ones = i; !last && ones & 1; ones >>= 1, depth--)
+        assert(depth < memory->grads && (!last || streams || depth == memory->grads - 1));
+        x.round = i;
+        leaf_gradient(&x, i * leaf, leaf, memory->grad[depth], grad_scale,
+                      sums + (int64_t)tl__train_leaf(shape, i) * columns, last || streams);
+        depth += !streams;
+        for (int ones = i; !last && !streams && ones & 1; ones >>= 1, depth--)
             tl__add(ctx, memory->grad[depth - 2], memory->grad[depth - 2], memory->grad[depth - 1],
                     model->params.count);
     }
-    TRY(tl__exchange_wait(&x, "sum_gradients", err));
+    memory->acts.blocks = NULL;
+    TRY(tl__exchange_close(&x, err));
     TRY(tl__exchange_sum(&x, sums, (int64_t)shape->leaves * columns, err));
     add_leaves(sums, shape->leaves, columns);
     *result = (tl_step_result){.tokens = (int64_t)tokens,
@@ -161,8 +180,9 @@ void tl__step_probe(tl_ctx *ctx, const tl_model *model, tl_train_memory *memory,
     assert(shape->shard < TL_SHARD_ZERO2);
     memset(memory->leaf_sums, 0, sizeof *memory->leaf_sums * (size_t)memory->leaf_columns);
     ctx->spans = NULL;
-    leaf_gradient(ctx, model, memory, shape, 0, 1, memory->grad[0], 1.0f / (float)shape->T, memory->leaf_sums, NULL,
-                  NULL);
+    tl_exchange x;
+    tl__exchange_open(&x, ctx, NULL, model, memory, shape);
+    leaf_gradient(&x, 0, 1, memory->grad[0], 1.0f / (float)shape->T, memory->leaf_sums, false);
     ctx->spans = spans;
 }
 
@@ -174,9 +194,10 @@ static void update_matrices(tl_ctx *ctx, tl_model *model, tl_train_memory *memor
     tl_matrix matrix[TL_MAX_FUSED];
     int n = tl__param_matrices(matrix, p, &model->arch);
     for (int k = 0; k < n; k++) {
-        int64_t at = matrix[k].offset;
-        float *momentum = memory->exp_avg + memory->avg_offset[p - model->params.list] + (at - p->offset);
-        tl__muon(ctx, model->flat + at, momentum, memory->grad[0] + at, matrix[k].rows, matrix[k].cols, matrix[k].ld,
+        int i = (int)(p - model->params.list);
+        int64_t within = matrix[k].offset - p->offset;
+        tl__muon(ctx, model->flat + model->at[i] + within, memory->exp_avg + memory->avg_offset[i] + within,
+                 memory->grad[0] + memory->grad_at[i] + within, matrix[k].rows, matrix[k].cols, matrix[k].ld,
                  &memory->muon, hyper);
     }
 }
@@ -192,11 +213,11 @@ static void update_run(tl_ctx *ctx, tl_model *model, tl_train_memory *memory, in
             j = i + 1;
             continue;
         }
-        int64_t count = 0, at = p[i].offset;
+        int64_t count = 0;
         for (j = i; j < end && sq[j] >= 0 && p[j].decay == p[i].decay; j++) count += p[j].count;
         adamw->weight_decay = p[i].decay ? weight_decay : 0.0f;
-        tl__adamw(ctx, model->flat + at, memory->exp_avg + memory->avg_offset[i], memory->exp_avg_sq + sq[i],
-                  memory->grad[0] + at, count, adamw);
+        tl__adamw(ctx, model->flat + model->at[i], memory->exp_avg + memory->avg_offset[i], memory->exp_avg_sq + sq[i],
+                  memory->grad[0] + memory->grad_at[i], count, adamw);
     }
 }
 
@@ -217,8 +238,9 @@ int tl__step_update(tl_ctx *ctx, tl_comm *comm, tl_model *model, tl_train_memory
                     .weight_decay = (float)s->weight_decay,
                     .grad_scale = adamw.grad_scale,
                     .momentum = m ? m->momentum : 0};
-    tl_exchange x = {.ctx = ctx, .comm = comm, .model = model, .memory = memory, .shape = shape};
+    tl_exchange x;
     int n = model->params.n;
+    tl__exchange_open(&x, ctx, comm, model, memory, shape);
     if (shape->shard == TL_SHARD_NONE) {
         update_run(ctx, model, memory, 0, n, &adamw, (float)s->weight_decay, &muon);
         return 0;
@@ -229,7 +251,7 @@ int tl__step_update(tl_ctx *ctx, tl_comm *comm, tl_model *model, tl_train_memory
             j = tl__exchange_run(memory, i, end);
             if (memory->owner[i] == shape->rank)
                 update_run(ctx, model, memory, i, j, &adamw, (float)s->weight_decay, &muon);
-            tl__exchange_weights(&x, i, j);
+            if (shape->shard < TL_SHARD_ZERO3) tl__exchange_weights(&x, i, j);
         }
     }
     return tl__exchange_wait(&x, "spread_weights", err);
@@ -238,7 +260,7 @@ int tl__step_update(tl_ctx *ctx, tl_comm *comm, tl_model *model, tl_train_memory
 void tl__step_average(tl_ctx *ctx, const tl_model *model, tl_train_memory *memory, double decay, int64_t update) {
     /* 1 − t is exact in f32 for t ≥ 1/2, so that weights that stand still are their own average. */
     float t = update > 1 ? (float)decay : 0.0f;
-    int64_t n = model->params.count;
+    int64_t n = model->flat_count;
     tl__blend(ctx, memory->average, n, t, model->flat, n, 1.0f - t, 1, n);
 }
 

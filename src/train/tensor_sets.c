@@ -39,8 +39,9 @@ int tl__tensor_sets_open(tl_tensor_sets *sets, const tl_model *model, const tl_t
     for (int i = 0; i < params->n; i++) {
         const tl_param *p = &params->list[i];
         int writer = memory->owner ? memory->owner[i] : 0;
-        add(&sets->set[TL_SET_WEIGHTS], p->name, p, model->weight[i], writer);
-        if (memory->average) add(&sets->set[TL_SET_AVERAGE], p->name, p, memory->average + p->offset, writer);
+        add(&sets->set[TL_SET_WEIGHTS], p->name, p, model->weight[i], writer); /* NULL: its owner's alone */
+        const float *average = model->at[i] < 0 ? NULL : memory->average + model->at[i];
+        if (memory->average) add(&sets->set[TL_SET_AVERAGE], p->name, p, average, writer);
     }
     for (int second = 0; second < 2; second++)
         for (int i = 0; i < params->n; i++) {

@@ -10,18 +10,26 @@ cat >"$work/experts.json" <<'END'
 "num_key_value_heads":2,"num_local_experts":4,"num_experts_per_tok":2,"max_position_embeddings":64,"tie_word_embeddings":false,
 "router_aux_loss_coef":0.02}
 END
+cat >"$work/settings.yaml" <<END
+data: $work/text
+tokenizer: bytes
+batch: 8
+seq: 64
+leaves: 4
+steps: 4
+val_samples: 5
+sample_tokens: 8
+END
 
 train() { # OUT [option…]
     out=$1
     shift
-    call train --data "$work/text" --tokenizer bytes --batch 8 --seq 64 --leaves 4 --steps 4 --val-samples 5 --sample-tokens 8 --quiet \
-        --threads 1 --out "$work/$out" "$@" || fail "train $*"
+    call train --config "$work/settings.yaml" --threads 1 --quiet --out "$work/$out" "$@" || fail "train $*"
 }
 ranks() { # N OUT [option…]
     n=$1 out=$2
     shift 2
-    mpi "$n" "$trilith" train --data "$work/text" --tokenizer bytes --batch 8 --seq 64 \
-        --leaves 4 --steps 4 --val-samples 5 --sample-tokens 8 --quiet --threads 1 --out "$work/$out" "$@" \
+    mpi "$n" "$trilith" train --config "$work/settings.yaml" --threads 1 --quiet --out "$work/$out" "$@" \
         >"$work/said" 2>"$work/err" || fail "$n ranks: train $*"
     [ ! -s "$work/said" ] || fail "$n ranks wrote to standard output"
 }
@@ -37,7 +45,7 @@ same() { # WANT GOT
 
 # Every shard on a model with tied embeddings.
 train tied --model tiny
-for shard in none zero1; do
+for shard in none zero1 zero2 zero3; do
     for n in 2 3 4; do
         ranks $n tied-$n-$shard --model tiny --shard $shard
         same tied tied-$n-$shard
@@ -47,12 +55,21 @@ done
 train muon --model tiny --optimizer muon --ema 0.9
 train experts --model "$work/experts.json" --z-loss 1e-4
 train bf16 --model tiny --dtype bf16
-for shard in none zero1; do
+for shard in none zero1 zero2 zero3; do
     ranks 2 muon-$shard --model tiny --optimizer muon --ema 0.9 --shard $shard
     same muon muon-$shard
     ranks 3 experts-$shard --model "$work/experts.json" --z-loss 1e-4 --shard $shard
     same experts experts-$shard
 done
-ranks 2 bf16-2 --model tiny --dtype bf16
+ranks 2 bf16-2 --model tiny --dtype bf16 --shard zero3
 same bf16 bf16-2
+# Neither tied nor a leaf in one micro-batch: gradients then stream, or do not.
+train wide --model "$work/experts.json" --leaves 2
+ranks 2 wide-2 --model "$work/experts.json" --leaves 2 --shard zero3
+same wide wide-2
+train long --model tiny --batch 32
+ranks 2 long-2 --model tiny --batch 32 --micro-batch 4 --shard zero3
+same long long-2
+ranks 3 long-3 --model tiny --batch 32 --micro-batch 4 --shard zero2
+same long long-3
 finish
