@@ -39,7 +39,8 @@ static launcher find_launcher(void) {
         if (getenv("SLURM_STEP_NUM_TASKS")) return (launcher){"srun", number_in("SLURM_STEP_NUM_TASKS"), true};
         return (launcher){"a launcher with PMIx", 0, true};
     }
-    if (getenv("PMI_RANK")) return (launcher){"a launcher with PMI", number_in("PMI_SIZE"), false};
+    if (getenv("PMI_RANK") && number_in("PMI_SIZE") > 0)
+        return (launcher){"a launcher with PMI", number_in("PMI_SIZE"), false};
     if (getenv("SLURM_PROCID") && getenv("SLURM_STEP_NUM_TASKS"))
         return (launcher){"srun", number_in("SLURM_STEP_NUM_TASKS"), false};
     return (launcher){0};

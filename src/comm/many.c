@@ -143,11 +143,12 @@ static int64_t silence_allowed(const many *c) {
     return tl__comm_hurried_ns() && c->silence_ns > TL_MANY_HURRY_NS ? TL_MANY_HURRY_NS : c->silence_ns;
 }
 
-/* Some news of collective s, or its failure: the deadline is over, or a rank is lost. Looked at every tenth of a second, since a
- * hurry comes from a signal. Under the lock. */
+/* Some news of collective s, or its failure: the deadline is over, or a rank is lost. Looked at every tenth of a
+ * second, since a hurry comes from a signal. Under the lock. */
 static void await_or_fail(many *c, uint64_t s, int64_t begun_ns, int64_t timeout_ns) {
     if (timeout_ns < 0) timeout_ns = 0;
-    int64_t look = tl__now_ns() + 100000000, end = begun_ns > INT64_MAX - timeout_ns ? INT64_MAX : begun_ns + timeout_ns;
+    int64_t look = tl__now_ns() + 100000000,
+            end = begun_ns > INT64_MAX - timeout_ns ? INT64_MAX : begun_ns + timeout_ns;
     if (await_news(c, look < end ? look : end) || c->failed || is_done(c, s)) return;
     int64_t now = tl__now_ns(), allowed = silence_allowed(c);
     bool lost = false;

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 #include "base/clock.h"
 #include "comm/comm.h"
@@ -260,6 +261,8 @@ static void speed(void) {
         if (rank == 0 && round) printf("small sum: %.1f us\n", (double)(tl__now_ns() - begin) * 1e-3 / SMALL);
     }
     tl__comm_take_traffic(comm);
+    struct rusage before, after;
+    getrusage(RUSAGE_SELF, &before);
     begin = tl__now_ns();
     for (int k = 0; k < 10; k++) {
         MUST(tl__comm_sum_start(comm, TL_AXIS_DP, x, n, &t, &err));
@@ -267,6 +270,12 @@ static void speed(void) {
     }
     double seconds = (double)(tl__now_ns() - begin) * 1e-9;
     tl_comm_traffic traffic = tl__comm_take_traffic(comm);
+    getrusage(RUSAGE_SELF, &after);
+#define MS(a, b) ((double)((b).tv_sec - (a).tv_sec) * 1e3 + (double)((b).tv_usec - (a).tv_usec) * 1e-3)
+    if (rank == 0)
+        printf("CPU time of rank 0 a sum: %.1f ms user, %.1f ms system\n", MS(before.ru_utime, after.ru_utime) / 10,
+               MS(before.ru_stime, after.ru_stime) / 10);
+#undef MS
     if (rank == 0)
         printf("sum of 32 MiB: %.2f ms, %.2f GB/s of gradient, %.1f MB of traffic a sum, %.3f of %.3f s busy\n",
                seconds * 100, (double)n * 4e-8 / seconds * 1e0, traffic.bytes * 1e-7, traffic.seconds, seconds);
@@ -280,7 +289,8 @@ int main(int argc, char **argv) {
     } cases[] = {{"sums", sums},       {"moves", moves},         {"pending", pending},
                  {"traffic", traffic}, {"different", different}, {"aborted", aborted},
                  {"late", late},       {"gone", gone},           {"speed", speed}};
-    signal(SIGTERM, SIG_IGN); /* of mpirun, when the first rank leaves a job that failed: the others still have a word to say */
+    signal(SIGTERM,
+           SIG_IGN); /* of mpirun, when the first rank leaves a job that failed: the others still have a word to say */
     MUST(tl__comm_open(&comm, &err));
     rank = tl__comm_rank(comm, TL_AXIS_DP), size = tl__comm_size(comm, TL_AXIS_DP);
     MUST(tl__comm_reserve(comm, 1 << 20, 32, &err));

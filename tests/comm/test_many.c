@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include "base/clock.h"
 #include "comm/backend.h"
 #include "kernels/ops.h"
 
@@ -302,7 +303,7 @@ static float *input(int r, int64_t n) {
 }
 
 static float *expected(int size, int64_t n) {
-    float *part[MOST], *sum = malloc((size_t)n * sizeof *sum);
+    float *part[MOST] = {0}, *sum = malloc((size_t)n * sizeof *sum);
     for (int r = 0; r < size; r++) part[r] = input(r, n);
     tl__comm_add_f32(sum, part, size, n);
     for (int r = 0; r < size; r++) free(part[r]);
@@ -370,6 +371,23 @@ static void traffic_is_what_went_over_the_wire(void **state) {
     (void)state;
     run(2, count_traffic);
     run(4, count_traffic);
+}
+
+/* Nobody waits, and it is done all the same: once nothing is under way, a wait that may take no time succeeds. */
+static void look_away(rank_thread *me) {
+    int64_t n = 3000000, end = tl__now_ns() + 60 * SECOND;
+    float *x = input(me->rank, n), *want = expected(me->size, n);
+    tl_ticket t;
+    CHECK(me, tl__comm_sum_start(me->comm, TL_AXIS_DP, x, n, &t, &me->err) == 0);
+    while (tl__comm_take_traffic(me->comm).seconds > 0 && tl__now_ns() < end) nap();
+    CHECK(me, tl__comm_wait(me->comm, t, 0, &me->err) == 0);
+    CHECK(me, memcmp(x, want, (size_t)n * 4) == 0);
+    free(x), free(want);
+}
+
+static void collectives_go_on_while_the_engine_computes(void **state) {
+    (void)state;
+    run(3, look_away);
 }
 
 static void all_meet(rank_thread *me) {
@@ -479,6 +497,7 @@ int main(void) {
         cmocka_unit_test(leaves_are_a_partition_into_complete_subtrees_and_sum_as_one_tree),
         cmocka_unit_test(any_number_of_ranks_exchanges_any_sizes),
         cmocka_unit_test(traffic_is_what_went_over_the_wire),
+        cmocka_unit_test(collectives_go_on_while_the_engine_computes),
         cmocka_unit_test(a_stopped_rank_is_called_silent),
         cmocka_unit_test(a_failing_wire_is_an_error_that_says_so),
         cmocka_unit_test(a_rank_that_cannot_be_heard_is_called_silent),
