@@ -14,6 +14,7 @@ static const char *const gpt2 = "{\"model_type\":\"gpt2\",\"vocab_size\":97,\"n_
 
 enum { B = 16, T = 64 };
 static tl_contract contract; /* of the contexts that follow */
+static tl_shard shard;
 
 static void open_bench(bench *b, const char *config, int micro_batch, int leaves, int threads) {
     const tl_train_shape shape = {.batch = B,
@@ -22,7 +23,8 @@ static void open_bench(bench *b, const char *config, int micro_batch, int leaves
                                   .leaves = leaves,
                                   .max_documents = 4,
                                   .threads = threads,
-                                  .contract = contract};
+                                  .contract = contract,
+                                  .shard = shard};
     bench_open_config(b, config, &shape);
     for (int i = 0; i < B * T; i++) { /* three documents a sequence, of unequal length */
         int t = i % T, start = t < 11 ? 0 : t < 30 ? 11 : 30;
@@ -121,6 +123,68 @@ static void test_L3_leaves_are_a_tree(void **state) {
     free(flat), free(tree), free(wide);
 }
 
+/* Where gradients stream the tree's stack is kept block by block, from leaves that were summed over the ranks; where
+ * weights are gathered they come from the owner's. Both with the one rank that there is here. */
+static void test_L3_streaming_changes_no_bit(void **state) {
+    const char *const configs[] = {llama, gpt2};
+    (void)state;
+    for (int c = 0; c < 2; c++)
+        for (int leaves = 1; leaves <= 16; leaves *= 2) {
+            tl_step_result whole, part;
+            int64_t n;
+            float *want = gradient(configs[c], 16, leaves, 1, &whole, &n);
+            for (shard = TL_SHARD_ZERO1; shard < TL_SHARDS; shard++) {
+                float *got = gradient(configs[c], 16, leaves, 2, &part, &n);
+                assert_memory_equal(got, want, sizeof(float) * (size_t)n);
+                assert_true(part.loss == whole.loss && part.grad_norm == whole.grad_norm);
+                free(got);
+            }
+            shard = TL_SHARD_NONE;
+            free(want);
+        }
+}
+
+/* Law L4 for every rank of some: what is placed is what was sized, and sharding more never takes more. */
+static void test_L4_shards_are_placed_as_sized(void **state) {
+    (void)state;
+    tl_error err = {0};
+    tl_arch arch;
+    assert_int_equal(tl__arch_open(&arch, "smollm2-135m", &err), 0);
+    arch.L = 12, arch.V = 2048;
+    for (int ranks = 1; ranks <= 8; ranks++) {
+        int64_t total[TL_SHARDS] = {0}, moments[TL_SHARDS] = {0}, params = 0;
+        for (int r = 0; r < ranks; r++)
+            for (int i = 0; i < TL_SHARDS; i++) {
+                const tl_train_shape shape = {.batch = 8,
+                                              .T = 16,
+                                              .micro_batch = 1,
+                                              .leaves = 8,
+                                              .max_documents = 1,
+                                              .threads = 1,
+                                              .ranks = ranks,
+                                              .rank = r,
+                                              .shard = (tl_shard)i};
+                tl_train_memory memory;
+                tl_train_bytes bytes;
+                tl_arena dry = tl__arena_dry(), arena;
+                tl__train_place(&memory, &dry, &arch, &shape);
+                assert_int_equal(tl__arena_open(&arena, dry.used_bytes, &err), 0);
+                tl__train_place(&memory, &arena, &arch, &shape);
+                assert_int_equal(arena.used_bytes, dry.used_bytes);
+                tl__train_bytes(&bytes, &arch, &shape, 0);
+                total[i] += bytes.total, moments[i] += bytes.moments;
+                if (i == TL_SHARD_NONE) params = memory.grad_count;
+                if (i == TL_SHARD_ZERO3) assert_true(memory.weight_count < (ranks > 1 ? params : params + 1));
+                tl__arena_close(&arena);
+            }
+        assert_int_equal(moments[TL_SHARD_ZERO1], 8 * params); /* once in all: two numbers of four bytes */
+        assert_int_equal(moments[TL_SHARD_NONE], 8 * params * ranks);
+        if (ranks > 1) assert_true(total[TL_SHARD_ZERO1] < total[TL_SHARD_NONE]);
+        if (ranks == 4 || ranks == 8)
+            assert_true(total[TL_SHARD_ZERO3] < total[TL_SHARD_ZERO2] && total[TL_SHARD_ZERO2] < total[TL_SHARD_ZERO1]);
+    }
+}
+
 static void test_micro_batch_rule(void **state) {
     static const tl_arch dense;
     (void)state;
@@ -169,6 +233,8 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_L3_micro_batch_changes_no_bit, use_bf16, use_f32),
         cmocka_unit_test(test_bf16_gradient_is_near),
         cmocka_unit_test(test_L3_leaves_are_a_tree),
+        cmocka_unit_test(test_L3_streaming_changes_no_bit),
+        cmocka_unit_test(test_L4_shards_are_placed_as_sized),
         cmocka_unit_test(test_micro_batch_rule),
         cmocka_unit_test(test_training_learns),
     };
