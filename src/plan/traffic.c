@@ -7,23 +7,36 @@
 
 #include "comm/cost.h"
 
+/* Where blocks pass through: what lies in a slot, and when its exchange is over. */
+typedef struct slot {
+    int block, round; /* block −1: nothing */
+    bool sent;
+    double over;
+} slot;
+
 /* Times are seconds since the step began. Exchanges of different owners overlap: each rank has its own way in and way
  * out, a half of the measured bandwidth each, since that was measured while every rank did both. */
 typedef struct course {
     const tl_train_shape *shape;
     const tl_machine *machine;
+    const tl_train_pace *pace;
+    const struct places *places;
     tl_train_traffic *sum;
-    double engine;    /* the engine is here */
-    double *way;      /* [2 · ranks] free from here on: out of rank r, into rank r */
-    double last;      /* when all that was started is over */
-    double under_way; /* until here the seconds of exchanges are counted */
+    double engine;         /* the engine is here */
+    double *way;           /* [2 · ranks] free from here on: out of rank r, into rank r */
+    double last;           /* when all that was started is over */
+    double under_way;      /* until here the seconds of exchanges are counted */
+    int round;             /* of the rank's leaves */
+    bool gathers, streams; /* weights (zero3), gradients (exchange.h) */
+    slot weight[TL_SLOTS], gradient[TL_SLOTS];
 } course;
 
 static void compute(course *c, double seconds) {
     c->engine += seconds;
 }
 
-static void start(course *c, tl_collective kind, int64_t n, int root) {
+/* When it will be over. */
+static double start(course *c, tl_collective kind, int64_t n, int root) {
     int ranks = c->shape->ranks;
     double rate = c->machine->link_bytes_per_second / 2;
     double ready = c->engine + c->machine->link_latency_seconds, over = ready;
@@ -37,22 +50,21 @@ static void start(course *c, tl_collective kind, int64_t n, int root) {
         *in = fmax(*in, ready) + cost.received_bytes / rate;
         over = fmax(over, fmax(*out, *in));
     }
-    if (!(rate > 0)) return;
+    if (!(rate > 0)) return c->engine;
     c->sum->seconds += fmax(0, over - fmax(c->under_way, c->engine));
     c->under_way = fmax(c->under_way, over);
     c->last = fmax(c->last, over);
+    return over;
 }
 
-static void wait_all(course *c) {
-    if (c->last > c->engine) {
-        c->sum->exposed_seconds += c->last - c->engine;
-        c->engine = c->last;
-    }
+static void wait_until(course *c, double over) {
+    if (over <= c->engine) return;
+    c->sum->exposed_seconds += over - c->engine;
+    c->engine = over;
 }
 
 static void sum_f64(course *c, int64_t n) {
-    start(c, TL_COLLECTIVE_SUM_F64, n, 0);
-    wait_all(c);
+    wait_until(c, start(c, TL_COLLECTIVE_SUM_F64, n, 0));
 }
 
 typedef struct places {
@@ -71,51 +83,127 @@ static int run_end(const places *p, int i, int end) {
     return j;
 }
 
-/* A block's gradient is complete: to all, or to its owners. */
-static void send_gradient(course *c, const places *p, int block) {
+/* Exchange each run of a block's neighbours that have one owner; when the last is over. */
+static double start_runs(course *c, tl_collective kind, int block) {
+    const places *p = c->places;
+    int64_t unit = kind == TL_COLLECTIVE_BROADCAST ? (int64_t)sizeof(float) : 1;
+    double over = c->engine;
     int i, end;
     tl__param_block(&i, &end, &p->params, p->L, block);
-    if (i == end) return;
-    if (c->shape->shard == TL_SHARD_NONE) {
-        start(c, TL_COLLECTIVE_SUM, elements(p, i, end), 0);
-        return;
-    }
     for (int j; i < end; i = j) {
         j = run_end(p, i, end);
-        start(c, TL_COLLECTIVE_REDUCE, elements(p, i, j), p->owner[i]);
+        over = fmax(over, start(c, kind, elements(p, i, j) * unit, p->owner[i]));
     }
+    return over;
+}
+
+/* ---- as exchange.c has them ---- */
+
+static void gather(course *c, int block) {
+    slot *s = &c->weight[tl__block_slot(block, c->places->L)];
+    wait_until(c, s->over);
+    s->block = block;
+    s->over = start_runs(c, TL_COLLECTIVE_BROADCAST, block);
+}
+
+static void need(course *c, int block, int next) {
+    int L = c->places->L;
+    if (!c->gathers) return;
+    slot *s = &c->weight[tl__block_slot(block, L)];
+    if (s->block != block) gather(c, block);
+    wait_until(c, s->over);
+    if (next >= 0 && c->weight[tl__block_slot(next, L)].block != next) gather(c, next);
+}
+
+static void collect(course *c, slot *s) {
+    if (!s->sent) return;
+    wait_until(c, s->over);
+    *s = (slot){.block = -1};
+}
+
+/* Room for a block's gradient. */
+static void room(course *c, int block) {
+    if (!c->streams) return;
+    slot *s = &c->gradient[tl__block_slot(block, c->places->L)];
+    if (s->block == block && s->round == c->round && !s->sent) return;
+    collect(c, s);
+    *s = (slot){.block = block, .round = c->round};
+}
+
+/* A block's gradient is complete: to all, or to its owners. */
+static void finish_block(course *c, int block) {
+    const places *p = c->places;
+    int i, end;
+    if (c->streams) {
+        slot *s = &c->gradient[tl__block_slot(block, p->L)];
+        s->over = start_runs(c, TL_COLLECTIVE_REDUCE, block);
+        s->sent = true;
+        return;
+    }
+    tl__param_block(&i, &end, &p->params, p->L, block);
+    if (c->shape->shard != TL_SHARD_NONE) start_runs(c, TL_COLLECTIVE_REDUCE, block);
+    else if (i < end) start(c, TL_COLLECTIVE_SUM, elements(p, i, end), 0);
+}
+
+/* ---- as model.c and step.c have them ---- */
+
+/* One micro-batch, or where `idle` only what it asks for. send: its leaf's blocks are complete with it. */
+static void pass(course *c, bool idle, bool send, int head_block) {
+    const tl_train_pace *pace = c->pace;
+    int L = c->places->L;
+    for (int b = 0; b <= L + 1; b++) {
+        need(c, b, b <= L ? b + 1 : -1);
+        if (!idle) compute(c, pace->forward[b]);
+    }
+    need(c, head_block, -1);
+    if (!idle) room(c, head_block);
+    for (int b = L + 1; b >= 1; b--) {
+        need(c, b, b > 1 ? b - 1 : -1);
+        if (idle) continue;
+        room(c, b);
+        compute(c, pace->backward[b]);
+        if (send) finish_block(c, b);
+    }
+    if (idle) return;
+    room(c, 0);
+    compute(c, pace->backward[0]);
+    if (send) finish_block(c, 0);
+}
+
+static void walk_gradient(course *c, const tl_arch *arch) {
+    const tl_train_shape *s = c->shape;
+    tl_train_shape most = *s;
+    most.rank = 0;
+    int leaves = tl__train_leaves(s), leaf = s->batch / s->leaves, head_block = arch->tied ? 0 : arch->L + 1;
+    for (int i = leaves; c->gathers && i < tl__train_leaves(&most); i++)
+        for (int at = 0; at < leaf; at += s->micro_batch) pass(c, true, false, head_block);
+    for (c->round = 0; c->round < leaves; c->round++)
+        for (int at = 0; at < leaf; at += s->micro_batch)
+            pass(c, false, at + s->micro_batch >= leaf && (c->streams || c->round + 1 == leaves), head_block);
+    wait_until(c, c->last);
 }
 
 /* Owners update, block by block, and each run goes to all as soon as it is done: a rank has its part of the update. */
-static void spread_weights(course *c, const places *p, double update) {
-    double a_parameter = update / (double)p->params.count / c->shape->ranks;
+static void spread_weights(course *c) {
+    const places *p = c->places;
+    double a_parameter = c->pace->update / (double)p->params.count / c->shape->ranks;
     for (int b = 0, i, end; b < p->L + 2; b++) {
         tl__param_block(&i, &end, &p->params, p->L, b);
-        for (int j; i < end; i = j) {
-            j = run_end(p, i, end);
-            compute(c, a_parameter * (double)elements(p, i, j));
-            start(c, TL_COLLECTIVE_BROADCAST, elements(p, i, j) * (int64_t)sizeof(float), p->owner[i]);
-        }
+        if (i == end) continue;
+        compute(c, a_parameter * (double)elements(p, i, end));
+        start_runs(c, TL_COLLECTIVE_BROADCAST, b);
     }
-    wait_all(c);
+    wait_until(c, c->last);
 }
 
-static void walk(course *c, const places *p, const tl_arch *arch, const tl_train_pace *pace) {
+static void walk(course *c, const tl_arch *arch) {
     const tl_train_shape *s = c->shape;
-    int leaves = tl__train_leaves(s);
-    double passes = ceil((double)(s->batch / s->leaves) / s->micro_batch) * leaves, forward = 0, backward = 0;
-    for (int b = 0; b < p->L + 2; b++) forward += pace->forward[b], backward += pace->backward[b];
     start(c, TL_COLLECTIVE_SUM_F64, 1, 0); /* whether to stop; waited for at the end */
     sum_f64(c, 1);                         /* the step's tokens */
-    compute(c, passes * forward + (passes - 1) * backward);
-    for (int b = p->L + 1; b >= 0; b--) {
-        compute(c, pace->backward[b]);
-        send_gradient(c, p, b);
-    }
-    wait_all(c);
+    walk_gradient(c, arch);
     sum_f64(c, (int64_t)s->leaves * (TL_LEAF_LOAD + tl__moe_layers(arch)));
-    sum_f64(c, p->params.n); /* of the gradient's norm */
-    if (s->shard != TL_SHARD_NONE) spread_weights(c, p, pace->update);
+    sum_f64(c, c->places->params.n); /* of the gradient's norm */
+    if (s->shard == TL_SHARD_ZERO1 || s->shard == TL_SHARD_ZERO2) spread_weights(c);
 }
 
 int tl__traffic_predict(tl_train_traffic *out, const tl_arch *arch, const tl_train_shape *shape,
@@ -123,14 +211,21 @@ int tl__traffic_predict(tl_train_traffic *out, const tl_arch *arch, const tl_tra
     *out = (tl_train_traffic){0};
     if (shape->ranks < 2) return 0;
     places p = {.L = arch->L};
-    course c = {.shape = shape, .machine = machine, .sum = out};
+    course c = {.shape = shape,
+                .machine = machine,
+                .pace = pace,
+                .places = &p,
+                .sum = out,
+                .gathers = shape->shard == TL_SHARD_ZERO3,
+                .streams = tl__train_streams(shape)};
+    for (int s = 0; s < TL_SLOTS; s++) c.weight[s].block = c.gradient[s].block = -1;
     TRY(tl__params_make(&p.params, arch, err));
     p.owner = calloc((size_t)p.params.n, sizeof *p.owner);
     c.way = calloc(2 * (size_t)shape->ranks, sizeof *c.way);
     int status = p.owner && c.way ? 0 : tl__fail(err, TL_ENOMEM, "no memory to predict what ranks exchange");
     if (!status) {
         tl__shard_owners(p.owner, &p.params, arch->L, shape->ranks);
-        walk(&c, &p, arch, pace);
+        walk(&c, arch);
     }
     free(p.owner), free(c.way);
     tl__params_free(&p.params);

@@ -26,7 +26,7 @@ same_bytes() { # N OUT [option…]
     awk -v a="$expected" -v b="$counted" 'BEGIN { exit !(a > 0 && a == b) }' ||
         fail "$n ranks, $*: $counted bytes in a step, $expected were predicted"
 }
-for shard in none zero1; do
+for shard in none zero1 zero2 zero3; do
     for n in 2 3 4; do
         same_bytes $n tied-$n-$shard --model tiny --shard $shard
     done
