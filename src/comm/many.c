@@ -107,9 +107,10 @@ static void fail_late(many *c, uint64_t s, int64_t timeout_ns, int64_t silent) {
         if (guilty < 0) guilty = r;
         if (++named > SAY_AT_MOST) continue;
         used = add(text, sizeof text, used, "rank %d (%s) %s", r, p->host, is_missing ? "has not come" : "has come");
+        /* src/cli/supervise.c reads "is silent for": who is lost. */
         if (p->left) used = add(text, sizeof text, used, " and has closed its communicator");
         else if (is_mute)
-            used = add(text, sizeof text, used, " and has been silent for %.1f s (stopped, dead or cut off)", quiet);
+            used = add(text, sizeof text, used, " and is silent for %.1f s (stopped, dead or cut off)", quiet);
         else used = add(text, sizeof text, used, " and is alive but late");
         used = add(text, sizeof text, used, ", last at collective %llu, step %lld; ", (unsigned long long)p->sequence,
                    (long long)p->step);

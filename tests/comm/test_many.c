@@ -408,7 +408,7 @@ static void the_last_stops(rank_thread *me) {
     }
     CHECK(me, tl__comm_sum_start(me->comm, TL_AXIS_DP, x, 300, &t, &me->err) == 0);
     CHECK(me, tl__comm_wait(me->comm, t, 3 * SECOND, &me->err) == TL_ECOMM);
-    CHECK(me, strstr(me->err.text, "rank 2 (") && strstr(me->err.text, "has not come and has been silent for"));
+    CHECK(me, strstr(me->err.text, "rank 2 (") && strstr(me->err.text, "has not come and is silent for"));
     CHECK(me, strstr(me->err.text, "last at collective 1, step 12"));
     CHECK(me, strstr(me->err.text, "Collective 2 (sum of 300 f32, step 12)"));
     CHECK(me, tl__comm_sum_start(me->comm, TL_AXIS_DP, x, 300, &t, &me->err) == TL_ECOMM); /* for good */
