@@ -499,17 +499,11 @@ static char *make_header(const tl_tensor_out *tensors, int n, size_t *size) {
     return text;
 }
 
-int tl__safetensors_write(const char *path, const tl_tensor_out *tensors, int n, tl_hash *hashes, tl_error *err) {
+int tl__safetensors_write_to(tl_sink *sink, const tl_tensor_out *tensors, int n, tl_hash *hashes, tl_error *err) {
     size_t header_bytes;
     char *header = make_header(tensors, n, &header_bytes);
-    if (!header) return tl__fail(err, TL_ENOMEM, "no memory for the header of %s; free some and try again", path);
-    tl_sink *sink;
-    int rc = tl__sink_open(&sink, path, err);
-    if (rc) {
-        free(header);
-        return rc;
-    }
-    rc = tl__sink_write(sink, header, header_bytes, err);
+    if (!header) return tl__fail(err, TL_ENOMEM, "no memory for a header of %d tensors; free some and try again", n);
+    int rc = tl__sink_write(sink, header, header_bytes, err);
     free(header);
     for (int i = 0; i < n && !rc; i++) {
         const unsigned char *bytes = tensors[i].data;
@@ -523,9 +517,15 @@ int tl__safetensors_write(const char *path, const tl_tensor_out *tensors, int n,
         }
         if (h) hashes[i] = tl__hasher_close(h);
     }
-    if (rc) {
-        tl__sink_abandon(sink);
-        return rc;
-    }
-    return tl__sink_publish(sink, err);
+    return rc;
+}
+
+int tl__safetensors_write(const char *path, const tl_tensor_out *tensors, int n, tl_hash *hashes, tl_error *err) {
+    tl_sink *sink;
+    int rc = tl__sink_open(&sink, path, err);
+    if (rc) return rc;
+    rc = tl__safetensors_write_to(sink, tensors, n, hashes, err);
+    if (!rc) return tl__sink_publish(sink, err);
+    tl__sink_abandon(sink);
+    return rc;
 }

@@ -79,5 +79,7 @@ typedef struct tl_tensor_out {
  * fsynced; hashes (may be NULL) receives the XXH3-128 of each tensor's bytes. The header is padded with spaces so that
  * data starts on a multiple of 64. */
 int tl__safetensors_write(const char *path, const tl_tensor_out *tensors, int n, tl_hash *hashes, tl_error *err);
+/* The same into a sink that the caller opens, and publishes or abandons: when bytes must be on the disk is its choice. */
+int tl__safetensors_write_to(tl_sink *sink, const tl_tensor_out *tensors, int n, tl_hash *hashes, tl_error *err);
 
 #endif

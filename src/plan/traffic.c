@@ -198,7 +198,7 @@ static void spread_weights(course *c) {
 
 static void walk(course *c, const tl_arch *arch) {
     const tl_train_shape *s = c->shape;
-    start(c, TL_COLLECTIVE_SUM_F64, 1, 0); /* whether to stop; waited for at the end */
+    start(c, TL_COLLECTIVE_SUM_F64, 2, 0); /* whether to stop, and whose checkpoint is written; waited for at the end */
     sum_f64(c, 1);                         /* the step's tokens */
     walk_gradient(c, arch);
     sum_f64(c, (int64_t)s->leaves * (TL_LEAF_LOAD + tl__moe_layers(arch)));

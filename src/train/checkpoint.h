@@ -10,7 +10,7 @@
  * Face has beside it (model.safetensors.index.json). Any number of ranks reads what any other wrote, by tensor name.
  *
  * Written into a folder checkpoints/.step-N….partial by a background thread of each rank that reads the state in place;
- * the trainer must hold back its next update until tl__saver_wait_read returns. When all is on disk and fsynced rank 0
+ * the trainer must hold back its next update until tl__saver_wait_read returns. When all is on disk, fsynced, rank 0
  * writes the manifest, renames the folder to step-N and moves checkpoints/latest (a symbolic link). A checkpoint without
  * a readable, matching manifest does not exist: reading skips it, says which tensor is damaged, and takes the one
  * before. All ranks work on one shared file system. */
@@ -56,15 +56,20 @@ typedef struct tl_saver_options {
 int tl__saver_open(tl_saver **saver, const tl_saver_options *options, tl_error *err);
 /* All ranks: begin writing the present state; returns at once. One at a time: the one before has been waited for. */
 void tl__saver_start(tl_saver *saver, const tl_train_state *state);
-/* All ranks: wait until the tensors have been read (the update may go on), or until all is published. The error of a
- * failed save, whichever rank's, comes back here once: the earlier checkpoints are intact and the partial folder is
- * gone. TL_ECOMM: nobody knows what became of the save, and the run cannot go on. */
+/* Wait until this rank's tensors have been read: the update may go on. */
 int tl__saver_wait_read(tl_saver *saver, tl_error *err);
+/* Several ranks: whether this one's part is on disk and the others have not been told. When that is so on all, and all
+ * know it, tl__saver_settle (all ranks) lets rank 0 publish; else tl__saver_wait_published does. */
+bool tl__saver_written(tl_saver *saver);
+int tl__saver_settle(tl_saver *saver, tl_error *err);
+/* All ranks: wait until all is published. Here, in wait_read or in settle the error of a failed save, whichever rank's,
+ * comes back once: the earlier checkpoints are intact and the partial folder is gone. The communicator's own failures
+ * come back too: then nobody knows what became of the save, and the run cannot go on. */
 int tl__saver_wait_published(tl_saver *saver, tl_error *err);
 /* Waits for its own thread only; a save that not all ranks have finished is given up. */
 void tl__saver_close(tl_saver *saver);
 
-/* What tl__saver_wait_read does over the communicator, for a caller without one: once this rank's part is read, what it
+/* What tl__saver_settle does over the communicator, for a caller without one: once this rank's part is on disk, what it
  * has to say of it (the same size on all ranks), and then what all ranks said, in rank order. */
 const void *tl__saver_part(tl_saver *saver, size_t *part_bytes);
 int tl__saver_join(tl_saver *saver, const void *parts, tl_error *err);

@@ -72,10 +72,14 @@ static int take_sample(tl_run *run, tl_error *err) {
 
 /* ---- checkpoints ---- */
 
+static bool is_lost(int status) {
+    return status == TL_ECOMM || status == TL_ESTOPPED || status == TL_EDIVERGED;
+}
+
 /* A save that failed has been undone (saver.c, V4): say so, once, and go on; the next one may find room again. Not so
  * where ranks have lost each other. */
 static int outlive(tl_run *run, int status, const tl_error *failure, tl_error *err) {
-    if (status == TL_ECOMM) {
+    if (is_lost(status)) {
         if (err) *err = *failure;
         return status;
     }
@@ -100,7 +104,7 @@ static int begin_checkpoint(tl_run *run, tl_error *err) {
 static int final_checkpoint(tl_run *run, bool begun, tl_error *err) {
     if (!begun) TRY(begin_checkpoint(run, err));
     int status = tl__saver_wait_published(run->saver, err);
-    if (!status || status == TL_ECOMM) return status;
+    if (!status || is_lost(status)) return status;
     run->told = true; /* all ranks hear of it, and rank 0 says it */
     if (run->rank == 0) tl__error_prefix(err, "the last checkpoint failed and was undone; earlier ones are intact");
     else if (err) err->text[0] = 0;
@@ -196,19 +200,26 @@ static void record_step(tl_run *run, tl_step_metrics *m, double model_flops) {
     tl__span_end(run->ctx.spans, 0, 0, 0, 0, 0);
 }
 
-/* A request to stop comes to ranks at different times: they stop together, after the step that begins with one rank
- * knowing. The sum travels beside the step's work. */
-static int ask_stop(tl_run *run, tl_error *err) {
-    run->stop = stop_requested;
+/* A request to stop comes to ranks at different times, as does the end of writing a checkpoint's part: they stop, and
+ * publish, together, after the step that begins with one rank, and with all, knowing. The sums travel beside the step's
+ * work. */
+static int ask_others(tl_run *run, tl_error *err) {
+    run->stop[0] = stop_requested;
+    run->stop[1] = tl__saver_written(run->saver);
     tl__comm_set_step(run->comm, run->state.step + 1);
-    return tl__comm_sum_f64_start(run->comm, TL_AXIS_DP, &run->stop, 1, &run->stop_ticket, err);
+    return tl__comm_sum_f64_start(run->comm, TL_AXIS_DP, run->stop, 2, &run->stop_ticket, err);
 }
 
-static int hear_stop(tl_run *run, bool *asked, tl_error *err) {
+static int hear_others(tl_run *run, bool *asked, tl_error *err) {
+    tl_error failure = {0};
     tl__span_begin(run->ctx.spans, "stop", TL_BUCKET_COMM);
     int status = tl__comm_wait(run->comm, run->stop_ticket, tl__exchange_timeout_ns, err);
     tl__span_end(run->ctx.spans, 0, 0, 0, 0, 0);
-    *asked = run->stop > 0 || (run->ranks == 1 && stop_requested);
+    *asked = run->stop[0] > 0 || (run->ranks == 1 && stop_requested);
+    if (status || run->stop[1] < run->ranks) return status;
+    tl__span_begin(run->ctx.spans, "settle_checkpoint", TL_BUCKET_CHECKPOINT);
+    status = outlive(run, tl__saver_settle(run->saver, &failure), &failure, err);
+    tl__span_end(run->ctx.spans, 0, 0, 0, 0, 0);
     return status;
 }
 
@@ -251,9 +262,9 @@ static int loop(tl_run *run, tl_train_outcome *outcome, tl_error *err) {
     while (run->state.step < steps) {
         tl_step_metrics m;
         bool asked;
-        TRY(ask_stop(run, err));
+        TRY(ask_others(run, err));
         TRY(step_once(run, &m, err));
-        TRY(hear_stop(run, &asked, err));
+        TRY(hear_others(run, &asked, err));
         int status;
         int64_t step = run->state.step;
         bool stop = asked || (c->stop_after > 0 && step >= c->stop_after);

@@ -23,7 +23,7 @@ typedef struct tl_run {
     int ranks_here; /* on this host */
     bool told;      /* every rank knows that the run failed */
     tl_ticket stop_ticket; /* of the sum over ranks of `stop` */
-    double stop;           /* > 0: a rank was asked to stop before this step */
+    double stop[2];        /* ranks that were asked to stop before this step; whose part of a checkpoint was on disk */
     tl_faults faults;      /* planted on purpose */
     tl_agree agree;
     tl_tokenizer *tokenizer;

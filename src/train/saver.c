@@ -1,13 +1,15 @@
 /* saver.c — writes checkpoints behind the trainer's back: one thread on each rank that reads weights and moments in
  * place, while the trainer computes the next gradient and holds back only the update.
  *
- * Every rank's thread writes its own tensors and hashes them. Then the trainers, who alone may use the communicator,
- * exchange what came of it (a status, the hashes), and rank 0's thread publishes: nothing has to be looked for in the
- * file system, which another machine may be slow to show.
+ * Every rank's thread writes its own tensors and hashes them; the page cache takes them at the speed of memory, and the
+ * trainer is let go before they are on the disk. When all ranks' parts are, the trainers, who alone may use the
+ * communicator, exchange what came of them (a status, the hashes), and rank 0's thread publishes: nothing has to be
+ * looked for in the file system, which another machine may be slow to show.
  *
  * Invariants of the state machine, asserted by number:
- *   V1  IDLE → READING → READ → PUBLISHING → IDLE, moved by start (the trainer) and then by the thread; but where there
- *       are several ranks READ → PUBLISHING is the trainer's, when every rank has said what came of its part.
+ *   V1  IDLE → READING → SYNCING → SYNCED → PUBLISHING → IDLE, moved by start (the trainer) and then by the thread; but
+ *       where there are several ranks SYNCED → PUBLISHING is the trainer's, when every rank has said what came of its
+ *       part.
  *   V2  weights, moments and average are read only in READING; the trainer writes them only outside READING.
  *   V3  a folder called step-N has its manifest: the manifest is the last file written, and the rename follows it. Both
  *       are rank 0's, in PUBLISHING, when every file of every rank is on disk.
@@ -15,8 +17,8 @@
  *       failure fails the save on all; rank 0 removes, in PUBLISHING, when no rank writes there any more.
  *   V5  a partial folder is one save's alone: its name carries the step and, where there are several ranks, the run's
  *       id, so that what a rank of a killed job still writes can never reach a later one.
- *   V6  which calls are collective follows from what the trainer called (begun, unsaid), never from how far a thread
- *       is. */
+ *   V6  which calls are collective follows from what the trainer called (begun, unsaid) and from what all ranks were
+ * told alike, never from how far this rank's thread is. */
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -33,7 +35,7 @@
 #include "train/checkpoint_format.h"
 
 enum { PATH_BYTES = 4096 };
-typedef enum phase { IDLE, READING, READ, PUBLISHING } phase;
+typedef enum phase { IDLE, READING, SYNCING, SYNCED, PUBLISHING, PHASES } phase;
 
 /* What a rank says of its part of a save: the hashes of its tensors follow, set by set. */
 typedef struct part {
@@ -59,6 +61,7 @@ struct tl_saver {
     part *part;               /* part_bytes */
     unsigned char *parts;     /* [ranks · part_bytes] */
     size_t part_bytes;
+    tl_sink *sink[TL_SETS]; /* the thread's: written, and not published */
 
     bool begun;  /* the trainer's: a save was started, and the ranks have not exchanged their parts */
     bool unsaid; /* the trainer's: they have, and rank 0 has not told what came of the whole */
@@ -97,11 +100,14 @@ static int write_set(tl_saver *s, const char *partial, const tl_tensor_set *set,
         if (set->writer[i] == s->rank) s->mine[n++] = set->tensors[i];
     file_name(s, name, set, s->rank);
     tl__path_join(path, sizeof path, partial, name);
-    TRY(tl__safetensors_write(path, s->mine, n, s->part->hashes + *hashes, err));
+    tl_sink **sink = &s->sink[set - s->sets.set];
+    TRY(tl__sink_open(sink, path, err));
+    TRY(tl__safetensors_write_to(*sink, s->mine, n, s->part->hashes + *hashes, err));
     *hashes += n;
     return 0;
 }
 
+/* Read the state and hand it to the system. */
 static int write_part(tl_saver *s, const tl_train_state *state, tl_error *err) {
     char partial[PATH_BYTES], average[PATH_BYTES];
     int hashes = 0;
@@ -111,6 +117,17 @@ static int write_part(tl_saver *s, const tl_train_state *state, tl_error *err) {
     for (int i = 0; i < TL_SETS; i++)
         if (s->sets.set[i].n) TRY(write_set(s, partial, &s->sets.set[i], &hashes, err));
     return 0;
+}
+
+/* And onto the disk, or nothing of it. */
+static void sync_part(tl_saver *s, tl_error *err) {
+    for (int i = 0; i < TL_SETS; i++) {
+        tl_sink *sink = s->sink[i];
+        s->sink[i] = NULL;
+        if (!sink) continue;
+        if (err->status) tl__sink_abandon(sink);
+        else tl__sink_publish(sink, err);
+    }
 }
 
 /* ---- the whole: rank 0 ---- */
@@ -243,7 +260,7 @@ static int publish(tl_saver *s, const tl_train_state *state, tl_error *err) {
 /* ---- the phases ---- */
 
 static void enter(tl_saver *s, phase next) {
-    assert(next == (s->phase + 1) % 4); /* V1 */
+    assert(next == (s->phase + 1) % PHASES); /* V1 */
     s->phase = next;
     pthread_cond_broadcast(&s->changed);
 }
@@ -269,9 +286,9 @@ static void take_part(tl_saver *s, const part *p, int rank) {
             if (s->sets.set[k].writer[i] == rank) s->hashes[k][i] = p->hashes[next++];
 }
 
-/* READ → PUBLISHING, knowing all parts. Under lock. */
+/* SYNCED → PUBLISHING, knowing all parts. Under lock. */
 static void join(tl_saver *s, const void *parts) {
-    assert(s->phase == READ); /* V1 */
+    assert(s->phase == SYNCED); /* V1 */
     s->verdict = (tl_error){0};
     for (int rank = 0; rank < s->ranks; rank++)
         take_part(s, (const part *)((const unsigned char *)parts + (size_t)rank * s->part_bytes), rank);
@@ -291,10 +308,15 @@ static void *saver_thread(void *user) {
         write_part(s, &state, &s->part->error);
 
         pthread_mutex_lock(&s->lock);
-        enter(s, READ); /* V2: the state may change from here on */
+        enter(s, SYNCING); /* V2: the state may change from here on */
+        pthread_mutex_unlock(&s->lock);
+        sync_part(s, &s->part->error);
+
+        pthread_mutex_lock(&s->lock);
+        enter(s, SYNCED);
         if (s->ranks == 1) join(s, s->part);
-        while (s->phase == READ && !s->closing) pthread_cond_wait(&s->changed, &s->lock);
-        bool given_up = s->phase == READ;
+        while (s->phase == SYNCED && !s->closing) pthread_cond_wait(&s->changed, &s->lock);
+        bool given_up = s->phase == SYNCED;
         if (given_up) enter(s, PUBLISHING);
         tl_error error = s->verdict;
         pthread_mutex_unlock(&s->lock);
@@ -380,11 +402,11 @@ int tl__saver_open(tl_saver **saver, const tl_saver_options *o, tl_error *err) {
     return 0;
 }
 
-/* Wait until the phase is neither of two; hand over a failure once. */
-static int wait_while(tl_saver *s, phase a, phase b, tl_error *err) {
+/* Wait until the state has been read, or until all is done; hand over a failure once. */
+static int wait_for(tl_saver *s, bool all, tl_error *err) {
     int status = 0;
     pthread_mutex_lock(&s->lock);
-    while (s->phase == a || s->phase == b) pthread_cond_wait(&s->changed, &s->lock);
+    while (all ? s->phase != IDLE : s->phase == READING) pthread_cond_wait(&s->changed, &s->lock);
     if (s->failed) {
         s->failed = false;
         status = s->error.status;
@@ -396,7 +418,7 @@ static int wait_while(tl_saver *s, phase a, phase b, tl_error *err) {
 
 const void *tl__saver_part(tl_saver *s, size_t *part_bytes) {
     pthread_mutex_lock(&s->lock);
-    while (s->phase == READING) pthread_cond_wait(&s->changed, &s->lock);
+    while (s->phase == READING || s->phase == SYNCING) pthread_cond_wait(&s->changed, &s->lock);
     pthread_mutex_unlock(&s->lock);
     *part_bytes = s->part_bytes;
     return s->part;
@@ -414,24 +436,33 @@ int tl__saver_join(tl_saver *s, const void *parts, tl_error *err) {
     return status;
 }
 
+bool tl__saver_written(tl_saver *s) {
+    pthread_mutex_lock(&s->lock);
+    bool written = s->begun && s->phase == SYNCED;
+    pthread_mutex_unlock(&s->lock);
+    return written;
+}
+
+int tl__saver_settle(tl_saver *s, tl_error *err) {
+    size_t bytes;
+    tl_ticket ticket;
+    if (!s->begun || !s->comm) return 0; /* V6 */
+    const void *mine = tl__saver_part(s, &bytes);
+    TRY(tl__comm_gather_start(s->comm, TL_AXIS_DP, s->parts, mine, (int64_t)bytes, &ticket, err));
+    TRY(tl__comm_wait(s->comm, ticket, s->timeout_ns, err));
+    return tl__saver_join(s, s->parts, err);
+}
+
 int tl__saver_wait_read(tl_saver *s, tl_error *err) {
-    if (s->begun && s->comm) { /* V6 */
-        size_t bytes;
-        tl_ticket ticket;
-        const void *mine = tl__saver_part(s, &bytes);
-        TRY(tl__comm_gather_start(s->comm, TL_AXIS_DP, s->parts, mine, (int64_t)bytes, &ticket, err));
-        TRY(tl__comm_wait(s->comm, ticket, s->timeout_ns, err));
-        TRY(tl__saver_join(s, s->parts, err));
-    }
-    return wait_while(s, READING, READING, err);
+    return wait_for(s, false, err);
 }
 
 int tl__saver_wait_published(tl_saver *s, tl_error *err) {
     tl_error told = {0};
-    int status = tl__saver_wait_read(s, err);
-    if (status == TL_ECOMM) return status;
-    assert(!s->begun); /* a caller without a communicator has joined */
-    int late = wait_while(s, READING, PUBLISHING, status ? NULL : err);
+    int status = tl__saver_settle(s, err);
+    assert(s->comm || !s->begun); /* a caller without a communicator has joined */
+    if (s->begun) return status;  /* ranks have lost each other */
+    int late = wait_for(s, true, status ? NULL : err);
     status = status ? status : late;
     if (!s->unsaid) return status;
     s->unsaid = false; /* V6 */
