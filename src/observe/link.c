@@ -26,12 +26,18 @@ static int share(tl_comm *comm, double *value, double *seconds, tl_error *err) {
     return rc;
 }
 
+static int by_value(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
 /* Sums, each twice as long as the one before while there is time. *rate: of those in the second half of it, since a
  * shaped link lets the first few hundred kilobytes go by unshaped; a link that is slow enough to be shaped gets more
  * time. */
 static int measure_rate(tl_comm *comm, float *buffer, double latency, double budget, double *rate, tl_error *err) {
     const int64_t begin_ns = tl__now_ns();
-    double began = 0, moved = 0, bytes = 0, waited = 0, took;
+    double began = 0, moved = 0, took, rates[MOST_TRIALS];
+    int counted = 0;
     int rc = 0;
     int64_t n = FIRST_N;
     for (int i = 0; !rc && i < MOST_TRIALS; i++) {
@@ -46,14 +52,14 @@ static int measure_rate(tl_comm *comm, float *buffer, double latency, double bud
         tl_comm_cost cost = tl__comm_cost(TL_COLLECTIVE_SUM, n, tl__comm_size(comm, TL_AXIS_DP), 0, 0);
         moved += cost.sent_bytes;
         double time = moved < SLOW_BYTES_PER_SECOND * elapsed ? SLOW_BUDGETS * budget : budget;
-        if (began < time / 2) bytes = waited = 0; /* it began too early to count */
-        bytes += cost.sent_bytes + cost.received_bytes;
-        waited += fmax(seconds - latency, 1e-9);
+        if (began < time / 2) counted = 0; /* it began too early */
+        rates[counted++] = (cost.sent_bytes + cost.received_bytes) / fmax(seconds - latency, 1e-9);
         began = elapsed;
         if (elapsed >= time) break;
         if (n < LARGEST_N && elapsed + 4 * seconds < time) n *= 2;
     }
-    *rate = bytes / waited;
+    qsort(rates, (size_t)counted, sizeof *rates, by_value); /* the middle one: now and then a rank is late */
+    *rate = counted ? rates[counted / 2] : 0;
     return rc;
 }
 
