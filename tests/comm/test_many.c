@@ -29,9 +29,12 @@ typedef struct message {
     char bytes[];
 } message;
 
+typedef struct hope hope;
+
 typedef struct hub {
     pthread_mutex_t lock;
     int size;
+    hope *hopes;
     message *first[MOST], **last[MOST];
     atomic_bool stopped[MOST]; /* as by SIGSTOP: the rank's thread stays in its next call */
     atomic_bool broken[MOST];  /* the rank's wire fails */
@@ -44,12 +47,13 @@ struct tl_wire {
     int rank;
 };
 
-/* A request that has not been met: where its message should go. */
-typedef struct hope {
+/* A receive: where its message should go. Kept until the hub goes. */
+struct hope {
+    struct hope *next;
     void *bytes;
     int64_t n;
     int from, tag;
-} hope;
+};
 
 static void nap(void) {
     nanosleep(&(struct timespec){0, 1000000}, NULL);
@@ -81,7 +85,10 @@ static int test_send(tl_wire *w, tl_wire_request *request, const void *bytes, in
 
 static int test_receive(tl_wire *w, tl_wire_request *request, void *bytes, int64_t n, int from, int tag) {
     hope *h = malloc(sizeof *h);
-    *h = (hope){bytes, n, from, tag};
+    pthread_mutex_lock(&w->hub->lock);
+    *h = (hope){w->hub->hopes, bytes, n, from, tag};
+    w->hub->hopes = h;
+    pthread_mutex_unlock(&w->hub->lock);
     *request = (tl_wire_request){{h, h}};
     return enter(w);
 }
@@ -102,10 +109,7 @@ static int64_t take(tl_wire *w, tl_wire_request *request) {
         break;
     }
     pthread_mutex_unlock(&w->hub->lock);
-    if (n >= 0) {
-        free(h);
-        *request = (tl_wire_request){0};
-    }
+    if (n >= 0) *request = (tl_wire_request){0};
     return n;
 }
 
@@ -190,6 +194,7 @@ static void run(int size, void (*body)(rank_thread *me)) {
     for (int r = 0; r < size; r++) pthread_join(ranks[r].thread, NULL);
     for (int r = 0; r < size; r++)
         for (message *m = the_hub.first[r], *next; m; m = next) next = m->next, free(m);
+    for (hope *h = the_hub.hopes, *next; h; h = next) next = h->next, free(h);
     for (int r = 0; r < size; r++)
         if (ranks[r].wrong[0]) fail_msg("%s", ranks[r].wrong);
 }
