@@ -191,6 +191,15 @@ static void hear(int fd, tl_job_news *news) {
     if (used) show(news, line, last);
 }
 
+/* mpirun waits for its daemon on a host that went away for eight minutes (idle) or fifteen (it had just sent
+ * something), though the ranks have long given up. Told to ask, it ends 40 s after the host's last answer; the kernel
+ * gives that, so a host that is only busy is not taken for dead. */
+static void notice_dead_hosts(void) {
+    setenv("OMPI_MCA_oob_tcp_keepalive_time", "20", 0);
+    setenv("OMPI_MCA_oob_tcp_keepalive_intvl", "5", 0);
+    setenv("OMPI_MCA_oob_tcp_keepalive_probes", "4", 0);
+}
+
 /* *status as waitpid gives it. */
 static int run_job(char **arguments, int64_t restart, const sigset_t *held, tl_job_news *news, int *status,
                    tl_error *err) {
@@ -212,6 +221,7 @@ static int run_job(char **arguments, int64_t restart, const sigset_t *held, tl_j
         if (null >= 0) dup2(null, STDIN_FILENO);
         dup2(ends[1], STDERR_FILENO);
         setenv("TRILITH_RESTART", number, 1);
+        notice_dead_hosts();
         sigprocmask(SIG_SETMASK, &before, NULL);
         execvp(arguments[0], arguments);
         _exit(127);

@@ -110,6 +110,7 @@ run train --supervise $long --ranks 2 --out stop --launcher ./relay.sh --resume 
 # ---- the launcher itself
 cat >broken.sh <<'END'
 #!/bin/sh
+echo "$OMPI_MCA_oob_tcp_keepalive_time $OMPI_MCA_oob_tcp_keepalive_probes" >seen
 echo '[node7:00042] plm: cannot start' >&2
 echo '--------------------------------------------------------------------------' >&2
 echo 'There are not enough slots available in the system.' >&2
@@ -117,8 +118,9 @@ echo '--------------------------------------------------------------------------
 exit 1
 END
 chmod +x broken.sh
-supervise --ranks 2 --out broken --launcher ./broken.sh
+(export OMPI_MCA_oob_tcp_keepalive_probes=9 && supervise --ranks 2 --out broken --launcher ./broken.sh)
 code=$?
+[ "$(cat seen)" = '20 9' ] || fail "mpirun is to ask after its daemons, as the user's own settings have it: $(cat seen)"
 [ $code -eq 2 ] || fail "a launcher that cannot start: exit status $code, expected 2"
 grep -q 'not enough slots' err || fail 'what the launcher says when it cannot start is not shown'
 grep -q 'the job did not start; ./broken.sh says why above' err || fail 'it is not said that the job did not start'

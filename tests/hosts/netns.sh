@@ -4,7 +4,9 @@
 #   hosts_up N [RATE]         hosts 1 … N, on one switch; what each sends and receives is limited to RATE (as tc reads it: 200mbit)
 #   hosts_rate RATE           another limit for all of them, each way; "none" lifts it
 #   on I COMMAND…             runs it on host I
-#   hosts_mpirun ARGUMENT…    mpirun on host 1, with all of them in its hostfile
+#   hosts_mpirun ARGUMENT…    mpirun on host 1, with all of them in $work/hostfile
+#   on_mpi COMMAND…           on host 1, with what an mpirun there needs in its environment
+#   host_cut I                pulls its cable
 #   hosts_down                removes them and ends what still runs there; the trap calls it
 #
 # Host I is called hI and is a network and a UTS namespace with an address of its own, $net.I, and one interface (and loopback). Files
@@ -87,8 +89,10 @@ on() { # HOST COMMAND…
     nsenter --net="/run/netns/$prefix-$on_host" unshare --uts sh -c 'hostname "$0" && exec "$@"' "h$on_host" "$@"
 }
 
+host_cut() { ip -n "$prefix-switch" link set "port$1" down; }
+
 # mpirun starts its daemons elsewhere with `AGENT HOST COMMAND LINE`, which is ssh for clusters. Hosts have addresses for names.
-hosts_mpirun() {
+on_mpi() {
     if [ ! -e "$work/hostfile" ]; then
         i=0
         while [ $i -lt $host_count ]; do
@@ -104,6 +108,6 @@ END
         chmod +x "$work/agent"
     fi
     on 1 env OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_plm_rsh_agent="$work/agent" \
-        OMPI_MCA_orte_tmpdir_base="$work" \
-        mpirun --hostfile "$work/hostfile" "$@"
+        OMPI_MCA_orte_tmpdir_base="$work" "$@"
 }
+hosts_mpirun() { on_mpi mpirun --hostfile "$work/hostfile" "$@"; }

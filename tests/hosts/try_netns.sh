@@ -1,6 +1,7 @@
 #!/bin/sh
 # try_netns.sh TRILITH SOURCE — ranks on several hosts, which are network namespaces: the bits of one process, over links as fast as the
-# machine and over slow ones, and what a slow link takes is in the ledger. Status 77: not on this machine, with the reason.
+# machine and over slow ones; what a slow link takes is in the ledger; a host whose cable is pulled costs the steps since the checkpoint.
+# Status 77: not on this machine, with the reason.
 . "$2/tests/program.sh"
 . "$source/tests/hosts/netns.sh"
 . "$source/tests/hosts/runs.sh"
@@ -42,5 +43,29 @@ awk -v rate="$((megabits * 125000))" -v n="$(($(wc -l <"$work/slow/metrics.jsonl
         if (exposed < wall / 2) printf "of %.2f s, %.2f s were exposed communication: less than half, on a link that slow\n", wall, exposed
     }' "$work/comm" >"$work/verdict"
 [ ! -s "$work/verdict" ] || fail "the ledger over $megabits Mbit/s: $(cat "$work/verdict")"
+
+# ---- a cable that is pulled ----
+# mpirun waits for its daemon there until the kernel gives the connection up, which --supervise has it ask for; here sooner than by default.
+# The launcher takes what is away out of its list: two of three ranks go on.
+cat >"$work/launcher" <<END
+#!/bin/sh
+[ \$TRILITH_RESTART -eq 0 ] || sed -i '/\.3 /d' "$work/hostfile"
+exec mpirun --hostfile "$work/hostfile" --map-by node "\$@"
+END
+chmod +x "$work/launcher"
+hosts_rate 10mbit # so that the run does not end before the cable is pulled
+export OMPI_MCA_oob_tcp_keepalive_time=2 OMPI_MCA_oob_tcp_keepalive_intvl=1 OMPI_MCA_oob_tcp_keepalive_probes=2
+on_mpi timeout -k 5 90 "$trilith" train --supervise --ranks 3 --launcher "$work/launcher" --out "$work/cut" $settings >"$work/out" 2>"$work/err" &
+job=$!
+left=300
+until [ "$(cat "$work/cut/metrics.jsonl" 2>/dev/null | wc -l)" -ge 7 ] || [ $left -eq 0 ]; do
+    left=$((left - 1))
+    sleep 0.1
+done
+host_cut 3
+wait $job || fail "a cable was pulled: status $?"
+grep -q '^trilith train: .*rank 2 (h3) has come and is silent\|^trilith train: .*rank 2 (h3) has not come' "$work/err" || fail 'nobody names rank 2 and h3'
+grep -q '^restart .* from step 6' "$work/err" || fail 'the job was not started again from step 6'
+same_run "$work/one" "$work/cut" 'a cable was pulled, and two of three ranks went on'
 
 finish

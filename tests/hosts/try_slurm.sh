@@ -67,8 +67,8 @@ statuses FAILED 76 0 76 0
 statuses FAILED 2 0 2 0
 
 # ---- the time limit, and a rank that is killed ----
-# The link is slow enough for steps that take a fifth of a second on any machine.
-hosts_rate 20mbit
+# The link is slow enough for steps that take some tenths of a second on any machine.
+hosts_rate 10mbit
 export TRILITH="$trilith"
 steps_done() { [ -e "$1/metrics.jsonl" ] && [ "$(wc -l <"$1/metrics.jsonl")" -ge "$2" ]; }
 
@@ -80,7 +80,7 @@ ends_as "$job" COMPLETED 0 1 'train.sbatch, signalled before its time limit'
 same_run "$work/one" "$work/limit" 'train.sbatch, signalled before its time limit'
 
 job=$(submit --out "$work/killed" $settings)
-until_true 30 steps_done "$work/killed" 8 || fail 'the job did not begin'
+until_true 30 steps_done "$work/killed" 7 || fail 'the job did not begin'
 victim=$(for pid in $(ip netns pids "$prefix-2"); do grep -qs "$work/killed" "/proc/$pid/cmdline" && [ "$(cat "/proc/$pid/comm")" = trilith ] && echo "$pid"; done | head -n 1)
 kill -9 "$victim" || fail 'there was no rank to kill'
 ends_as "$job" COMPLETED 0 1 'train.sbatch, a rank killed'
