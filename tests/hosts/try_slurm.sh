@@ -44,7 +44,7 @@ ends_as() { # JOB STATE STATUS RESTARTS WHAT
 train_one "$work/one"
 
 # ---- srun ----
-slurm timeout -k 5 60 srun -n 4 --mpi=pmix "$trilith" train --out "$work/srun" $settings >"$work/out" 2>"$work/err" ||
+slurm timeout -k 5 60 srun -n 4 --mpi=pmix "$trilith" train --out "$work/srun" $settings --shard zero1 >"$work/out" 2>"$work/err" ||
     fail "srun -n 4 --mpi=pmix: status $?"
 same_run "$work/one" "$work/srun" 'srun -n 4 --mpi=pmix'
 
