@@ -58,7 +58,7 @@ export OMPI_MCA_oob_tcp_keepalive_time=2 OMPI_MCA_oob_tcp_keepalive_intvl=1 OMPI
 on_mpi timeout -k 5 90 "$trilith" train --supervise --ranks 3 --launcher "$work/launcher" --out "$work/cut" $settings >"$work/out" 2>"$work/err" &
 job=$!
 left=300
-until [ "$(cat "$work/cut/metrics.jsonl" 2>/dev/null | wc -l)" -ge 7 ] || [ $left -eq 0 ]; do
+until [ -e "$work/cut/checkpoints/latest" ] || [ $left -eq 0 ]; do
     left=$((left - 1))
     sleep 0.1
 done

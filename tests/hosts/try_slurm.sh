@@ -80,10 +80,11 @@ ends_as "$job" COMPLETED 0 1 'train.sbatch, signalled before its time limit'
 same_run "$work/one" "$work/limit" 'train.sbatch, signalled before its time limit'
 
 job=$(submit --out "$work/killed" $settings)
-until_true 30 steps_done "$work/killed" 7 || fail 'the job did not begin'
+until_true 30 test -e "$work/killed/checkpoints/latest" || fail 'the job did not begin'
 victim=$(for pid in $(ip netns pids "$prefix-2"); do grep -qs "$work/killed" "/proc/$pid/cmdline" && [ "$(cat "/proc/$pid/comm")" = trilith ] && echo "$pid"; done | head -n 1)
 kill -9 "$victim" || fail 'there was no rank to kill'
 ends_as "$job" COMPLETED 0 1 'train.sbatch, a rank killed'
+grep -q '^resumed from .*/step-6$' "$work/said" || fail 'the job did not go on from step 6'
 same_run "$work/one" "$work/killed" 'train.sbatch, a rank killed'
 
 finish
