@@ -41,12 +41,27 @@ static tl_hash hash_all(tl_agree *agree, tl_ctx *ctx, const tl_params *params, c
     return tl__hash_bytes(agree->parameter, sizeof *agree->parameter * (size_t)params->n);
 }
 
-/* What a rank has and computes; where it has only a part, there is nothing to compare. */
-static tl_hash hash_gradient(tl_agree *agree, tl_ctx *ctx, const tl_model *model, tl_train_memory *memory,
-                             const tl_train_shape *shape) {
-    if (shape->shard > TL_SHARD_ZERO1) return (tl_hash){0};
-    tl__step_probe(ctx, model, memory, shape);
-    return hash_all(agree, ctx, &model->params, memory->grad[0]);
+/* What a rank computes from the common sequence: its gradient, or where ranks keep parts of gradients its
+ * log-probabilities, for which all ranks gather the weights together. */
+static int compute(tl_hash *out, tl_agree *agree, tl_ctx *ctx, tl_comm *comm, const tl_model *model,
+                   tl_train_memory *memory, const tl_train_shape *shape, tl_error *err) {
+    if (shape->shard < TL_SHARD_ZERO2) {
+        tl__step_probe(ctx, model, memory, shape);
+        *out = hash_all(agree, ctx, &model->params, memory->grad[0]);
+        return 0;
+    }
+    tl_spans *spans = ctx->spans;
+    tl_exchange x;
+    double sums[2];
+    ctx->spans = NULL;
+    tl__exchange_open(&x, ctx, comm, model, memory, shape);
+    memory->acts.blocks = &x.blocks;
+    tl__step_evaluate(ctx, model, memory, 1, shape->T, sums);
+    memory->acts.blocks = NULL;
+    int status = tl__exchange_close(&x, err);
+    ctx->spans = spans;
+    *out = tl__hash_bytes(memory->logp, sizeof *memory->logp * (size_t)shape->T);
+    return status;
 }
 
 /* ---- judging ---- */
@@ -102,7 +117,7 @@ static int tell(tl_agree *agree, const tl_comm *comm, int n, int ranks, int64_t 
     if (n < 0)
         return tl__fail(
             err, TL_EDIVERGED,
-            "at step %lld %s hold different weights or compute different gradients from them, and there are too "
+            "at step %lld %s hold different weights or compute differently, and there are too "
             "few to tell who is wrong: something failed after step %lld; test the memory and the CPU of each before "
             "going on there",
             (long long)step, who, (long long)agree->agreed_step);
@@ -111,7 +126,7 @@ static int tell(tl_agree *agree, const tl_comm *comm, int n, int ranks, int64_t 
     int right = 0;
     while (right < ranks - 1 && agree->wrong[right]) right++;
     agree->speaker = right;
-    const char *what = contradicts_itself(bad) ? "computes one gradient twice to different bits"
+    const char *what = contradicts_itself(bad) ? "computes the same twice to different bits"
                        : same(&bad->weights, &agree->all[right].weights, sizeof(tl_hash))
                            ? "computes other bits from the same weights"
                            : "holds other weights than the rest";
@@ -132,14 +147,14 @@ int tl__agree(tl_agree *agree, tl_ctx *ctx, tl_comm *comm, const tl_model *model
               const tl_train_shape *shape, int64_t step, tl_error *err) {
     agree->mine = (tl_agree_record){0};
     if (shape->shard < TL_SHARD_ZERO3) agree->mine.weights = hash_all(agree, ctx, &model->params, model->flat);
-    agree->mine.gradient = hash_gradient(agree, ctx, model, memory, shape);
+    TRY(compute(&agree->mine.gradient, agree, ctx, comm, model, memory, shape, err));
     TRY(gather(agree, comm, err));
     if (tl__agree_judge(agree->wrong, agree->all, shape->ranks) == 0) {
         agree->agreed_step = step;
         return 0;
     }
     /* Every rank knows by now. Who computes the same thing twice to different bits is wrong, however few there are. */
-    agree->mine.again = hash_gradient(agree, ctx, model, memory, shape);
+    TRY(compute(&agree->mine.again, agree, ctx, comm, model, memory, shape, err));
     TRY(gather(agree, comm, err));
     return tell(agree, comm, tl__agree_judge(agree->wrong, agree->all, shape->ranks), shape->ranks, step, err);
 }

@@ -1,7 +1,8 @@
 /* agree.h — whether all ranks hold the same weights and compute the same from them.
  *
  * Laws L1–L3 make every rank's bits equal, so a hash tells a rank that computed wrongly, or whose memory failed: every so many steps each
- * rank hashes the weights that all should have and the gradient of one and the same sequence, and the ranks compare. What is compared is what all should have: what is its owner's alone (the optimizer's state with a shard) nobody else can tell. */
+ * rank hashes the weights that all should have and the gradient of one and the same sequence (its log-probabilities, where ranks
+ * keep parts of gradients), and the ranks compare. What is compared is what all should have: what is its owner's alone (the optimizer's state with a shard) nobody else can tell. */
 #ifndef TL_TRAIN_AGREE_H
 #define TL_TRAIN_AGREE_H
 
@@ -9,7 +10,7 @@
 #include "train/step.h"
 
 typedef struct tl_agree_record { /* of one rank */
-    tl_hash weights, gradient, again; /* again: the same gradient a second time, once there is a difference */
+    tl_hash weights, gradient, again; /* again: the gradient a second time, once there is a difference */
 } tl_agree_record;
 
 typedef struct tl_agree { /* taken before the first step */
