@@ -12,6 +12,7 @@
 #include <zlib.h>
 #include <zstd.h>
 #include "cli/cli.h"
+#include "comm/comm.h"
 #include "io/file.h"
 #include "observe/machine.h"
 
@@ -45,9 +46,10 @@ typedef struct findings {
 #define ENTRIES(X)                                                                                                     \
     X(gemm)                                                                                                            \
     X(gemm_bf16)                                                                                                       \
-    X(bias_backward) X(embed) X(embed_backward) X(rmsnorm) X(rmsnorm_backward) X(layernorm) X(layernorm_backward)      \
-        X(rope) X(kv_store) X(attention) X(attention_backward) X(gelu) X(gelu_backward) X(swiglu) X(swiglu_backward)   \
-            X(add) X(softmax_loss) X(sum_squares) X(adamw) X(blend)
+    X(bias_backward)                                                                                                   \
+    X(embed) X(embed_backward) X(rmsnorm) X(rmsnorm_backward) X(layernorm) X(layernorm_backward) X(rope) X(kv_store)   \
+        X(attention) X(attention_backward) X(gelu) X(gelu_backward) X(swiglu) X(swiglu_backward) X(add)                \
+            X(softmax_loss) X(sum_squares) X(adamw) X(blend)
 
 typedef struct entry {
     const char *name, *isa;
@@ -86,6 +88,13 @@ static json_t *library_versions(void) {
                      yaml_get_version_string(), "pcre2", pcre2, "pcre2_unicode", unicode, "utf8proc",
                      utf8proc_version(), "utf8proc_unicode", utf8proc_unicode_version(), "xxhash", xxhash, "zstd",
                      ZSTD_versionString(), "zlib", zlibVersion());
+}
+
+/* ---- many processes ---- */
+
+/* NULL: one process only, and `why` says what it takes to have more. */
+static const char *mpi_library(char out[128], tl_error *why) {
+    return tl__comm_library(out, 128, why) ? NULL : out;
 }
 
 /* ---- what is odd ---- */
@@ -185,10 +194,12 @@ static json_t *as_json(const findings *f, const tl_ops *ops) {
                   f->limits.cpus > 0 ? json_real(f->limits.cpus) : json_null(), "cgroup_memory_bytes",
                   integer_or_null(f->limits.memory_max_bytes), "memory_total_bytes", integer_or_null(f->total_bytes),
                   "memory_available_bytes", integer_or_null(f->available_bytes));
-    return json_pack(
-        "{s:s,s:o,s:o,s:o,s:s*,s:o,s:o,s:o}", "version", tl_version(), "machine", tl__machine_json(&f->machine),
-        "kernels", kernels, "limits", limits, "huge_pages", f->huge_pages[0] ? f->huge_pages : NULL, "load_average",
-        f->load >= 0 ? json_real(f->load) : json_null(), "libraries", library_versions(), "advice", advice);
+    char mpi[128];
+    return json_pack("{s:s,s:o,s:o,s:o,s:s*,s:o,s:o,s:s?,s:o}", "version", tl_version(), "machine",
+                     tl__machine_json(&f->machine), "kernels", kernels, "limits", limits, "huge_pages",
+                     f->huge_pages[0] ? f->huge_pages : NULL, "load_average",
+                     f->load >= 0 ? json_real(f->load) : json_null(), "libraries", library_versions(), "mpi",
+                     mpi_library(mpi, NULL), "advice", advice);
 }
 
 static void print_wrapped(const char *label, const char *words) {
@@ -252,6 +263,11 @@ static void print_text(const findings *f, const tl_ops *ops) {
            json_string_value(json_object_get(libraries, "pcre2_unicode")),
            json_string_value(json_object_get(libraries, "utf8proc_unicode")));
     json_decref(libraries);
+    tl_error why;
+    char mpi[128], sentence[sizeof why.text + 32];
+    if (mpi_library(mpi, &why)) snprintf(sentence, sizeof sentence, "%s", mpi);
+    else snprintf(sentence, sizeof sentence, "one only: %s", why.text);
+    print_wrapped("processes", sentence);
     printf("\n");
     for (int i = 0; i < f->n_advice; i++) print_wrapped(i ? "" : "note", f->advice[i]);
     if (f->n_advice == 0) printf("Nothing here will be slower than the machine itself.\n");

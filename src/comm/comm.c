@@ -47,7 +47,7 @@ static launcher find_launcher(void) {
 }
 
 /* The module lies beside the program (a build folder) or in ../lib/trilith (installed). */
-static const tl_wire_ops *load_module(const launcher *by, tl_error *err) {
+static const tl_wire_ops *load_module(tl_error *err) {
     static const char *const places[] = {"trilith-mpi.so", "../lib/trilith/trilith-mpi.so"};
     char program[4096], path[sizeof program + 64];
     ssize_t n = readlink("/proc/self/exe", program, sizeof program - 1);
@@ -60,22 +60,27 @@ static const tl_wire_ops *load_module(const launcher *by, tl_error *err) {
         /* Open MPI's own plug-ins look for its symbols among the global ones. It is never unloaded. */
         void *module = dlopen(path, RTLD_NOW | RTLD_GLOBAL);
         if (!module) {
-            tl__fail(err, TL_EUNSUPPORTED,
-                     "%s started several of this process, but the MPI library cannot be loaded (%s). It takes: %s.",
-                     by->name, dlerror(), REMEDY);
+            tl__fail(err, TL_EUNSUPPORTED, "the MPI library cannot be loaded (%.300s). It takes: %s.", dlerror(),
+                     REMEDY);
             return NULL;
         }
         const tl_wire_ops *wire = dlsym(module, TL_WIRE_SYMBOL);
         if (wire && wire->version == TL_WIRE_VERSION) return wire;
-        tl__fail(err, TL_EUNSUPPORTED, "%s is of another version of trilith; build or install both together.", path);
+        tl__fail(err, TL_EUNSUPPORTED, "%.300s is of another version of trilith; build or install both together.",
+                 path);
         return NULL;
     }
-    tl__fail(
-        err, TL_EUNSUPPORTED,
-        "%s started several of this process, but this trilith was built without MPI (there is no %strilith-mpi.so). "
-        "It takes: %s.",
-        by->name, program, REMEDY);
+    tl__fail(err, TL_EUNSUPPORTED,
+             "this trilith was built without MPI (there is no %.300strilith-mpi.so). It takes: %s.", program, REMEDY);
     return NULL;
+}
+
+int tl__comm_library(char *out, size_t size, tl_error *err) {
+    tl_error why = {0};
+    const tl_wire_ops *wire = load_module(&why);
+    if (!wire) return tl__fail(err, why.status, "%s", why.text);
+    wire->describe(out, size);
+    return 0;
 }
 
 int tl__comm_open(tl_comm **comm, tl_error *err) {
@@ -87,8 +92,9 @@ int tl__comm_open(tl_comm **comm, tl_error *err) {
                         "%s started %d of this process without PMIx, so that they cannot find each other; use "
                         "`srun --mpi=pmix` or Open MPI's mpirun.",
                         by.name, by.size);
-    const tl_wire_ops *wire = load_module(&by, err);
-    if (!wire) return err ? err->status : TL_EUNSUPPORTED;
+    tl_error why = {0};
+    const tl_wire_ops *wire = load_module(&why);
+    if (!wire) return tl__fail(err, why.status, "%s started several of this process, but %s", by.name, why.text);
     TRY(tl__comm_open_many(comm, wire, NULL, OPEN_TIMEOUT_NS, err));
     int size = tl__comm_size(*comm, TL_AXIS_DP);
     if (by.size == 0 || by.size == size) return 0;

@@ -8,9 +8,10 @@
 #define TL_COMM_WIRE_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
-#define TL_WIRE_VERSION 1
+#define TL_WIRE_VERSION 2
 #define TL_WIRE_TAGS 32768 /* the least that MPI promises */
 #define TL_WIRE_SYMBOL "tl_wire_module"
 
@@ -22,6 +23,7 @@ typedef struct tl_wire_request {
 typedef struct tl_wire_ops {
     int version;
     const char *name; /* "Open MPI" */
+    void (*describe)(char *out, size_t size); /* with its version; may be called before open */
     int (*open)(tl_wire **wire, void *where, int *rank, int *size);
     int (*send)(tl_wire *wire, tl_wire_request *request, const void *bytes, int64_t n, int to, int tag);
     int (*receive)(tl_wire *wire, tl_wire_request *request, void *bytes, int64_t n, int from, int tag);

@@ -64,6 +64,10 @@ static int enter(tl_wire *w) {
     return w->hub->broken[w->rank] ? -1 : 0;
 }
 
+static void test_describe(char *out, size_t size) {
+    snprintf(out, size, "threads");
+}
+
 static int test_open(tl_wire **wire, void *where, int *rank, int *size) {
     tl_wire *w = where;
     *wire = w, *rank = w->rank, *size = w->hub->size;
@@ -140,6 +144,7 @@ static const char *test_error(void) {
 static const tl_wire_ops test_wire = {
     .version = TL_WIRE_VERSION,
     .name = "test wire",
+    .describe = test_describe,
     .open = test_open,
     .send = test_send,
     .receive = test_receive,

@@ -46,6 +46,15 @@ static void mind_the_link(void) {
     setenv("OMPI_MCA_btl_tcp_flags", "send", 0);
 }
 
+/* "Open MPI v4.1.4, package: Debian OpenMPI, ident: …": up to the first comma. */
+static void wire_describe(char *out, size_t size) {
+    char text[MPI_MAX_LIBRARY_VERSION_STRING] = "";
+    int n = 0;
+    MPI_Get_library_version(text, &n);
+    text[strcspn(text, ",\n")] = 0;
+    snprintf(out, size, "%s", text);
+}
+
 static int wire_open(tl_wire **wire, void *where, int *rank, int *size) {
     (void)where;
     int given = 0, found = 0, *most = NULL;
@@ -141,6 +150,7 @@ const tl_wire_ops tl_wire_module = {
 #else
     .name = "MPI",
 #endif
+    .describe = wire_describe,
     .open = wire_open,
     .send = wire_send,
     .receive = wire_receive,
