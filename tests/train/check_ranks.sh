@@ -72,4 +72,30 @@ ranks 2 long-2 --model tiny --batch 32 --micro-batch 4 --shard zero3
 same long long-2
 ranks 3 long-3 --model tiny --batch 32 --micro-batch 4 --shard zero2
 same long long-3
+# As many leaves as the ranks need, unless some were given; too few are refused in one sentence, by one rank.
+grep -v leaves "$work/settings.yaml" >"$work/free.yaml"
+mpi 3 "$trilith" train --config "$work/free.yaml" --model tiny --threads 1 --quiet --out "$work/free" 2>"$work/err" || fail 'without --leaves'
+same tied free
+mpi 3 "$trilith" train --config "$work/free.yaml" --model tiny --leaves 2 --quiet --out "$work/few" >"$work/out" 2>"$work/err"
+refused 'leaves 2 cannot feed 3 ranks; use --leaves 4' $? 'two leaves for three ranks'
+
+# One rank is asked to stop: all do, after the same step, with a checkpoint.
+mpi 2 "$trilith" train --config "$work/settings.yaml" --model tiny --steps 100000 --checkpoint-every 100000 --threads 1 --quiet \
+    --out "$work/stop" >/dev/null 2>"$work/err" &
+job=$!
+for i in $(seq 200); do
+    [ ! -s "$work/stop/metrics.jsonl" ] || break
+    sleep 0.1
+done
+kill -USR1 "$(pgrep -f -- "--out $work/stop" | xargs -n 1 sh -c 'grep -qs "^trilith$" /proc/$0/comm && echo $0' | tail -n 1)" || fail 'no rank to stop'
+wait $job || fail "a stopped run ended with status $?"
+[ -e "$work/stop/checkpoints/latest/manifest.json" ] || fail 'a stopped run left no checkpoint'
+
+# Law L4 for a rank that gathers weights: within 5 % of what was predicted, where no sanitizer keeps memory of its own.
+if ! grep -q 'TRILITH_[AT]SAN:BOOL=ON' "$(dirname "$trilith")/CMakeCache.txt"; then
+    ranks 2 large --model nano --batch 4 --seq 128 --leaves 2 --steps 2 --val-samples 2 --shard zero3
+    tr -d ' \n' <"$work/large/plan.json" | grep -o '"peak_bytes":[0-9]*' | cut -d : -f 2 >"$work/peaks"
+    awk '{ x[NR] = $1 } END { exit !(NR == 2 && x[1] > 0 && x[1] / x[2] < 1.05 && x[2] / x[1] < 1.05) }' "$work/peaks" ||
+        fail "zero3: predicted and seen, in either order: $(tr '\n' ' ' <"$work/peaks")"
+fi
 finish
