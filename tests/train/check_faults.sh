@@ -3,10 +3,12 @@
 # a seed: no job outlasts its time-out, what is said names rank, host, step and collective, the exit status is the right one, nothing
 # but the steps since the checkpoint is lost, and the run that goes on, on any number of ranks, ends with the bits of one never disturbed.
 #
-# TRILITH_FAULTS=N injections (8), TRILITH_FAULTS_SEED=S another draw.
+# TRILITH_FAULTS=N injections (8; under AddressSanitizer 3), TRILITH_FAULTS_SEED=S another draw.
 . "$2/tests/program.sh"
 . "$source/tests/mpi.sh"
-injections=${TRILITH_FAULTS:-8}
+grep -q __asan_init "$trilith" && sanitized=1 || sanitized=
+injections=${TRILITH_FAULTS:-${sanitized:+3}}
+injections=${injections:-8}
 state=${TRILITH_FAULTS_SEED:-7}
 host=$(hostname)
 steps=20 every=5 timeout=4
@@ -15,7 +17,7 @@ make_text text 400
 settings="--data text --model tiny --tokenizer bytes --steps $steps --batch 4 --seq 32 --leaves 4 --threads 1 --sample-tokens 0 --val-samples 2 --checkpoint-every $every --keep 0 --quiet"
 # mpirun leaves survivors a second to say their word. A sanitizer's build is slow: it gets five, which mpirun then always waits, twice.
 survivors=
-if grep -q __asan_init "$trilith"; then survivors='--mca odls_base_sigkill_timeout 5'; fi
+[ -z "$sanitized" ] || survivors='--mca odls_base_sigkill_timeout 5'
 
 draw() { # N: $drawn from 0 to N - 1
     state=$(((state * 1103515245 + 12345) % 2147483648))
