@@ -28,6 +28,7 @@ typedef struct tl_comm_ops {
     int (*wait)(tl_comm *comm, tl_ticket ticket, int64_t timeout_ns, tl_error *err);
     void (*set_silence)(tl_comm *comm, int64_t silence_ns);
     void (*abort)(tl_comm *comm, const char *reason);
+    bool (*told)(tl_comm *comm);
     tl_comm_traffic (*take_traffic)(tl_comm *comm);
 } tl_comm_ops;
 

@@ -194,6 +194,10 @@ void tl__comm_abort(tl_comm *comm, const char *reason) {
     comm->ops->abort(comm, reason ? reason : "no reason was given");
 }
 
+bool tl__comm_told(tl_comm *comm) {
+    return comm->ops->told(comm);
+}
+
 tl_comm_traffic tl__comm_take_traffic(tl_comm *comm) {
     return comm->ops->take_traffic(comm);
 }

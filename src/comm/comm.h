@@ -64,6 +64,8 @@ void tl__comm_set_silence(tl_comm *comm, int64_t silence_ns);
 void tl__comm_hurry(void);
 /* Make every pending and later call on this communicator fail with this reason. */
 void tl__comm_abort(tl_comm *comm, const char *reason);
+/* The failure is another rank's, which told of it: that rank says it, and not every one in turn. */
+bool tl__comm_told(tl_comm *comm);
 
 /* What went over the wire since the last take: bytes this rank sent and received, and the seconds in which at least one collective was
  * under way. What of those the engine spent waiting is its spans' (TL_BUCKET_COMM): the rest was hidden. */

@@ -131,10 +131,10 @@ static void fail_late(many *c, uint64_t s, int64_t timeout_ns, int64_t silent) {
                                               (unsigned long long)far);
             shown++;
         }
-        used = add(text, sizeof text, used, "). ");
+        used = add(text, sizeof text, used, "); ");
     }
     if (guilty >= 0)
-        add(text, sizeof text, used, "Look at %s, then resume from the last checkpoint.", c->peer[guilty].host);
+        add(text, sizeof text, used, "look at %s, then resume from the last checkpoint.", c->peer[guilty].host);
     else add(text, sizeof text, used, "look at the network, then resume from the last checkpoint.");
     tl__many_fail(c, TL_ECOMM, "%s", text);
 }
@@ -330,6 +330,14 @@ static void many_close(tl_comm *comm) {
     free_all(c);
 }
 
+static bool many_told(tl_comm *comm) {
+    many *c = (many *)comm;
+    pthread_mutex_lock(&c->lock);
+    bool told = c->told_by_another;
+    pthread_mutex_unlock(&c->lock);
+    return told;
+}
+
 static const tl_comm_ops many_ops = {
     .close = many_close,
     .rank = many_rank,
@@ -342,6 +350,7 @@ static const tl_comm_ops many_ops = {
     .wait = many_wait,
     .set_silence = many_set_silence,
     .abort = many_abort,
+    .told = many_told,
     .take_traffic = many_take_traffic,
 };
 

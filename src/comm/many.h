@@ -32,7 +32,7 @@ typedef struct say {
     uint64_t sequence; /* START: of this collective; else the last one that the engine started */
     int64_t step;
     int64_t n;
-    int32_t kind, root, axis, bytes; /* bytes of text or data behind this */
+    int32_t kind, root, axis, bytes; /* bytes of text or data behind this; kind of ABORT: 1, handed on from another rank */
 } say;
 #define TL_MANY_FORMAT 0x746c3031u /* "tl01" */
 

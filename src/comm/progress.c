@@ -68,7 +68,11 @@ static bool say_to(many *c, int r, int what, const char *text) {
     peer *p = &c->peer[r];
     if (!all_sent(c, &p->sending, 1)) return false;
     pthread_mutex_lock(&c->lock);
-    p->out.head = (say){.what = (uint32_t)what, .format = TL_MANY_FORMAT, .sequence = c->started, .step = c->step};
+    p->out.head = (say){.what = (uint32_t)what,
+                        .format = TL_MANY_FORMAT,
+                        .sequence = c->started,
+                        .step = c->step,
+                        .kind = what == TL_SAY_ABORT && c->told_by_another};
     pthread_mutex_unlock(&c->lock);
     int n = text ? snprintf(p->out.text, sizeof p->out.text, "%s", text) : 0;
     if (n >= (int)sizeof p->out.text) n = (int)sizeof p->out.text - 1;
@@ -102,8 +106,10 @@ static void hear(many *c, int r, int64_t bytes) {
     } else if (head->what == TL_SAY_ABORT) {
         p->left = true;
         c->told_by_another |= !c->failed;
-        tl__many_fail(c, TL_ECOMM, "Rank %d (%s) gave up at collective %llu, step %lld: %.*s", r, p->host,
-                      (unsigned long long)head->sequence, (long long)head->step, n, p->in.text);
+        if (head->kind) tl__many_fail(c, TL_ECOMM, "%.*s", n, p->in.text); /* handed on: it says whose word it is */
+        else
+            tl__many_fail(c, TL_ECOMM, "Rank %d (%s) gave up at collective %llu, step %lld: %.*s", r, p->host,
+                          (unsigned long long)head->sequence, (long long)head->step, n, p->in.text);
     } else if (head->what == TL_SAY_START && n <= TL_MANY_SMALL) {
         say_start *at = &p->start[head->sequence % (2 * TL_MANY_OPS)];
         at->head = *head;

@@ -103,6 +103,11 @@ static tl_comm_traffic self_take_traffic(tl_comm *comm) {
     return (tl_comm_traffic){0};
 }
 
+static bool self_told(tl_comm *comm) {
+    (void)comm;
+    return false;
+}
+
 static const tl_comm_ops self_ops = {
     .close = self_close,
     .rank = self_rank,
@@ -115,6 +120,7 @@ static const tl_comm_ops self_ops = {
     .wait = self_wait,
     .set_silence = self_set_silence,
     .abort = self_abort,
+    .told = self_told,
     .take_traffic = self_take_traffic,
 };
 

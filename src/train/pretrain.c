@@ -346,14 +346,18 @@ static void name_checkpoint(const tl_run *run, tl_train_outcome *outcome) {
     free(steps);
 }
 
-static void tell_failure(const tl_train_observer *observer, tl_error *err) {
-    if (!observer->failed || !err || !err->text[0]) return;
-    observer->failed(observer->user, err);
-    err->text[0] = 0;
+/* At once, since there may be little time; and then the ranks that do not know yet. */
+static void tell_failure(tl_run *run, const tl_train_observer *observer, tl_error *err) {
+    char reason[sizeof err->text];
+    snprintf(reason, sizeof reason, "%s", err && err->text[0] ? err->text : "the run failed");
+    if (observer->failed && err && err->text[0]) {
+        observer->failed(observer->user, err);
+        err->text[0] = 0;
+    }
+    if (run->comm && !run->told) tl__comm_abort(run->comm, reason);
 }
 
-/* A loop that failed: with the checkpoint that is left, and at once, since there may be little time. What all ranks
- * know is said by one. */
+/* A loop that failed: with the checkpoint that is left. What all ranks know is said by one. */
 static void tell_end(tl_run *run, int status, tl_train_outcome *outcome, tl_error *err) {
     bool common = status == TL_ENONFINITE || status == TL_EDIVERGED;
     name_checkpoint(run, outcome);
@@ -368,6 +372,8 @@ static void tell_end(tl_run *run, int status, tl_train_outcome *outcome, tl_erro
         run->told = status == TL_ENONFINITE || run->told;
         if (run->rank != (status == TL_EDIVERGED ? run->agree.speaker : 0)) err->text[0] = 0;
     }
+    /* A lost rank is named by whoever found it, and by rank 0, for who reads its output alone. */
+    if (status == TL_ECOMM && run->rank != 0 && tl__comm_told(run->comm)) err->text[0] = 0;
 }
 
 int tl__pretrain(const tl_train_config *config, const tl_train_observer *observer, tl_train_outcome *outcome,
@@ -388,7 +394,7 @@ int tl__pretrain(const tl_train_config *config, const tl_train_observer *observe
             run.last_validation_loss * 1.4426950408889634 / tl__dataset_facts(run.data)->bytes_per_token;
         outcome->skipped = run.state.skipped;
         outcome->peak_bytes = run.peak_bytes;
-        if (status) tell_end(&run, status, outcome, err), tell_failure(observer, err);
+        if (status) tell_end(&run, status, outcome, err), tell_failure(&run, observer, err);
         else name_checkpoint(&run, outcome);
         tl_error ignored = {0};
         const char *how = status ? "failed" : outcome->stopped ? "stopped" : "finished";
@@ -396,9 +402,7 @@ int tl__pretrain(const tl_train_config *config, const tl_train_observer *observe
             if (tl__run_put_plan(&run, how, outcome, &ignored)) tl__warn("%s", ignored.text);
             tl__run_put_report(&run);
         }
-    }
-    if (status) tell_failure(observer, err);
-    if (status && run.comm && !run.told) tl__comm_abort(run.comm, err ? err->text : "the run failed");
+    } else tell_failure(&run, observer, err);
     tl__run_close(&run);
     return status;
 }
