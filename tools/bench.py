@@ -6,7 +6,7 @@ A pair is one turn of Trilith and one of the peer, on the same model, batch, tok
 pair's figure is the ratio of the two; the table gives the geometric mean of the ratios with a 95 % interval (Student's t on their logarithms).
 Pairs go on from --pairs to twenty where the two are within 30 % of each other; three do where one is twice the other. Nothing else should run on the machine meanwhile.
 
-Sections (for --only): gpt2-t64, gpt2-t256, nano, moe, start, gemm, tokenizer, bf16-gpt2-t64, bf16-gpt2-t256, bf16-nano, bf16-moe, bf16-gemm, and waterfall. A section
+Sections (for --only): gpt2-t64, gpt2-t256, nano, moe, moe-t64, start, gemm, tokenizer, the first five in bf16 (bf16-gpt2-t64, …), bf16-gemm, and waterfall. A section
 measured alone replaces its part of the page and leaves the others as they were, each with its own date: results are kept in build/bench.json.
 """
 
@@ -42,8 +42,10 @@ COLUMNS = {  # section → preset, batch, sequence, measured steps a turn
     "gpt2-t256": ("gpt2-124m", 4, 256, 4),
     "nano": ("nano", 64, 256, 3),
     "moe": ("moe-50m", 16, 256, 4),
+    "moe-t64": ("moe-50m", 4, 64, 8),
 }
-TITLES = {"gpt2-t64": "GPT-2 124M, B4 T64", "gpt2-t256": "GPT-2 124M, B4 T256", "nano": "nano 10.8M, B64 T256", "moe": "Mixture of 8 experts, top-2, 50M, B16 T256"}
+TITLES = {"gpt2-t64": "GPT-2 124M, B4 T64", "gpt2-t256": "GPT-2 124M, B4 T256", "nano": "nano 10.8M, B64 T256", "moe": "Mixture of 8 experts, top-2, 50M, B16 T256",
+          "moe-t64": "Mixture of 8 experts, top-2, 50M, B4 T64"}
 BF16 = "bf16-"  # before a section: the same in bf16, --dtype bf16 against autocast
 SECTIONS = [*COLUMNS, "start", "gemm", "tokenizer", *(BF16 + c for c in COLUMNS), BF16 + "gemm", "waterfall"]
 WARM = 2  # steps left out at the beginning of a turn
