@@ -8,8 +8,8 @@
 #include "cli/cli.h"
 #include "cli/progress.h"
 #include "cli/supervise.h"
-#include "comm/comm.h"
 #include "cli/sweep.h"
+#include "comm/comm.h"
 #include "infer/engine.h"
 #include "plan/depth.h"
 
@@ -330,6 +330,9 @@ static int run(tl_cli *cli) {
     }
     if (v->supervise && v->sweep)
         return tl__cli_bad(cli, "--supervise is for one run and --sweep for many; give one of them");
+    if ((v->supervise || v->sweep) && tl__comm_launcher())
+        return tl__cli_bad(cli, "--%s starts processes itself, and %s has started several of it; leave %s out",
+                           v->supervise ? "supervise" : "sweep", tl__comm_launcher(), tl__comm_launcher());
     if (v->supervise && !v->ranks) return tl__cli_bad(cli, "--supervise needs --ranks N: how many to start");
     if (v->supervise) {
         tl_supervise_options supervise = {.out = v->out,

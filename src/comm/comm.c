@@ -107,6 +107,11 @@ int tl__comm_open(tl_comm **comm, tl_error *err) {
         by.name, by.size, wire->name, size);
 }
 
+const char *tl__comm_launcher(void) {
+    launcher by = find_launcher();
+    return by.size == 1 ? NULL : by.name;
+}
+
 /* ---- the calls, by table ---- */
 
 void tl__comm_close(tl_comm *comm) {

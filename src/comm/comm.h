@@ -25,6 +25,8 @@ int tl__comm_open_self(tl_comm **comm, tl_error *err);
 int tl__comm_open(tl_comm **comm, tl_error *err);
 /* The library that would carry many ranks, as "Open MPI v4.1.4"; TL_EUNSUPPORTED, naming the remedy, where there is none. */
 int tl__comm_library(char *out, size_t size, tl_error *err);
+/* "mpirun", "srun", …: what started several of this process; NULL: nothing. */
+const char *tl__comm_launcher(void);
 void tl__comm_close(tl_comm *comm);
 int tl__comm_rank(const tl_comm *comm, tl_axis axis); /* 0 … size−1 */
 int tl__comm_size(const tl_comm *comm, tl_axis axis);

@@ -172,4 +172,10 @@ no_sweep 'more than 10000 runs' bad.yaml --out bad
 timeout 20 "$trilith" train --data text --out bad --seeds 3 >out 2>err
 [ $? -eq 2 ] && grep -q 'seeds needs --sweep' err || fail '--seeds without --sweep'
 
+# Started several times over it would start every run as often.
+OMPI_COMM_WORLD_SIZE=4 run train --sweep grid.yaml --out many >out
+refused '--sweep starts processes itself, and mpirun has started several' $? 'a sweep under mpirun'
+OMPI_COMM_WORLD_SIZE=4 run train --supervise --ranks 2 --data text --out many >out
+refused '--supervise starts processes itself' $? 'a supervisor under mpirun'
+
 finish
