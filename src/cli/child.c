@@ -1,9 +1,11 @@
-/* child.c — the command line of a child that is this program again. */
+/* child.c — the command line of a child that is this program again, and the lines it says. */
 #include "cli/child.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 void tl__arguments_add(tl_arguments *a, const char *name, const char *value) {
     if (a->n + 2 > a->room) {
@@ -41,4 +43,21 @@ void tl__arguments_free(tl_arguments *a) {
     for (int i = 0; i < a->n; i++) free(a->list[i]);
     free(a->list);
     *a = (tl_arguments){0};
+}
+
+void tl__child_lines(int fd, void (*line)(void *user, const char *text), void *user) {
+    char text[4096], chunk[4096];
+    size_t used = 0;
+    ssize_t n;
+    while ((n = read(fd, chunk, sizeof chunk)) > 0 || (n < 0 && errno == EINTR))
+        for (ssize_t i = 0; i < n; i++) {
+            if (chunk[i] != '\n') {
+                if (used + 1 < sizeof text) text[used++] = chunk[i];
+                continue;
+            }
+            text[used] = 0, used = 0;
+            line(user, text);
+        }
+    text[used] = 0;
+    if (used) line(user, text);
 }

@@ -167,28 +167,17 @@ static int make_arguments(tl_arguments *a, const tl_cli *cli, const tl_supervise
     return a->failed ? tl__fail(err, TL_ENOMEM, "no memory for the job's command line") : 0;
 }
 
-/* Ranks that give up together say much the same: a line is shown once in a row. */
-static void show(tl_job_news *news, const char *line, char last[4096]) {
-    if (!tl__job_hear(news, line) || strcmp(line, last) == 0) return;
-    fprintf(stderr, "%s\n", line);
-    strcpy(last, line);
-}
+typedef struct listener {
+    tl_job_news *news;
+    char last[4096];
+} listener;
 
-static void hear(int fd, tl_job_news *news) {
-    char line[4096], last[4096] = "", chunk[4096];
-    size_t used = 0;
-    ssize_t n;
-    while ((n = read(fd, chunk, sizeof chunk)) > 0 || (n < 0 && errno == EINTR))
-        for (ssize_t i = 0; i < n; i++) {
-            if (chunk[i] != '\n') {
-                if (used + 1 < sizeof line) line[used++] = chunk[i];
-                continue;
-            }
-            line[used] = 0, used = 0;
-            show(news, line, last);
-        }
-    line[used] = 0;
-    if (used) show(news, line, last);
+/* Ranks that give up together say much the same: a line is shown once in a row. */
+static void show(void *user, const char *line) {
+    listener *l = user;
+    if (!tl__job_hear(l->news, line) || strcmp(line, l->last) == 0) return;
+    fprintf(stderr, "%s\n", line);
+    snprintf(l->last, sizeof l->last, "%s", line);
 }
 
 /* mpirun waits for its daemon on a host that went away for eight minutes (idle) or fifteen (it had just sent
@@ -231,7 +220,8 @@ static int run_job(char **arguments, int64_t restart, const sigset_t *held, tl_j
     close(ends[1]);
     *status = 0;
     if (pid > 0) {
-        hear(ends[0], news);
+        listener l = {.news = news};
+        tl__child_lines(ends[0], show, &l);
         while (waitpid(pid, status, 0) < 0 && errno == EINTR) {
         }
         child = 0;

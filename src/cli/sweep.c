@@ -230,31 +230,20 @@ static void catch_signals(sigset_t *held) {
     sigaddset(held, SIGTERM), sigaddset(held, SIGUSR1), sigaddset(held, SIGINT);
 }
 
+typedef struct listener {
+    char *last;
+    size_t size;
+} listener;
+
 /* A line of the child's standard error: remembered, since the last one says why it failed; shown when it says how the
  * run goes on. */
-static void hear_line(const sweep *s, char *line, char *last, size_t last_size) {
+static void hear(void *user, const char *line) {
     static const char *const shown[] = {"step ", "depth ", "plan ", "warning: ", "error: "};
+    const listener *l = user;
     if (!*line) return;
-    snprintf(last, last_size, "%s", line);
+    snprintf(l->last, l->size, "%s", line);
     for (size_t i = 0; i < sizeof shown / sizeof *shown; i++)
         if (strncmp(line, shown[i], strlen(shown[i])) == 0) fprintf(stderr, "  %s\n", line);
-}
-
-static void hear(const sweep *s, int fd, char *last, size_t last_size) {
-    char line[2048], chunk[4096];
-    size_t used = 0;
-    ssize_t n;
-    while ((n = read(fd, chunk, sizeof chunk)) > 0 || (n < 0 && errno == EINTR))
-        for (ssize_t i = 0; i < n; i++) {
-            if (chunk[i] != '\n') {
-                if (used + 1 < sizeof line) line[used++] = chunk[i];
-                continue;
-            }
-            line[used] = 0, used = 0;
-            hear_line(s, line, last, last_size);
-        }
-    line[used] = 0;
-    hear_line(s, line, last, last_size);
 }
 
 /* 0: it ended well. Else `why` says how it did not. */
@@ -286,7 +275,7 @@ static int run_child(sweep *s, int run, const char *folder, const sigset_t *held
     close(ends[1]);
     tl__arguments_free(&a);
     if (pid > 0) {
-        hear(s, ends[0], why, why_size);
+        tl__child_lines(ends[0], hear, &(listener){why, why_size});
         while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {
         }
         child = 0;
