@@ -5,6 +5,7 @@
  * Opening allocates at most in proportion to the header, which is at most 100 MB and no longer than its file. */
 #include "io/safetensors.h"
 
+#include "base/blocks.h"
 #include "base/json.h"
 
 #include <assert.h>
@@ -18,22 +19,6 @@
 #define MAX_INDEX_BYTES ((size_t)64 << 20)
 #define MAX_SHARDS 4096
 #define CHUNK_BYTES ((size_t)256 << 10) /* hashed and then written while it is in the cache */
-
-static const struct {
-    const char *name;
-    size_t bytes;
-} types[TL_TYPES] = {
-    [TL_F32] = {"F32", 4}, [TL_F16] = {"F16", 2},   [TL_BF16] = {"BF16", 2}, [TL_F64] = {"F64", 8},
-    [TL_I64] = {"I64", 8}, [TL_I32] = {"I32", 4},   [TL_I16] = {"I16", 2},   [TL_I8] = {"I8", 1},
-    [TL_U8] = {"U8", 1},   [TL_BOOL] = {"BOOL", 1},
-};
-
-const char *tl__type_name(tl_type type) {
-    return types[type].name;
-}
-size_t tl__type_bytes(tl_type type) {
-    return types[type].bytes;
-}
 
 typedef struct shard {
     tl_file *file;
@@ -78,9 +63,8 @@ static int read_entry(tl_tensor_info *t, const char *name, const json_t *entry, 
                         "%s: tensor \"%.200s\" lacks a dtype, shape or two data_offsets; fetch or write the file again",
                         path, name);
     t->name = name;
-    t->type = 0;
-    while (t->type < TL_TYPES && strcmp(types[t->type].name, type)) t->type++;
-    if (t->type == TL_TYPES)
+    t->type = tl__type_named(type);
+    if (t->type == TL_TYPES || tl__type_quantised(t->type))
         return tl__fail(
             err, TL_EUNSUPPORTED,
             "%s: tensor \"%.200s\" has type \"%.40s\", which this version does not read; convert it to F32 or BF16",
@@ -89,7 +73,7 @@ static int read_entry(tl_tensor_info *t, const char *name, const json_t *entry, 
         return tl__fail(err, TL_EUNSUPPORTED, "%s: tensor \"%.200s\" has %zu dimensions; at most %d are read", path,
                         name, json_array_size(shape), TL_MAX_DIMS);
     t->dims = (int)json_array_size(shape);
-    t->size_bytes = (int64_t)types[t->type].bytes;
+    t->size_bytes = (int64_t)tl__type_bytes(t->type);
     bool empty = false, overflow = false;
     for (int d = 0; d < t->dims; d++) {
         t->shape[d] = natural(json_array_get(shape, (size_t)d));
@@ -356,7 +340,7 @@ const tl_tensor_info *tl__safetensors_find(const tl_safetensors *st, const char 
 
 const void *tl__safetensors_data(const tl_safetensors *st, const tl_tensor_info *t) {
     const unsigned char *map = st->shards[t->file].map;
-    if (!map || (uintptr_t)(map + t->offset_bytes) % types[t->type].bytes) return NULL;
+    if (!map || (uintptr_t)(map + t->offset_bytes) % tl__type_bytes(t->type)) return NULL;
     return map + t->offset_bytes;
 }
 
@@ -365,39 +349,18 @@ int tl__safetensors_read(const tl_safetensors *st, const tl_tensor_info *t, void
     return rc ? tl__error_prefix(err, "tensor \"%.200s\"", t->name) : 0;
 }
 
-/* Exact: every half is a float. A subnormal half is m·2^−24; the others move their exponent from bias 15 to 127. */
-static float from_f16(uint16_t h) {
-    uint32_t sign = (uint32_t)(h & 0x8000) << 16, exponent = h >> 10 & 31, mantissa = h & 1023, bits;
-    if (exponent == 0) {
-        float tiny = (float)mantissa * 0x1p-24f;
-        memcpy(&bits, &tiny, 4);
-    } else {
-        bits = (exponent == 31 ? 255 : exponent + 112) << 23 | mantissa << 13;
-    }
-    bits |= sign;
-    float x;
-    memcpy(&x, &bits, 4);
-    return x;
-}
-
 int tl__safetensors_read_f32(const tl_safetensors *st, const tl_tensor_info *t, float *out, tl_error *err) {
     if (t->type == TL_F32) return tl__safetensors_read(st, t, out, err);
-    if (t->type != TL_F16 && t->type != TL_BF16)
-        return tl__fail(err, TL_EUNSUPPORTED, "tensor \"%.200s\" has type %s; F32, F16 or BF16 was expected", t->name,
-                        types[t->type].name);
-    uint16_t chunk[8192];
-    for (int64_t done = 0, n = t->size_bytes / 2; done < n;) {
+    if (!tl__can_widen(t->type))
+        return tl__fail(err, TL_EUNSUPPORTED, "tensor \"%.200s\" has type %s; F32, F16, BF16 or F8 was expected",
+                        t->name, tl__type_name(t->type));
+    unsigned char chunk[16384];
+    const int64_t bytes = (int64_t)tl__type_bytes(t->type);
+    for (int64_t done = 0, n = t->size_bytes / bytes; done < n;) {
         size_t k = n - done < 8192 ? (size_t)(n - done) : 8192;
-        int rc = tl__file_read(st->shards[t->file].file, chunk, t->offset_bytes + 2 * done, 2 * k, err);
+        int rc = tl__file_read(st->shards[t->file].file, chunk, t->offset_bytes + bytes * done, (size_t)bytes * k, err);
         if (rc) return tl__error_prefix(err, "tensor \"%.200s\"", t->name);
-        float *to = out + done;
-        if (t->type == TL_F16)
-            for (size_t i = 0; i < k; i++) to[i] = from_f16(chunk[i]);
-        else
-            for (size_t i = 0; i < k; i++) {
-                uint32_t bits = (uint32_t)chunk[i] << 16;
-                memcpy(to + i, &bits, 4);
-            }
+        tl__widen(out + done, t->type, chunk, (int64_t)k);
         done += (int64_t)k;
     }
     return 0;
@@ -448,7 +411,7 @@ int tl__safetensors_hash(const tl_safetensors *st, tl_hash *out, tl_error *err) 
     int rc = 0;
     for (int i = 0; i < st->n_tensors && !rc; i++) {
         const tl_tensor_info *t = &st->tensors[i];
-        const char *type = types[t->type].name;
+        const char *type = tl__type_name(t->type);
         tl__hasher_add(h, t->name, strlen(t->name) + 1);
         tl__hasher_add(h, type, strlen(type) + 1);
         hash_int(h, t->dims);
@@ -464,7 +427,7 @@ int tl__safetensors_hash(const tl_safetensors *st, tl_hash *out, tl_error *err) 
 
 /* The bytes of one tensor; its shape is our own, so an overflow is our own bug. */
 static int64_t bytes_of(const tl_tensor_out *t) {
-    int64_t bytes = (int64_t)types[t->type].bytes;
+    int64_t bytes = (int64_t)tl__type_bytes(t->type);
     bool overflow = false;
     for (int d = 0; d < t->dims; d++) overflow |= __builtin_mul_overflow(bytes, t->shape[d], &bytes);
     assert(!overflow && bytes >= 0 && t->dims <= TL_MAX_DIMS);
@@ -483,7 +446,7 @@ static char *make_header(const tl_tensor_out *tensors, int n, size_t *size) {
         char name[4096];
         int quoted = tl__json_quote(name, sizeof name, t->name, strlen(t->name));
         assert(quoted > 0 && "a tensor's name is too long");
-        fprintf(f, ",%.*s:{\"dtype\":\"%s\",\"shape\":[", quoted, name, types[t->type].name);
+        fprintf(f, ",%.*s:{\"dtype\":\"%s\",\"shape\":[", quoted, name, tl__type_name(t->type));
         for (int d = 0; d < t->dims; d++) fprintf(f, "%s%" PRId64, d ? "," : "", t->shape[d]);
         int64_t end = at + bytes_of(t);
         fprintf(f, "],\"data_offsets\":[%" PRId64 ",%" PRId64 "]}", at, end);

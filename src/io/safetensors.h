@@ -7,26 +7,11 @@
 #ifndef TL_IO_SAFETENSORS_H
 #define TL_IO_SAFETENSORS_H
 
+#include "base/type.h"
 #include "io/file.h"
 #include "io/hash.h"
 
 #define TL_MAX_DIMS 8
-
-typedef enum tl_type {
-    TL_F32,
-    TL_F16,
-    TL_BF16,
-    TL_F64,
-    TL_I64,
-    TL_I32,
-    TL_I16,
-    TL_I8,
-    TL_U8,
-    TL_BOOL,
-    TL_TYPES
-} tl_type;
-const char *tl__type_name(tl_type type); /* "F32", … as in the header */
-size_t tl__type_bytes(tl_type type);
 
 typedef struct tl_tensor_info {
     const char *name;
@@ -48,7 +33,7 @@ void tl__safetensors_close(tl_safetensors *st);
 int tl__safetensors_count(const tl_safetensors *st);
 int tl__safetensors_files(const tl_safetensors *st);
 const char *tl__safetensors_file(const tl_safetensors *st, const tl_tensor_info *t); /* the path that t lies in */
-const tl_tensor_info *tl__safetensors_at(const tl_safetensors *st, int i); /* sorted by name */
+const tl_tensor_info *tl__safetensors_at(const tl_safetensors *st, int i);           /* sorted by name */
 const tl_tensor_info *tl__safetensors_find(const tl_safetensors *st, const char *name);
 /* The mapped bytes, or NULL where not mapped (then use read). */
 const void *tl__safetensors_data(const tl_safetensors *st, const tl_tensor_info *t);
@@ -79,7 +64,8 @@ typedef struct tl_tensor_out {
  * fsynced; hashes (may be NULL) receives the XXH3-128 of each tensor's bytes. The header is padded with spaces so that
  * data starts on a multiple of 64. */
 int tl__safetensors_write(const char *path, const tl_tensor_out *tensors, int n, tl_hash *hashes, tl_error *err);
-/* The same into a sink that the caller opens, and publishes or abandons: when bytes must be on the disk is its choice. */
+/* The same into a sink that the caller opens, and publishes or abandons: when bytes must be on the disk is its choice.
+ */
 int tl__safetensors_write_to(tl_sink *sink, const tl_tensor_out *tensors, int n, tl_hash *hashes, tl_error *err);
 
 #endif

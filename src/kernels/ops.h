@@ -25,6 +25,7 @@
 #include <stdint.h>
 #include "base/span.h"
 #include "base/threads.h"
+#include "base/type.h"
 
 #define TL_KB 256        /* block of the product's k; measured in docs/decisions.md */
 #define TL_LANES 16      /* virtual lanes of a vector reduction */
@@ -252,6 +253,33 @@ void tl__linear(tl_ctx *ctx, float *y, int64_t ldy, const float *x, int64_t ldx,
 void tl__linear_dx(tl_ctx *ctx, float *dx, int64_t lddx, const float *dy, int64_t lddy, const float *W, tl_layout layout, int R, int N, int K, bool accumulate);
 /* dW (+)= dyᵀ·x in W's layout (k = rows, blocks of TL_KB), added to where accumulate; dbias += Σ dy if dbias. */
 void tl__linear_dw(tl_ctx *ctx, float *dW, float *dbias, const float *dy, int64_t lddy, const float *x, int64_t ldx, tl_layout layout, int R, int N, int K, bool accumulate);
+
+/* ---- weights as they are stored, for inference: products and look-ups that read a type's own bytes ---- */
+
+/* W[N,K], row n being output n. F16 and BF16 are read where they lie, rows one after the other; a quantised type is packed once
+ * (tl__pack_rows) into panels of sixteen rows. */
+typedef struct tl_stored {
+    tl_type type;
+    int N, K;
+    const void *data; /* 64-byte aligned where packed */
+} tl_stored;
+/* Bytes of the packed form; 0: the type is read where it lies. */
+size_t tl__packed_bytes(tl_type type, int N, int K);
+/* Rows [first, first + n) of W as stored, first a multiple of 16, into their place in packed[tl__packed_bytes]; n a multiple of 16 but
+ * at the end. */
+void tl__pack_rows(void *packed, tl_type type, int N, int K, int first, int n, const void *rows);
+
+/* One of the products that share their x: y[R,N] = x[R,K]·Wᵀ + bias. bias may be NULL. */
+typedef struct tl_product {
+    const tl_stored *w;
+    float *y;
+    int64_t ldy;
+    const float *bias;
+} tl_product;
+enum { TL_MAX_PRODUCTS = 4 };
+void tl__linear_stored(tl_ctx *ctx, const tl_product *products, int n, const float *x, int64_t ldx, int R);
+/* As tl__embed, E being stored. */
+void tl__embed_stored(tl_ctx *ctx, float *x, const tl_stored *E, const float *P, const int32_t *token, const int32_t *pos, float scale, int R);
 
 void tl__bias_backward(tl_ctx *ctx, float *db, const float *dy, int64_t ld, int R, int N);
 void tl__embed(tl_ctx *ctx, float *x, const float *E, const float *P, const int32_t *token, const int32_t *pos, float scale, int R, int C);
