@@ -1,6 +1,7 @@
 """llama.cpp (llama-cpp-python) as bench.py's peer in inference: reads a GGUF file, then lines from standard input, one answer a line.
 
     bench_llama.py MODEL.gguf --threads N --positions N
+    bench_llama.py MODEL.gguf --quantise TYPE OUT.gguf      (by llama.cpp's own quantiser; no turns)
 
     turn PREFILL DECODE REPEAT  → {"prefill": [tokens/s …], "decode": [tokens/s …], "peak_bytes": N}
     score WINDOW                → reads token ids from the next line, answers {"logprobs": [...]}: of each token after the first of a window
@@ -20,17 +21,26 @@ import time
 import llama_cpp as L
 import numpy as np
 
+TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q4_K_M": 15, "BF16": 32}  # llama.h, enum llama_ftype
+
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("model")
-    parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--quantise", nargs=2, metavar=("TYPE", "OUT"))
     parser.add_argument("--positions", type=int, default=1024)
     args = parser.parse_args()
     quiet = L.llama_log_callback(lambda *_: None)
     L.llama_log_set(quiet, None)
     began = time.perf_counter()
     L.llama_backend_init()
+    if args.quantise:
+        params = L.llama_model_quantize_default_params()
+        params.ftype, params.nthread, params.allow_requantize = TYPES[args.quantise[0]], args.threads, True
+        if L.llama_model_quantize(args.model.encode(), args.quantise[1].encode(), ctypes.byref(params)):
+            raise SystemExit(f"bench_llama: llama.cpp did not write {args.quantise[1]}")
+        return
     model = L.llama_model_load_from_file(args.model.encode(), L.llama_model_default_params())
     if not model:
         raise SystemExit(f"bench_llama: llama.cpp does not load {args.model}")
