@@ -54,8 +54,9 @@ typedef struct tl_engine tl_engine;
 
 /* Numerics that hold their bits on any CPU. */
 typedef enum tl_dtype {
-    TL_DTYPE_F32 = 0,  /* all in f32 */
+    TL_DTYPE_AUTO = 0, /* as the weights are stored: F32 and F16 in f32, BF16 in bf16, a quantised type in its own */
     TL_DTYPE_BF16 = 1, /* factors of products rounded to bf16, sums in f32 */
+    TL_DTYPE_F32 = 2,  /* all in f32, whatever the weights are stored in */
 } tl_dtype;
 
 /* Begin with {0} and set what differs: members may be added, and 0 stays what it is now. */
