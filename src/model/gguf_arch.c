@@ -324,12 +324,12 @@ static int parse_config(tl_arch *arch, json_t *config, const char *where, tl_err
 
 /* ---- reading ---- */
 
-static int read_value(json_t *meta, const char *key, const field *field, const tl_gguf_value *v, const char *where,
+static int read_value(json_t *meta, const char *key, const field *like, const tl_gguf_value *v, const char *where,
                       tl_error *err) {
     int64_t whole = 0, other;
     double real = 0;
     json_t *out = NULL;
-    bool flags = field->kind == WHOLE_OR_FLAGS && v->kind == TL_GGUF_ARRAY && v->of == TL_GGUF_BOOL;
+    bool flags = like->kind == WHOLE_OR_FLAGS && v->kind == TL_GGUF_ARRAY && v->of == TL_GGUF_BOOL;
     if (flags) {
         if (v->count > TL_MAX_LAYERS)
             return tl__fail(err, TL_EUNSUPPORTED, "%s: '%s' has %lld entries; at most %d are supported", where, key,
@@ -337,11 +337,11 @@ static int read_value(json_t *meta, const char *key, const field *field, const t
         out = json_array();
         for (int64_t i = 0; i < v->count; i++)
             json_array_append_new(out, json_boolean(((const unsigned char *)v->data)[i]));
-    } else if (field->kind == TEXT) {
+    } else if (like->kind == TEXT) {
         if (v->kind == TL_GGUF_STRING) out = json_stringn(v->texts->bytes, v->texts->n);
-    } else if (field->kind == FLAG) {
+    } else if (like->kind == FLAG) {
         if (v->kind == TL_GGUF_BOOL) out = json_boolean(*(const unsigned char *)v->data);
-    } else if (field->kind == REAL) {
+    } else if (like->kind == REAL) {
         if (v->count == 1 && tl__gguf_real(v, 0, &real)) out = tl__arch_real((float)real);
     } else if (v->count > 0 && tl__gguf_int(v, 0, &whole)) {
         out = json_integer(whole);
@@ -355,8 +355,8 @@ static int read_value(json_t *meta, const char *key, const field *field, const t
     }
     static const char *const wanted[] = {"a whole number", "a number", "true or false", "a text",
                                          "a whole number or a list of true and false"};
-    if (!out) return tl__fail(err, TL_EFORMAT, "%s: '%s' should be %s", where, key, wanted[field->kind]);
-    json_object_set_new(meta, field->key, out);
+    if (!out) return tl__fail(err, TL_EFORMAT, "%s: '%s' should be %s", where, key, wanted[like->kind]);
+    json_object_set_new(meta, like->key, out);
     return 0;
 }
 
@@ -367,12 +367,12 @@ static int read_meta(json_t *meta, const family *f, const tl_gguf *gguf, const c
         char key[KEY_BYTES];
         if (v->key.n <= prefix || memcmp(v->key.bytes, f->gguf, prefix) || v->key.bytes[prefix] != '.') continue;
         snprintf(key, sizeof key, "%.*s", (int)(v->key.n < sizeof key ? v->key.n : sizeof key - 1), v->key.bytes);
-        const field *field = v->key.n < sizeof key ? find_field(f, key + prefix + 1) : NULL;
-        if (!field)
+        const field *known = v->key.n < sizeof key ? find_field(f, key + prefix + 1) : NULL;
+        if (!known)
             return tl__fail(err, TL_EUNSUPPORTED,
                             "%s: '%s' is not a key of a %s model that this version knows, and it may change the result",
                             where, key, f->gguf);
-        TRY(read_value(meta, key, field, v, where, err));
+        TRY(read_value(meta, key, known, v, where, err));
     }
     return 0;
 }
@@ -421,7 +421,7 @@ static int find_family(const family **out, const tl_gguf *gguf, const char *wher
 }
 
 static int read_config(json_t *config, json_t *meta, const tl_gguf *gguf, const char *where, tl_error *err) {
-    const family *f;
+    const family *f = NULL;
     float factors[TL_MAX_HEAD_DIM / 2];
     TRY(find_family(&f, gguf, where, err));
     const tl_tensor_info *embed = tl__gguf_tensor(gguf, "token_embd.weight");
@@ -548,20 +548,20 @@ static int prove(const json_t *config, const json_t *meta, const family *f, cons
     return status;
 }
 
-static int put(tl_gguf_out *out, const family *f, const field *field, const json_t *v, tl_error *err) {
+static int put(tl_gguf_out *out, const family *f, const field *like, const json_t *v, tl_error *err) {
     char key[KEY_BYTES];
-    snprintf(key, sizeof key, "%s.%s", f->gguf, field->key);
+    snprintf(key, sizeof key, "%s.%s", f->gguf, like->key);
     if (json_is_array(v)) {
         unsigned char flags[TL_MAX_LAYERS];
         size_t n = json_array_size(v);
         for (size_t i = 0; i < n; i++) flags[i] = json_is_true(json_array_get(v, i));
         return tl__gguf_put(out, key, TL_GGUF_BOOL, true, flags, NULL, (int64_t)n, err);
     }
-    if (field->kind == REAL) {
+    if (like->kind == REAL) {
         float real = (float)json_number_value(v);
         return tl__gguf_put(out, key, TL_GGUF_F32, false, &real, NULL, 1, err);
     }
-    if (field->kind == TEXT) {
+    if (like->kind == TEXT) {
         tl_gguf_text text = {json_string_value(v), json_string_length(v)};
         return tl__gguf_put(out, key, TL_GGUF_STRING, false, NULL, &text, 1, err);
     }

@@ -23,7 +23,7 @@ typedef struct place {
     float add;
 } place;
 
-struct tl_source {
+struct tl_weight_source {
     char path[4096];
     tl_gguf *gguf; /* one of the two is NULL */
     tl_safetensors *file;
@@ -69,9 +69,9 @@ int tl__source_gguf_path(char *out, size_t size, const char *path, tl_error *err
     return 0;
 }
 
-int tl__source_open(tl_source **out, const char *path, tl_error *err) {
+int tl__source_open(tl_weight_source **out, const char *path, tl_error *err) {
     *out = NULL;
-    tl_source *s = calloc(1, sizeof *s);
+    tl_weight_source *s = calloc(1, sizeof *s);
     if (!s) return tl__fail(err, TL_ENOMEM, "no memory to open %s", path);
     int status = tl__source_gguf_path(s->path, sizeof s->path, path, err);
     if (!status && s->path[0]) {
@@ -85,7 +85,7 @@ int tl__source_open(tl_source **out, const char *path, tl_error *err) {
     return status;
 }
 
-void tl__source_close(tl_source *s) {
+void tl__source_close(tl_weight_source *s) {
     if (!s) return;
     if (s->gguf) tl__gguf_close(s->gguf);
     if (s->file) tl__safetensors_close(s->file);
@@ -93,38 +93,38 @@ void tl__source_close(tl_source *s) {
     free(s);
 }
 
-const char *tl__source_path(const tl_source *s) {
+const char *tl__source_path(const tl_weight_source *s) {
     return s->path;
 }
 
-const tl_gguf *tl__source_gguf(const tl_source *s) {
+const tl_gguf *tl__source_gguf(const tl_weight_source *s) {
     return s->gguf;
 }
 
-const tl_safetensors *tl__source_safetensors(const tl_source *s) {
+const tl_safetensors *tl__source_safetensors(const tl_weight_source *s) {
     return s->file;
 }
 
-int tl__source_arch(tl_arch *arch, const tl_source *s, tl_error *err) {
+int tl__source_arch(tl_arch *arch, const tl_weight_source *s, tl_error *err) {
     return s->gguf ? tl__arch_from_gguf(arch, s->gguf, err) : tl__arch_open(arch, s->path, err);
 }
 
-tl_layout tl__source_layout(const tl_source *s, const tl_arch *a) {
+tl_layout tl__source_layout(const tl_weight_source *s, const tl_arch *a) {
     return s->gguf || a->positions != TL_POS_LEARNED ? TL_OUT_IN : TL_IN_OUT; /* GPT-2's Conv1D */
 }
 
 /* ---- matching ---- */
 
-static int count(const tl_source *s) {
+static int count(const tl_weight_source *s) {
     return s->gguf ? tl__gguf_count(s->gguf) : tl__safetensors_count(s->file);
 }
 
-static const tl_tensor_info *tensor_at(const tl_source *s, int i) {
+static const tl_tensor_info *tensor_at(const tl_weight_source *s, int i) {
     return s->gguf ? tl__gguf_tensor_at(s->gguf, i) : tl__safetensors_at(s->file, i);
 }
 
 /* Base models are saved without their first name ("wte.weight"): both are read. */
-static const tl_tensor_info *find_tensor(const tl_source *s, const char *name) {
+static const tl_tensor_info *find_tensor(const tl_weight_source *s, const char *name) {
     if (s->gguf) return tl__gguf_tensor(s->gguf, name);
     const tl_tensor_info *t = tl__safetensors_find(s->file, name);
     const char *dot = strchr(name, '.');
@@ -133,7 +133,7 @@ static const tl_tensor_info *find_tensor(const tl_source *s, const char *name) {
 
 /* Buffers that old checkpoints carry and that hold no weights, the head's second copy of a tied embedding, and what the
  * architecture was read from. */
-static bool is_known_extra(const tl_source *s, const tl_arch *a, const char *name) {
+static bool is_known_extra(const tl_weight_source *s, const tl_arch *a, const char *name) {
     static const char *const endings[] = {".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq"};
     if (s->gguf) return strcmp(name, "rope_freqs.weight") == 0 && a->rope.scaling == TL_ROPE_LLAMA3;
     for (size_t i = 0; i < sizeof endings / sizeof *endings; i++)
@@ -155,8 +155,8 @@ typedef struct wanted {
     int dims, expert; /* expert −1: it is the parameter's alone */
 } wanted;
 
-static int find_place(place *out, wanted *w, const tl_source *s, const tl_arch *a, const tl_params *params, int i,
-                      tl_error *err) {
+static int find_place(place *out, wanted *w, const tl_weight_source *s, const tl_arch *a, const tl_params *params,
+                      int i, tl_error *err) {
     const tl_param *p = &params->list[i];
     bool look_up = p->role == TL_ROLE_EMBED || p->role == TL_ROLE_POSITION || p->role == TL_ROLE_HEAD;
     *out = (place){.turned = p->dims == 2 && !look_up && tl__source_layout(s, a) != a->layout};
@@ -179,7 +179,8 @@ static int find_place(place *out, wanted *w, const tl_source *s, const tl_arch *
     return 0;
 }
 
-static int match_one(place *out, const tl_source *s, const tl_arch *a, const tl_params *params, int i, tl_error *err) {
+static int match_one(place *out, const tl_weight_source *s, const tl_arch *a, const tl_params *params, int i,
+                     tl_error *err) {
     wanted w;
     char want[96], have[96];
     TRY(find_place(out, &w, s, a, params, i, err));
@@ -209,7 +210,7 @@ static int by_address(const void *a, const void *b) {
 }
 
 /* No tensor is left over. */
-static int check_all_used(const tl_source *s, const tl_arch *a, const place *places, int n, tl_error *err) {
+static int check_all_used(const tl_weight_source *s, const tl_arch *a, const place *places, int n, tl_error *err) {
     const tl_tensor_info **used = malloc((size_t)n * sizeof *used);
     if (!used) return tl__fail(err, TL_ENOMEM, "no memory for %d tensor records", n);
     for (int i = 0; i < n; i++) used[i] = places[i].t;
@@ -226,7 +227,7 @@ static int check_all_used(const tl_source *s, const tl_arch *a, const place *pla
     return status;
 }
 
-int tl__source_match(tl_source *s, const tl_arch *a, const tl_params *params, tl_error *err) {
+int tl__source_match(tl_weight_source *s, const tl_arch *a, const tl_params *params, tl_error *err) {
     place *places = calloc((size_t)params->n, sizeof *places);
     if (!places) return tl__fail(err, TL_ENOMEM, "no memory for %d tensor records", params->n);
     int status = 0;
@@ -243,15 +244,15 @@ int tl__source_match(tl_source *s, const tl_arch *a, const tl_params *params, tl
 
 /* ---- bytes ---- */
 
-tl_type tl__source_type(const tl_source *s, int i) {
+tl_type tl__source_type(const tl_weight_source *s, int i) {
     return s->places[i].t->type;
 }
 
-bool tl__source_turns(const tl_source *s, int i) {
+bool tl__source_turns(const tl_weight_source *s, int i) {
     return s->places[i].turned;
 }
 
-static const unsigned char *mapped(const tl_source *s, const place *p) {
+static const unsigned char *mapped(const tl_weight_source *s, const place *p) {
     const unsigned char *data = s->gguf ? tl__gguf_data(s->gguf, p->t) : tl__safetensors_data(s->file, p->t);
     return data ? data + p->from_bytes : NULL;
 }
@@ -261,7 +262,7 @@ static int64_t row_bytes(const place *p) {
 }
 
 /* n bytes from byte `from` of the parameter's part of its tensor. */
-static int read_raw(const tl_source *s, const place *p, void *out, int64_t from, int64_t n, tl_error *err) {
+static int read_raw(const tl_weight_source *s, const place *p, void *out, int64_t from, int64_t n, tl_error *err) {
     const unsigned char *data = mapped(s, p);
     if (data) {
         memcpy(out, data + from, (size_t)n);
@@ -271,7 +272,7 @@ static int read_raw(const tl_source *s, const place *p, void *out, int64_t from,
     return tl__safetensors_read_part(s->file, p->t, out, p->from_bytes + from, (size_t)n, err);
 }
 
-const void *tl__source_data(const tl_source *s, int i) {
+const void *tl__source_data(const tl_weight_source *s, int i) {
     const place *p = &s->places[i];
     const unsigned char *data = p->heads || p->turned || p->add != 0 ? NULL : mapped(s, p);
     bool quantised = tl__type_quantised(p->t->type); /* packed or widened byte by byte */
@@ -279,7 +280,7 @@ const void *tl__source_data(const tl_source *s, int i) {
 }
 
 /* Columns [first, first + n) of the tensor as rows of the parameter. */
-static int read_columns(const tl_source *s, const place *p, int64_t first, int64_t n, unsigned char *out,
+static int read_columns(const tl_weight_source *s, const place *p, int64_t first, int64_t n, unsigned char *out,
                         tl_error *err) {
     const int64_t row = row_bytes(p), element = (int64_t)tl__type_bytes(p->t->type);
     unsigned char *raw = malloc((size_t)row);
@@ -294,7 +295,7 @@ static int read_columns(const tl_source *s, const place *p, int64_t first, int64
     return status;
 }
 
-int tl__source_rows(const tl_source *s, int i, int64_t first, int64_t n, void *out, tl_error *err) {
+int tl__source_rows(const tl_weight_source *s, int i, int64_t first, int64_t n, void *out, tl_error *err) {
     const place *p = &s->places[i];
     const int64_t row = row_bytes(p);
     assert(first >= 0 && n >= 0 && first + n <= (p->turned ? p->cols : p->rows));
@@ -305,7 +306,7 @@ int tl__source_rows(const tl_source *s, int i, int64_t first, int64_t n, void *o
     return 0;
 }
 
-void tl__source_release(const tl_source *s, int i, int64_t first, int64_t n) {
+void tl__source_release(const tl_weight_source *s, int i, int64_t first, int64_t n) {
     const place *p = &s->places[i];
     const unsigned char *data = mapped(s, p);
     if (first > p->rows) first = p->rows;
@@ -316,7 +317,7 @@ void tl__source_release(const tl_source *s, int i, int64_t first, int64_t n) {
 /* ---- widening ---- */
 
 /* In the order of the tensor, which is the parameter's. */
-static int widen_straight(const tl_source *s, const place *p, float *out, tl_error *err) {
+static int widen_straight(const tl_weight_source *s, const place *p, float *out, tl_error *err) {
     unsigned char chunk[CHUNK * sizeof(float)];
     const int64_t n = p->rows * p->cols;
     const unsigned char *data = mapped(s, p);
@@ -330,7 +331,7 @@ static int widen_straight(const tl_source *s, const place *p, float *out, tl_err
 }
 
 /* Row by row to where it belongs. */
-static int widen_rows(const tl_source *s, const place *p, float *out, tl_error *err) {
+static int widen_rows(const tl_weight_source *s, const place *p, float *out, tl_error *err) {
     const int64_t row = row_bytes(p);
     float *wide = malloc((size_t)p->cols * sizeof *wide);
     unsigned char *raw = malloc((size_t)row);
@@ -349,7 +350,7 @@ static int widen_rows(const tl_source *s, const place *p, float *out, tl_error *
     return status;
 }
 
-int tl__source_read_f32(const tl_source *s, int i, float *out, tl_error *err) {
+int tl__source_read_f32(const tl_weight_source *s, int i, float *out, tl_error *err) {
     const place *p = &s->places[i];
     TRY((p->heads || p->turned ? widen_rows : widen_straight)(s, p, out, err));
     for (int64_t k = 0; p->add != 0 && k < p->rows * p->cols; k++) out[k] -= p->add;

@@ -32,7 +32,7 @@ static bool keeps(tl_type type, tl_dtype dtype) {
     return dtype == TL_DTYPE_AUTO && (type == TL_F16 || type == TL_BF16 || tl__type_quantised(type));
 }
 
-static form form_of(const tl_source *s, const tl_param *p, int i, tl_dtype dtype) {
+static form form_of(const tl_weight_source *s, const tl_param *p, int i, tl_dtype dtype) {
     const tl_type type = tl__source_type(s, i);
     const bool lies = tl__source_data(s, i) != NULL;
     if (type == TL_F32) return lies ? MAPPED : WIDE;
@@ -50,7 +50,7 @@ static int64_t cols_of(const tl_param *p) {
 
 /* The one placing function: over a dry arena it is the size, over a real one the model's memory. forms NULL: all FLAT.
  */
-static void place(tl_model *m, tl_arena *arena, const tl_source *s, const form *forms) {
+static void place(tl_model *m, tl_arena *arena, const tl_weight_source *s, const form *forms) {
     m->flat = m->flat_count ? TL_TAKE(arena, float, m->flat_count) : NULL;
     for (int i = 0; forms && i < m->params.n; i++) {
         const tl_param *p = &m->params.list[i];
@@ -80,7 +80,7 @@ static int begin(tl_model *m, const tl_arch *arch, int positions, tl_error *err)
     return m->weight ? 0 : tl__fail(err, TL_ENOMEM, "no memory for %d parameter records", m->params.n);
 }
 
-static int take(tl_model *m, const tl_source *s, const form *forms, tl_error *err) {
+static int take(tl_model *m, const tl_weight_source *s, const form *forms, tl_error *err) {
     tl_arena dry = tl__arena_dry();
     place(m, &dry, s, forms);
     if (dry.used_bytes) TRY(tl__arena_open(&m->arena, dry.used_bytes, err));
@@ -119,7 +119,7 @@ int tl__model_create(tl_model *m, const tl_arch *arch, int positions, tl_error *
 
 int tl__model_load_into(tl_model *m, const char *path, tl_error *err) {
     assert(m->flat);
-    tl_source *source;
+    tl_weight_source *source;
     TRY(tl__source_open(&source, path, err));
     int status = tl__source_match(source, &m->arch, &m->params, err);
     for (int i = 0; !status && i < m->params.n; i++)
@@ -132,7 +132,7 @@ int tl__model_load_into(tl_model *m, const char *path, tl_error *err) {
 }
 
 int tl__model_fits(const tl_arch *arch, const char *path, tl_error *err) {
-    tl_source *source;
+    tl_weight_source *source;
     tl_params params;
     TRY(tl__source_open(&source, path, err));
     int status = tl__params_make(&params, arch, err);
@@ -147,7 +147,7 @@ int tl__model_fits(const tl_arch *arch, const char *path, tl_error *err) {
 /* ---- for use: weights as the file holds them ---- */
 
 /* GPT-2's matrices are used as they lie where they are f32; kept in another type they are read as [out, in]. */
-static void choose_layout(tl_arch *arch, const tl_source *s, tl_dtype dtype) {
+static void choose_layout(tl_arch *arch, const tl_weight_source *s, tl_dtype dtype) {
     const tl_safetensors *file = tl__source_safetensors(s);
     arch->layout = tl__source_layout(s, arch);
     for (int i = 0; file && i < tl__safetensors_count(file); i++)
@@ -155,7 +155,7 @@ static void choose_layout(tl_arch *arch, const tl_source *s, tl_dtype dtype) {
 }
 
 /* The model's records, its source matched with them, and how each parameter is kept. */
-static int plan(tl_model *m, form **forms, tl_source *s, const tl_arch *arch, int positions, tl_dtype dtype,
+static int plan(tl_model *m, form **forms, tl_weight_source *s, const tl_arch *arch, int positions, tl_dtype dtype,
                 tl_error *err) {
     tl_arch used = *arch;
     *forms = NULL;
@@ -173,7 +173,7 @@ enum { TASK_BYTES = 1 << 20, PANEL = 16 };
 
 typedef struct loading {
     tl_model *model;
-    const tl_source *source;
+    const tl_weight_source *source;
     const form *forms;
     int64_t *first_task; /* [params.n + 1] */
     atomic_flag failed;
@@ -222,7 +222,7 @@ static void load_rows(void *user, int64_t task, int worker) {
     if (status && !atomic_flag_test_and_set(&j->failed)) j->err = err;
 }
 
-static int load(tl_model *m, const tl_source *s, const form *forms, tl_pool *pool, tl_error *err) {
+static int load(tl_model *m, const tl_weight_source *s, const form *forms, tl_pool *pool, tl_error *err) {
     loading j = {.model = m, .source = s, .forms = forms, .failed = ATOMIC_FLAG_INIT};
     j.first_task = calloc((size_t)m->params.n + 1, sizeof *j.first_task);
     if (!j.first_task) return tl__fail(err, TL_ENOMEM, "no memory to load %d parameters", m->params.n);
@@ -237,7 +237,7 @@ static int load(tl_model *m, const tl_source *s, const form *forms, tl_pool *poo
     return j.err.status;
 }
 
-static void add_sizes(tl_model_size *out, const tl_model *m, const tl_source *s, const form *forms) {
+static void add_sizes(tl_model_size *out, const tl_model *m, const tl_weight_source *s, const form *forms) {
     for (int i = 0; i < m->params.n; i++) {
         const tl_param *p = &m->params.list[i];
         const tl_type type = tl__source_type(s, i);
@@ -249,7 +249,7 @@ static void add_sizes(tl_model_size *out, const tl_model *m, const tl_source *s,
     }
 }
 
-int tl__model_size(tl_model_size *out, tl_source *s, const tl_arch *arch, int positions, tl_dtype dtype,
+int tl__model_size(tl_model_size *out, tl_weight_source *s, const tl_arch *arch, int positions, tl_dtype dtype,
                    tl_error *err) {
     tl_model m = {0};
     form *forms = NULL;
@@ -268,14 +268,10 @@ int tl__model_size(tl_model_size *out, tl_source *s, const tl_arch *arch, int po
     return status;
 }
 
-int tl__model_open(tl_model *m, const char *path, int positions, tl_dtype dtype, tl_pool *pool, tl_error *err) {
-    tl_source *source;
-    tl_arch arch;
-    form *forms = NULL;
-    *m = (tl_model){0};
-    TRY(tl__source_open(&source, path, err));
-    int status = tl__source_arch(&arch, source, err);
-    if (!status) status = plan(m, &forms, source, &arch, positions, dtype, err);
+int tl__model_open(tl_model *m, tl_weight_source *source, const tl_arch *arch, int positions, tl_dtype dtype,
+                   tl_pool *pool, tl_error *err) {
+    form *forms;
+    int status = plan(m, &forms, source, arch, positions, dtype, err);
     if (!status) status = take(m, source, forms, err);
     if (!status) status = load(m, source, forms, pool, err);
     bool mapped = false;
