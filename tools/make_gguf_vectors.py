@@ -36,13 +36,12 @@ def pointer(array):
     return array.ctypes.data_as(ctypes.c_void_p)
 
 
-def blocks(name, n, rng):
-    """n random blocks whose scales are finite."""
+def blocks(name, n, rng, exponents=(0, 31)):
+    """n random blocks whose scales are finite, with exponents of that range."""
     _, size = GGML_QUANT_SIZES[Type[name]]
     raw = rng.integers(0, 256, (n, size), dtype=np.uint8)
     for at in HALVES[name]:
-        half = rng.integers(0, 65536, n).astype(np.uint16)
-        half[(half & 0x7C00) == 0x7C00] &= 0xBFFF
+        half = (rng.integers(0, 2, n) << 15 | rng.integers(*exponents, n) << 10 | rng.integers(0, 1024, n)).astype(np.uint16)
         raw[:, at : at + 2] = half.view(np.uint8).reshape(n, 2)
     return raw
 
@@ -113,7 +112,7 @@ def write_kinds(path):
 def write_blocks(path, rng):
     w = gguf.GGUFWriter(path, "test")
     for name in HALVES:
-        raw = blocks(name, 512 // GGML_QUANT_SIZES[Type[name]][0], rng)
+        raw = blocks(name, 512 // GGML_QUANT_SIZES[Type[name]][0], rng, (10, 18))  # no scale drowns the other
         w.add_tensor(name, raw.reshape(1, -1), raw_dtype=Type[name])
         w.add_tensor(f"{name}.wide", widened(name, raw))
     all_rows = np.ascontiguousarray(np.concatenate([x for _, x in rows(2, rng)]).astype(np.float32))
