@@ -9,7 +9,11 @@
  *   2. A successful claim at loop number e therefore read the job of loop e: the swap fails if e is over.
  *   3. left = tasks of this loop not yet finished; only it ends the caller's wait.
  *   4. A sleeper raised `sleepers` before the futex compared `bell`, and the caller rings `bell` before it reads
- *      `sleepers` (all sequentially consistent), so a loop is never slept through. `waiting` and `left`: the same. */
+ *      `sleepers` (all sequentially consistent), so a loop is never slept through. `waiting` and `left`: the same.
+ *
+ * Where the pool has a CPU for each thread, a worker begins on one of its own, and one that finds the caller on its CPU
+ * steps aside. Some systems, virtual machines above all, leave two running threads on one CPU for seconds while another
+ * is idle. No thread is bound: any CPU of the process stays allowed. */
 #include "base/threads.h"
 
 #include "base/clock.h"
@@ -51,6 +55,7 @@ struct tl_pool {
     _Alignas(64) _Atomic uint64_t ticket;
     _Atomic(task_fn *) task;
     _Atomic(void *) user;
+    _Atomic int caller_cpu; /* where the loop was begun */
     _Atomic int64_t first; /* index of this loop's first task */
     _Atomic uint32_t count;
     _Alignas(64) _Atomic uint32_t left;
@@ -145,9 +150,24 @@ static void run_tasks(tl_pool *pool, int number) {
     if (done && atomic_fetch_sub(&pool->left, done) == done && atomic_load(&pool->waiting)) futex_wake(&pool->left, 1);
 }
 
+/* Move this thread to the CPU that is `steps` after the caller's among those it may use, if there is another. */
+static void step_aside(const tl_pool *pool, int steps) {
+    cpu_set_t mine, there;
+    if (!pool->may_spin || sched_getaffinity(0, sizeof mine, &mine)) return; /* over 1,024 CPUs: as the system will */
+    const int from = atomic_load_explicit(&pool->caller_cpu, memory_order_relaxed), cpus = CPU_COUNT(&mine);
+    if (from < 0 || from >= CPU_SETSIZE || cpus < 2) return;
+    int to = from;
+    for (steps = 1 + (steps - 1) % (cpus - 1); steps > 0;)
+        if (CPU_ISSET(to = (to + 1) % CPU_SETSIZE, &mine) && to != from) steps--;
+    CPU_ZERO(&there);
+    CPU_SET(to, &there);
+    if (!sched_setaffinity(0, sizeof there, &there)) sched_setaffinity(0, sizeof mine, &mine);
+}
+
 static void *worker_main(void *arg) {
     worker *me = arg;
     tl_pool *pool = me->pool;
+    step_aside(pool, me->number);
     char name[16];
     snprintf(name, sizeof name, "trilith-%d", me->number); /* what top -H and perf show */
     pthread_setname_np(pthread_self(), name);
@@ -156,6 +176,8 @@ static void *worker_main(void *arg) {
     for (;;) {
         seen = atomic_load_explicit(&pool->bell, memory_order_acquire);
         if (atomic_load_explicit(&pool->stop, memory_order_acquire)) return NULL;
+        if (sched_getcpu() == atomic_load_explicit(&pool->caller_cpu, memory_order_relaxed))
+            step_aside(pool, me->number);
         run_tasks(pool, me->number);
         if (spin_while(pool, &pool->bell, seen) != seen) continue;
         atomic_fetch_add(&pool->sleepers, 1);
@@ -170,6 +192,7 @@ static void run_loop(tl_pool *pool, int64_t first, uint32_t count, task_fn *task
     assert((uint32_t)ticket == 0 && atomic_load_explicit(&pool->left, memory_order_relaxed) == 0); /* invariant 1 */
     atomic_store_explicit(&pool->task, task, memory_order_relaxed);
     atomic_store_explicit(&pool->user, user, memory_order_relaxed);
+    atomic_store_explicit(&pool->caller_cpu, sched_getcpu(), memory_order_relaxed);
     atomic_store_explicit(&pool->first, first, memory_order_relaxed);
     atomic_store_explicit(&pool->count, count, memory_order_relaxed);
     atomic_store_explicit(&pool->left, count, memory_order_relaxed);
@@ -222,6 +245,7 @@ int tl__pool_open(tl_pool **out, int threads, tl_error *err) {
     }
     memset(pool, 0, sizeof *pool);
     pool->threads = 1, pool->workers = workers, pool->may_spin = threads <= cpus;
+    atomic_store(&pool->caller_cpu, sched_getcpu());
     /* Signals are the main thread's business: workers are born with all of them blocked. */
     sigset_t all, old;
     sigfillset(&all);

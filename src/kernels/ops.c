@@ -68,7 +68,7 @@ static kind kind_of(tl_type type) {
 }
 
 void tl__linear_stored(tl_ctx *ctx, const tl_product *products, int n, const float *x, int64_t ldx, int R) {
-    static const char *const names[KINDS] = {"linear_quantised", "linear_half", "linear_half", "linear"};
+    static const char *const names[KINDS] = {"linear_quantised", "linear_f16", "linear_bf16", "linear"};
     assert(n >= 0 && n <= TL_MAX_PRODUCTS);
     for (kind k = 0; k < KINDS; k++) {
         tl_product of[TL_MAX_PRODUCTS];
@@ -81,13 +81,10 @@ void tl__linear_stored(tl_ctx *ctx, const tl_product *products, int n, const flo
         if (!count) continue;
         const int K = of->w->K;
         begin(ctx, names[k], TL_OP_GEMM);
-        if (k == KIND_QUANTISED) ctx->ops->linear_quantised(ctx, of, count, x, ldx, R);
-        else if (k != KIND_F32) ctx->ops->linear_half(ctx, of, count, x, ldx, R);
-        else
-            for (const tl_product *p = of; p < of + count; p++) {
-                assert(p->w->type == TL_F32);
-                ctx->ops->gemm(ctx, p->y, p->ldy, R, p->w->N, K, x, ldx, 1, p->w->data, 1, K, p->bias, false);
-            }
+        (k == KIND_QUANTISED ? ctx->ops->linear_quantised
+         : k == KIND_F16     ? ctx->ops->linear_f16
+         : k == KIND_BF16    ? ctx->ops->linear_bf16
+                             : ctx->ops->linear_f32)(ctx, of, count, x, ldx, R);
         if (!ctx->spans) continue;
         const tl_cost cost = tl__stored_cost(of, count, R);
         if (k == KIND_BF16) tl__span_bf16(ctx->spans);

@@ -5,7 +5,7 @@
  * twice: in ref/ (plain C, fmaf, the order of the contract: the definition) and in cpu/ (fast, equal to ref to the bit).
  * A contract names the arithmetic: "f32", or "bf16", in which products with a weight round their operands to bf16
  * (gemm_bf16) and all else is as in f32. A weight that is stored in fewer bits brings its own contract, by its type: see
- * linear_half and linear_quantised.
+ * linear_f32, linear_f16, linear_bf16 and linear_quantised.
  *
  * The orders of summation (law L1):
  *   product   k is cut at multiples of TL_KB; inside a block one fmaf chain from +0 in k order; block sums are added in
@@ -133,9 +133,11 @@ struct tl_ops {
     void (*gemm_bf16)(tl_ctx *ctx, float *c, int64_t ldc, int M, int N, int K, const float *a, int64_t a_row, int64_t a_col,
                       const float *b, int64_t b_row, int64_t b_col, const float *bias, bool accumulate);
 
-    /* Up to TL_MAX_PRODUCTS products y[R,N] = x[R,K]·Wᵀ + bias that share x and K, W stored in F16 or BF16, all alike.
-     * F16: the f32 product with the weights that the halves are. BF16: the bf16 product. */
-    void (*linear_half)(tl_ctx *ctx, const tl_product *products, int count, const float *x, int64_t ldx, int R);
+    /* Up to TL_MAX_PRODUCTS products y[R,N] = x[R,K]·Wᵀ + bias that share x and K, W being stored as the name says. F32: the f32
+     * product. F16: the same with the weights that the halves are. BF16: the bf16 product. */
+    void (*linear_f32)(tl_ctx *ctx, const tl_product *products, int count, const float *x, int64_t ldx, int R);
+    void (*linear_f16)(tl_ctx *ctx, const tl_product *products, int count, const float *x, int64_t ldx, int R);
+    void (*linear_bf16)(tl_ctx *ctx, const tl_product *products, int count, const float *x, int64_t ldx, int R);
     /* The same of quantised types (stored.h), which may differ. A weight is w_k = d·q_k + o, with d and o of the sub-block of 16 or 32 that
      * k is in: f32, the f16 as stored or its product with a small integer, rounded once. x is quantised by 32 of k: s = amax/127,
      * a_k = x_k·(1/s) to the nearest integer, ties to even; where amax < TL_LEAST_AMAX, s = 0 and a = 0; where x holds a NaN or an

@@ -15,6 +15,7 @@
 #include <immintrin.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <string.h>
 
 #define TL_NAME_JOIN2(x, isa) tl__##x##_##isa
 #define TL_NAME_JOIN(x, isa) TL_NAME_JOIN2(x, isa)
@@ -229,6 +230,19 @@ TL_INLINE double d16_sum(d16 x) {
     __m256d h = _mm256_add_pd(_mm512_castpd512_pd256(s), _mm512_extractf64x4_pd(s, 1));
     __m128d q = _mm_add_pd(_mm256_castpd256_pd128(h), _mm256_extractf128_pd(h, 1));
     return _mm_cvtsd_f64(_mm_add_sd(q, _mm_unpackhi_pd(q, q)));
+}
+
+/* Sixteen pairs of 16-bit numbers, the even one below; n < 32 of them, zeros beyond. */
+TL_INLINE v16 v16_load_halves(const uint16_t *p) {
+    return _mm512_loadu_ps(p);
+}
+TL_INLINE v16 v16_load_halves_n(const uint16_t *p, int n) {
+    return (v16)_mm512_maskz_loadu_epi16(n < 32 ? (1u << n) - 1 : ~0u, p);
+}
+/* f16 to f32, exact. */
+TL_INLINE void v16_from_f16_pairs(v16 pairs, v16 *even, v16 *odd) {
+    *even = _mm512_cvtph_ps(_mm512_cvtepi32_epi16((__m512i)pairs));
+    *odd = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32((__m512i)pairs, 16)));
 }
 
 /* r[i] lane j ↔ r[j] lane i, in registers. */
@@ -472,6 +486,24 @@ TL_INLINE double d16_sum(d16 x) {
     __m256d h = _mm256_add_pd(_mm256_add_pd(x.q[0], x.q[2]), _mm256_add_pd(x.q[1], x.q[3]));
     __m128d q = _mm_add_pd(_mm256_castpd256_pd128(h), _mm256_extractf128_pd(h, 1));
     return _mm_cvtsd_f64(_mm_add_sd(q, _mm_unpackhi_pd(q, q)));
+}
+
+/* Sixteen pairs of 16-bit numbers, the even one below; n < 32 of them, zeros beyond. */
+TL_INLINE v16 v16_load_halves(const uint16_t *p) {
+    return v16_load((const float *)(const void *)p);
+}
+TL_INLINE v16 v16_load_halves_n(const uint16_t *p, int n) {
+    uint16_t h[32] = {0};
+    memcpy(h, p, (size_t)n * sizeof *h);
+    return v16_load_halves(h);
+}
+/* f16 to f32, exact. */
+TL_INLINE void v16_from_f16_pairs(v16 pairs, v16 *even, v16 *odd) {
+    const i16 x = v16_as_int(pairs), low = i16_and(x, i16_set1(0xffff)), high = i16_shr(x, 16);
+    const __m256i a = _mm256_permute4x64_epi64(_mm256_packus_epi32(low.a, high.a), 0xd8);
+    const __m256i b = _mm256_permute4x64_epi64(_mm256_packus_epi32(low.b, high.b), 0xd8);
+    *even = (v16){_mm256_cvtph_ps(_mm256_castsi256_si128(a)), _mm256_cvtph_ps(_mm256_castsi256_si128(b))};
+    *odd = (v16){_mm256_cvtph_ps(_mm256_extracti128_si256(a, 1)), _mm256_cvtph_ps(_mm256_extracti128_si256(b, 1))};
 }
 
 /* Eight rows of eight lanes. */

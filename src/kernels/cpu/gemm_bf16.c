@@ -17,6 +17,10 @@ static inline int words(int kc) {
 TL_INLINE v16 dot(v16 x, v16 b, v16 s) {
     return _mm512_dpbf16_ps(s, (__m512bh)x, (__m512bh)b);
 }
+/* A pair of stored bf16 is a word already. */
+TL_INLINE void spread(v16 pair, v16 w[2]) {
+    w[0] = pair;
+}
 /* Thirty-two floats side by side are sixteen pairs. */
 TL_INLINE v16 along(const float *p, int n) {
     if (n == 32) return (v16)_mm512_cvtne2ps_pbh(v16_load(p + 16), v16_load(p));
@@ -65,6 +69,11 @@ TL_INLINE v16 swapped(v16 x) {
 TL_INLINE v16 along(const float *p, int n) {
     return swapped(rounded(n == 16 ? v16_load(p) : v16_load_n(p, n)));
 }
+/* A pair of stored bf16, the odd one first; DAZ makes zeros of denormals. */
+TL_INLINE void spread(v16 pair, v16 w[2]) {
+    w[0] = i16_as_float(i16_and(v16_as_int(pair), i16_set1((int32_t)0xffff0000u)));
+    w[1] = i16_as_float(i16_shl(v16_as_int(pair), 16));
+}
 #define across(load, p, step, u, kc, n) (((u) ^ 1) < (kc) ? rounded(load((p) + ((u) ^ 1) * (step), n)) : v16_zero())
 
 #if defined(TL_ISA_avx512)
@@ -81,4 +90,5 @@ static const double cost_b_place = 1, cost_b_copy = 0.6, cost_b_turn = 0.9, cost
 
 void TL_NAME(ops_gemm_bf16)(tl_ops *ops) {
     ops->gemm_bf16 = product;
+    ops->linear_bf16 = linear;
 }

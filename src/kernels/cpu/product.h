@@ -22,6 +22,7 @@
  *   words(kc)               words that kc of k take
  *   dot(x, b, s)            s and the products of a word's k
  *   along(p, n)             sixteen words from n ≤ 16·UNIT floats side by side, zeros beyond
+ *   spread(word, w)         UNIT 1: the two words w[0], w[1] that a pair of stored halves is, in the order of A's
  *   across(load, p, step, u, kc, n)   word u of sixteen columns side by side, k being `step` floats apart and kc there;
  *                           load(p, n) reads n of them
  *   cost_…                  what packing a panel costs, in tiles, as measured: see cut() */
@@ -235,6 +236,32 @@ static void pack_b_turn(float *dst, const float *b, int64_t b_col, int kc, int w
     }
 }
 
+/* The same of halves, as they are stored: pairs of k are turned, then widened. */
+static void pack_b_half(float *dst, const uint16_t *b, int64_t b_col, int kc, int width) {
+    for (int n0 = 0; n0 < NR; n0 += TL_LANES) {
+        const int columns = width - n0 < 0 ? 0 : least(width - n0, TL_LANES);
+        const uint16_t *src = b + n0 * b_col;
+        for (int k0 = 0; k0 < kc; k0 += 2 * TL_LANES) {
+            const int ks = least(kc - k0, 2 * TL_LANES);
+            float *to = dst + k0 / UNIT * NR + n0;
+            v16 r[TL_LANES];
+            if (columns == TL_LANES && ks == 2 * TL_LANES)
+                UNROLL for (int i = 0; i < TL_LANES; i++) r[i] = v16_load_halves(src + i * b_col + k0);
+            else
+                for (int i = 0; i < TL_LANES; i++)
+                    r[i] = i < columns ? v16_load_halves_n(src + i * b_col + k0, ks) : v16_zero();
+            v16_transpose(r);
+            const int pairs = (ks + 1) / 2;
+            for (int i = 0; i < pairs; i++) {
+                v16 w[2] = {r[i]};
+                if (UNIT == 1) spread(r[i], w);
+                v16_store_aligned(to + 2 / UNIT * i * NR, w[0]);
+                if (UNIT == 1 && 2 * i + 1 < words(ks)) v16_store_aligned(to + (2 * i + 1) * NR, w[1]);
+            }
+        }
+    }
+}
+
 /* dst[m][AS] = A(m, k); A's unit stride is k. */
 static void pack_a_by_row(float *dst, const float *a, int64_t a_row, int mr, int kc) {
     for (int m = 0; m < mr; m++, a += a_row, dst += AS) {
@@ -264,25 +291,25 @@ static void pack_a_by_k(float *dst, const float *a, int64_t a_col, int rows, int
 
 /* ---- prefetching: a rectangle of memory, a few lines at a time ---- */
 
-enum { LINE_FLOATS = 16 };
+enum { LINE_BYTES = 64 };
 typedef struct fetch {
-    const float *at; /* next row */
-    int64_t stride;
+    const char *at; /* next row */
+    int64_t stride_bytes;
     int rows, lines; /* rows left; lines a row */
     int line;        /* next line of this row */
     int step;        /* lines a call */
 } fetch;
 
-/* rows × floats at p, to be fetched in about `calls` calls. */
-static fetch fetch_of(const float *p, int64_t stride, int rows, int floats, int calls) {
-    fetch h = {p, stride, rows, (floats + LINE_FLOATS - 1) / LINE_FLOATS + 1, 0, 0};
+/* rows × bytes at p, to be fetched in about `calls` calls. */
+static fetch fetch_of(const void *p, int64_t stride_bytes, int rows, int64_t bytes, int calls) {
+    fetch h = {p, stride_bytes, rows, (int)((bytes + LINE_BYTES - 1) / LINE_BYTES) + 1, 0, 0};
     h.step = (int)(((int64_t)h.rows * h.lines + calls - 1) / (calls > 0 ? calls : 1));
     return h;
 }
 TL_INLINE void fetch_go(fetch *h) {
     for (int i = 0; i < h->step && h->rows > 0; i++) {
-        tl_prefetch_l2(h->at + h->line * LINE_FLOATS);
-        if (++h->line == h->lines) h->line = 0, h->rows--, h->at += h->stride;
+        tl_prefetch_l2(h->at + h->line * LINE_BYTES);
+        if (++h->line == h->lines) h->line = 0, h->rows--, h->at += h->stride_bytes;
     }
 }
 
@@ -291,27 +318,40 @@ TL_INLINE void fetch_go(fetch *h) {
 typedef struct job {
     tl_ctx *ctx;
     float *c;
-    const float *a, *b, *bias;
+    const float *a, *bias;
+    const char *b;
     int64_t ldc, a_row, a_col, b_row, b_col;
     int M, N, K;
+    bool half; /* b is halves, turned */
+    bool accumulate;
     int mb, nb;   /* panels a task, rows and columns */
     int n_blocks; /* tasks along n */
-    bool accumulate;
 } job;
+
+static int element_bytes(const job *j) {
+    return j->half ? 2 : 4;
+}
+/* Sixteen outputs' k lie side by side in memory, and are turned in registers. */
+static bool turns_b(const job *j) {
+    return j->half || j->b_col != 1;
+}
+/* B(k, n). */
+static const void *b_at(const job *j, int64_t k, int64_t n) {
+    return j->b + (k * j->b_row + n * j->b_col) * element_bytes(j);
+}
 
 /* Full panels of B need no packing where its unit stride is n, unless its rows share the same sets of L1. The narrow
  * AVX2 tile reads B twice as often and does better from packed panels. */
 static bool reads_b_in_place(const job *j) {
-    return !COPIES && NV > 1 && j->b_col == 1 && j->b_row % 1024 != 0;
+    return !COPIES && NV > 1 && !turns_b(j) && j->b_row % 1024 != 0;
 }
 
-static void task(void *user, int64_t index, int worker) {
-    const job *j = user;
+static void task(const job *j, int64_t index, int worker) {
     const int m_first = (int)(index / j->n_blocks) * j->mb * MR, m_end = least(j->M, m_first + j->mb * MR);
     const int n_first = (int)(index % j->n_blocks) * j->nb * NR, n_end = least(j->N, n_first + j->nb * NR);
     const int panels_n = (n_end - n_first + NR - 1) / NR, panels_m = (m_end - m_first + MR - 1) / MR;
     float *a_pack = tl__workspace(j->ctx, worker), *b_pack = a_pack + A_FLOATS;
-    const bool by_row = j->a_col == 1, turn = j->b_col != 1, in_place = reads_b_in_place(j);
+    const bool by_row = j->a_col == 1, turn = turns_b(j), in_place = reads_b_in_place(j);
     const int group = (by_row ? 1 : A_GROUP) * MR;
 
     for (int k0 = 0; k0 < j->K; k0 += TL_KB) {
@@ -320,16 +360,18 @@ static void task(void *user, int64_t index, int worker) {
         const bool last = k0 + kc == j->K;
         for (int p = 0; p < panels_n; p++) {
             const int n = n_first + p * NR, width = least(n_end - n, NR);
-            const float *src = j->b + k0 * j->b_row + n * j->b_col;
-            if (turn) pack_b_turn(b_pack + p * B_PANEL, src, j->b_col, kc, width, TL_LANES * j->b_col);
+            const float *src = b_at(j, k0, n);
+            if (j->half) pack_b_half(b_pack + p * B_PANEL, b_at(j, k0, n), j->b_col, kc, width);
+            else if (turn) pack_b_turn(b_pack + p * B_PANEL, src, j->b_col, kc, width, TL_LANES * j->b_col);
             else if (!in_place || width < NR) pack_b_copy(b_pack + p * B_PANEL, src, j->b_row, kc, width, 0);
         }
         fetch next_b = {0};
         if (!last) {
             const int next_kc = least(j->K - k0 - kc, TL_KB), calls = panels_m * panels_n;
-            const float *src = j->b + (k0 + kc) * j->b_row + n_first * j->b_col;
-            next_b = turn ? fetch_of(src, j->b_col, n_end - n_first, next_kc, calls)
-                          : fetch_of(src, j->b_row, next_kc, n_end - n_first, calls);
+            const int size = element_bytes(j);
+            const void *src = b_at(j, k0 + kc, n_first);
+            next_b = turn ? fetch_of(src, j->b_col * size, n_end - n_first, next_kc * size, calls)
+                          : fetch_of(src, j->b_row * size, next_kc, (n_end - n_first) * size, calls);
         }
         for (int m0 = m_first; m0 < m_end; m0 += group) {
             const int rows = least(m_end - m0, group);
@@ -340,8 +382,8 @@ static void task(void *user, int64_t index, int worker) {
             if (m0 + group < m_end) {
                 const int next_rows = least(m_end - m0 - group, group);
                 const int calls = panels_n * ((rows + MR - 1) / MR);
-                next_a = by_row ? fetch_of(src + group * j->a_row, j->a_row, next_rows, kc, calls)
-                                : fetch_of(src + group, j->a_col, kc, next_rows, calls);
+                next_a = by_row ? fetch_of(src + group * j->a_row, j->a_row * 4, next_rows, kc * 4, calls)
+                                : fetch_of(src + group, j->a_col * 4, kc, next_rows * 4, calls);
             }
             for (int m = 0, q = 0; m < rows; m += MR, q++) {
                 const int mr = least(rows - m, MR);
@@ -352,7 +394,7 @@ static void task(void *user, int64_t index, int worker) {
                     fetch_go(&next_b);
                     const int width = least(n_end - n, NR);
                     const bool placed = in_place && width == NR;
-                    fn(kw, a_pack + q * A_BY_K, placed ? j->b + k0 * j->b_row + n : b_pack + p * B_PANEL,
+                    fn(kw, a_pack + q * A_BY_K, placed ? b_at(j, k0, n) : b_pack + p * B_PANEL,
                        placed ? j->b_row : NR, j->c + (m0 + m) * j->ldc + n, j->ldc, width, add,
                        last && j->bias ? j->bias + n : NULL);
                 }
@@ -365,11 +407,11 @@ static void task(void *user, int64_t index, int worker) {
 
 enum {
     FEW = 16,             /* rows at most */
-    FEW_TURN_K = 32,      /* k of a piece that is turned: NR rows of W, two lines each */
-    FEW_TURN_AHEAD = 256, /* k between asking for memory and using it */
     FEW_PLACE_K = 16,     /* k of a piece read in place, */
     FEW_PLACE = 128 / NR, /* panels wide */
     FEW_PLACE_AHEAD = 32,
+    FEW_TURN_BYTES = 192 << 10, /* of B a task */
+    FEW_TURN_ROWS = NV > 1 ? 8 : 4,
 };
 _Static_assert(FEW_PLACE * FEW * NR + TL_KB * NR + FEW * AS <= A_FLOATS + NB_MAX * B_PANEL, "scratch");
 
@@ -443,34 +485,29 @@ static void few_store(float *c, int64_t ldc, int M, int n, const float *sums, bo
         }
 }
 
-/* A task: nb panels, each over all of k. */
-static void few_task(void *user, int64_t index, int worker) {
-    const job *j = user;
-    const bool turn = j->b_col != 1;
-    const int wide = turn ? 1 : FEW_PLACE, piece = turn ? FEW_TURN_K : FEW_PLACE_K;
+/* A task where B's unit stride is n: nb panels, each over all of k. */
+static void few_place_task(const job *j, int64_t index, int worker) {
     float *sums = tl__workspace(j->ctx, worker), *buffer = sums + FEW_PLACE * FEW * NR, *a_pack = buffer + TL_KB * NR;
     const int64_t a_row = COPIES ? AS : j->a_row;
     const int n_first = (int)index * j->nb * NR, n_end = least(j->N, n_first + j->nb * NR);
 
-    for (int n0 = n_first; n0 < n_end; n0 += wide * NR) {
-        const int columns = least(n_end - n0, wide * NR);
+    for (int n0 = n_first; n0 < n_end; n0 += FEW_PLACE * NR) {
+        const int columns = least(n_end - n0, FEW_PLACE * NR);
         for (int k0 = 0; k0 < j->K; k0 += TL_KB) {
             const int kb = least(j->K - k0, TL_KB);
             memset(sums, 0, sizeof(float) * FEW_PLACE * FEW * NR);
             if (COPIES) pack_a_by_row(a_pack, j->a + k0, j->a_row, j->M, kb);
-            for (int k = k0; k < k0 + kb; k += piece) {
-                const int kc = least(k0 + kb - k, piece), kw = words(kc);
+            for (int k = k0; k < k0 + kb; k += FEW_PLACE_K) {
+                const int kc = least(k0 + kb - k, FEW_PLACE_K), kw = words(kc);
                 const float *a = COPIES ? a_pack + (k - k0) / UNIT : j->a + k;
-                const float *b = j->b + k * j->b_row + n0 * j->b_col;
+                const float *b = b_at(j, k, n0);
                 /* Memory is asked for ahead in k; past the end of k, at the beginning of the columns that come next. */
-                const int further = turn ? FEW_TURN_AHEAD : FEW_PLACE_AHEAD;
-                int64_t ahead = further * j->b_row;
-                if (k + further >= j->K) ahead += wide * NR * j->b_col - j->K * j->b_row;
+                int64_t ahead = FEW_PLACE_AHEAD * j->b_row;
+                if (k + FEW_PLACE_AHEAD >= j->K) ahead += FEW_PLACE * NR - j->K * j->b_row;
                 for (int p = 0; p * NR < columns; p++) {
                     const int width = least(columns - p * NR, NR);
-                    const bool in_place = !COPIES && !turn && width == NR;
-                    if (turn) pack_b_turn(buffer, b, j->b_col, kc, width, ahead);
-                    else if (!in_place) pack_b_copy(buffer, b + p * NR, j->b_row, kc, width, ahead);
+                    const bool in_place = !COPIES && width == NR;
+                    if (!in_place) pack_b_copy(buffer, b + p * NR, j->b_row, kc, width, ahead);
                     chain_rows(j->M, kw, a, a_row, in_place ? b + p * NR : buffer, in_place ? j->b_row : NR,
                                in_place ? ahead : 0, sums + p * FEW * NR);
                 }
@@ -482,11 +519,136 @@ static void few_task(void *user, int64_t index, int worker) {
     }
 }
 
+/* A piece of B: sixteen outputs, or fewer, over kc ≤ TL_KB of k, which lie side by side: turned in registers. */
+typedef struct piece {
+    const char *b;
+    int64_t b_bytes; /* from output to output */
+    int columns, kc;
+} piece;
+
+/* C[mr, columns] (+)= A·piece (+ bias), A packed by row. Some of `next` is fetched. */
+TL_INLINE void turned(const int mr, const bool half, const piece *of, const float *a, fetch *next, float *c,
+                      int64_t ldc, bool add, const float *bias) {
+    const int step = half ? 2 * TL_LANES : STEP, step_words = step / UNIT, step_bytes = half ? 64 : 4 * STEP;
+    const bool widens = half && UNIT == 1;
+    const char *b = of->b;
+    v16 s[FEW_TURN_ROWS];
+    UNROLL for (int i = 0; i < mr; i++) s[i] = v16_zero();
+    const unsigned mode = FLUSHES ? flush_enter() : 0;
+    if (FLUSHES) UNROLL for (int i = 0; i < mr; i++) pin(&s[i]);
+    for (int k = 0; k < of->kc; k += step, a += step_words, b += step_bytes) {
+        const int ks = least(of->kc - k, step);
+        v16 r[TL_LANES];
+        fetch_go(next);
+        if (ks == step && of->columns == TL_LANES) {
+            const char *p = b;
+            UNROLL for (int i = 0; i < TL_LANES; i++, p += of->b_bytes) {
+                r[i] = half ? v16_load_halves((const void *)p) : along((const void *)p, STEP);
+            }
+            v16_transpose(r);
+            UNROLL for (int w = 0; w < TL_LANES; w++) {
+                v16 pair[2] = {r[w]};
+                if (widens) spread(r[w], pair);
+                UNROLL for (int i = 0; i < mr; i++) {
+                    const float *x = a + i * AS + (widens ? 2 * w : w);
+                    s[i] = dot(v16_set1(x[0]), pair[0], s[i]);
+                    if (widens) s[i] = dot(v16_set1(x[1]), pair[1], s[i]);
+                }
+            }
+        } else {
+            _Alignas(64) float turned_words[2 * TL_LANES][TL_LANES];
+            for (int i = 0; i < TL_LANES; i++) {
+                const void *p = b + i * of->b_bytes;
+                r[i] = i >= of->columns ? v16_zero() : half ? v16_load_halves_n(p, ks) : along(p, ks);
+            }
+            v16_transpose(r);
+            for (int w = 0; w < TL_LANES; w++) {
+                v16 pair[2] = {r[w]};
+                if (widens) spread(r[w], pair), v16_store_aligned(turned_words[2 * w + 1], pair[1]);
+                v16_store_aligned(turned_words[widens ? 2 * w : w], pair[0]);
+            }
+            for (int w = 0; w < words(ks); w++)
+                UNROLL for (int i = 0; i < mr; i++)
+                    s[i] = dot(v16_set1(a[i * AS + w]), v16_load_aligned(turned_words[w]), s[i]);
+        }
+    }
+    if (FLUSHES) {
+        UNROLL for (int i = 0; i < mr; i++) pin(&s[i]);
+        _mm_setcsr(mode);
+        UNROLL for (int i = 0; i < mr; i++) pin(&s[i]);
+    }
+    UNROLL for (int i = 0; i < mr; i++) {
+        const int n = of->columns;
+        if (add) s[i] = v16_add(v16_load_n(c + i * ldc, n), s[i]);
+        if (bias) s[i] = v16_add(s[i], v16_load_n(bias, n));
+        v16_store_n(c + i * ldc, s[i], n);
+    }
+}
+
+typedef void turned_fn(const piece *of, const float *a, fetch *next, float *c, int64_t ldc, bool add,
+                       const float *bias);
+#define TURNED(mr)                                                                                                     \
+    static void turned_float_##mr(const piece *of, const float *a, fetch *next, float *c, int64_t ldc, bool add, const float *bias) {                                          \
+        turned(mr, false, of, a, next, c, ldc, add, bias);                                                   \
+    }                                                                                                                  \
+    static void turned_half_##mr(const piece *of, const float *a, fetch *next, float *c, int64_t ldc, bool add, const float *bias) {                                           \
+        turned(mr, true, of, a, next, c, ldc, add, bias);                                                    \
+    }
+TURNED(1)
+TURNED(2)
+TURNED(3)
+TURNED(4)
+#if defined(TL_ISA_avx512)
+TURNED(5)
+TURNED(6)
+TURNED(7)
+TURNED(8)
+#endif
+static turned_fn *const turns[2][FEW_TURN_ROWS + 1] = {
+    {0, turned_float_1, turned_float_2, turned_float_3, turned_float_4,
+#if defined(TL_ISA_avx512)
+     turned_float_5, turned_float_6, turned_float_7, turned_float_8
+#endif
+    },
+    {0, turned_half_1, turned_half_2, turned_half_3, turned_half_4,
+#if defined(TL_ISA_avx512)
+     turned_half_5, turned_half_6, turned_half_7, turned_half_8
+#endif
+    },
+};
+
+/* A task where B's unit stride is k: nb times sixteen outputs over all of k, block by block. While a piece is worked on,
+ * the next is fetched, row after row: memory is read in its order, and waits for no arithmetic. */
+static void few_turn_task(const job *j, int64_t index, int worker) {
+    const int n_first = (int)index * j->nb * TL_LANES, n_end = least(j->N, n_first + j->nb * TL_LANES);
+    const int size = element_bytes(j), step = j->half ? 2 * TL_LANES : STEP;
+    float *a_pack = tl__workspace(j->ctx, worker);
+    const int64_t b_bytes = j->b_col * size;
+    fetch next = fetch_of(b_at(j, 0, n_first), b_bytes, least(n_end - n_first, TL_LANES), least(j->K, TL_KB) * size, 1);
+    fetch_go(&next);
+    for (int k0 = 0; k0 < j->K; k0 += TL_KB) {
+        const int kc = least(j->K - k0, TL_KB);
+        pack_a_by_row(a_pack, j->a + k0, j->a_row, j->M, kc);
+        for (int n0 = n_first; n0 < n_end; n0 += TL_LANES) {
+            const piece of = {b_at(j, k0, n0), b_bytes, least(n_end - n0, TL_LANES), kc};
+            const bool more = n0 + TL_LANES < n_end, last = k0 + kc == j->K;
+            const int k = more ? k0 : k0 + kc, n = more ? n0 + TL_LANES : n_first;
+            next = more || !last ? fetch_of(b_at(j, k, n), b_bytes, least(n_end - n, TL_LANES),
+                                            least(j->K - k, TL_KB) * size, (kc + step - 1) / step)
+                                 : (fetch){0};
+            for (int m = 0; m < j->M; m += FEW_TURN_ROWS)
+                turns[j->half][least(j->M - m, FEW_TURN_ROWS)](&of, a_pack + m * AS, &next, j->c + m * j->ldc + n0,
+                                                               j->ldc, k0 > 0 || j->accumulate,
+                                                               last && j->bias ? j->bias + n0 : NULL);
+        }
+    }
+}
+
 /* Cut C into tasks by shape alone: the cut that should end first on two, four and eight workers (two counting most),
  * what each task packs included. The unit is the time of a tile; a panel's packing is in that unit as measured on
  * Zen 4. */
 static void cut(job *j) {
-    const double pack_b = reads_b_in_place(j) ? cost_b_place : j->b_col == 1 ? cost_b_copy : cost_b_turn;
+    const double pack_b = reads_b_in_place(j) ? cost_b_place : turns_b(j) ? cost_b_turn : cost_b_copy;
     const double pack_a = j->a_col == 1 ? cost_a_by_row : cost_a_by_k;
     const int np = (j->N + NR - 1) / NR, mp = (j->M + MR - 1) / MR;
     const double k_blocks = (double)j->K / TL_KB, start = cost_start; /* claiming a task and its first misses */
@@ -512,25 +674,70 @@ static void product_empty(const job *j) {
         }
 }
 
-/* The table's entry. */
+/* Products that are done together: their tasks follow one another in one loop. */
+typedef struct batch {
+    job j[TL_MAX_PRODUCTS];
+    int64_t first[TL_MAX_PRODUCTS + 1]; /* task of each */
+    int n;
+} batch;
+
+static bool has_few_rows(const job *j) {
+    return j->M <= FEW && j->a_col == 1;
+}
+
+static void batch_task(void *user, int64_t index, int worker) {
+    const batch *b = user;
+    int i = 0;
+    while (index >= b->first[i + 1]) i++;
+    const job *j = &b->j[i];
+    (!has_few_rows(j) ? task : turns_b(j) ? few_turn_task : few_place_task)(j, index - b->first[i], worker);
+}
+
+/* How many tasks a product is, having cut it. */
+static int64_t tasks_of(job *j) {
+    if (!has_few_rows(j)) {
+        cut(j);
+        return ((j->M + MR - 1) / MR + j->mb - 1) / j->mb * (int64_t)j->n_blocks;
+    }
+    if (turns_b(j)) {
+        const int64_t panel_bytes = (int64_t)j->K * element_bytes(j) * TL_LANES;
+        j->nb = panel_bytes < FEW_TURN_BYTES ? (int)(FEW_TURN_BYTES / panel_bytes) : 1;
+        return (j->N + (int64_t)j->nb * TL_LANES - 1) / (j->nb * TL_LANES);
+    }
+    /* a task reads 256 KB of B, whole panels */
+    j->nb = ((65536 / NR + j->K - 1) / j->K + FEW_PLACE - 1) / FEW_PLACE * FEW_PLACE;
+    return ((int64_t)j->N + j->nb * NR - 1) / (j->nb * NR);
+}
+
+static void batch_add(batch *b, const job *j) {
+    if (!j->M || !j->N) return;
+    if (!j->K) {
+        product_empty(j);
+        return;
+    }
+    b->j[b->n] = *j;
+    b->first[b->n + 1] = b->first[b->n] + tasks_of(&b->j[b->n]);
+    b->n++;
+}
+
+/* The table's entries. */
 static void product(tl_ctx *ctx, float *c, int64_t ldc, int M, int N, int K, const float *a, int64_t a_row,
                     int64_t a_col, const float *b, int64_t b_row, int64_t b_col, const float *bias, bool accumulate) {
     assert(M >= 0 && N >= 0 && K >= 0 && (a_row == 1 || a_col == 1) && (b_row == 1 || b_col == 1));
-    job j = {ctx, c, a, b, bias, ldc, a_row, a_col, b_row, b_col, M, N, K, 0, 0, 0, accumulate};
-    if (!M || !N) return;
-    if (!K) {
-        product_empty(&j);
-        return;
-    }
-    if (M <= FEW && a_col == 1) {
-        const int wide = b_col == 1 ? FEW_PLACE : 1; /* a task reads 256 KB of B, whole panels */
-        j.nb = ((65536 / NR + K - 1) / K + wide - 1) / wide * wide;
-        tl__parallel_for(ctx->pool, ((int64_t)N + j.nb * NR - 1) / (j.nb * NR), few_task, &j);
-        return;
-    }
-    cut(&j);
-    const int64_t m_blocks = ((M + MR - 1) / MR + j.mb - 1) / j.mb;
-    tl__parallel_for(ctx->pool, m_blocks * j.n_blocks, task, &j);
+    batch all = {0};
+    batch_add(&all, &(job){.ctx = ctx, .c = c, .ldc = ldc, .M = M, .N = N, .K = K, .a = a, .a_row = a_row,
+                           .a_col = a_col, .b = (const char *)b, .b_row = b_row, .b_col = b_col, .bias = bias,
+                           .accumulate = accumulate});
+    tl__parallel_for(ctx->pool, all.first[all.n], batch_task, &all);
+}
+
+static void linear(tl_ctx *ctx, const tl_product *products, int count, const float *x, int64_t ldx, int R) {
+    batch all = {0};
+    for (const tl_product *p = products; p < products + count; p++)
+        batch_add(&all, &(job){.ctx = ctx, .c = p->y, .ldc = p->ldy, .M = R, .N = p->w->N, .K = p->w->K, .a = x,
+                               .a_row = ldx, .a_col = 1, .b = p->w->data, .b_row = 1, .b_col = p->w->K,
+                               .bias = p->bias, .half = p->w->type != TL_F32});
+    tl__parallel_for(ctx->pool, all.first[all.n], batch_task, &all);
 }
 
 #endif

@@ -72,19 +72,19 @@ static void gemm_bf16(tl_ctx *ctx, float *c, int64_t ldc, int M, int N, int K, c
         }
 }
 
-/* ---- weights of two bytes: the products above on the weights that they are ---- */
+/* ---- stored weights: the products above on the weights that they are ---- */
 
-static void linear_half(tl_ctx *ctx, const tl_product *products, int count, const float *x, int64_t ldx, int R) {
+static void linear(tl_ctx *ctx, const tl_product *products, int count, const float *x, int64_t ldx, int R) {
     float w[TL_KB];
     for (const tl_product *p = products; p < products + count; p++) {
         const int N = p->w->N, K = p->w->K;
-        const bool bf16 = p->w->type == TL_BF16;
+        const tl_type type = p->w->type;
         for (int n = 0; n < N; n++)
-            for (int k0 = 0; k0 < K; k0 += TL_KB) {
+            for (int k0 = 0; k0 < K || k0 == 0; k0 += TL_KB) {
                 const int kc = K - k0 < TL_KB ? K - k0 : TL_KB;
-                tl__widen(w, p->w->type, (const uint16_t *)p->w->data + (int64_t)n * K + k0, kc);
-                (bf16 ? gemm_bf16 : gemm)(ctx, p->y + n, p->ldy, R, 1, kc, x + k0, ldx, 1, w, 1, kc,
-                                          p->bias && k0 + kc == K ? p->bias + n : NULL, k0 > 0);
+                tl__widen(w, type, (const char *)p->w->data + ((int64_t)n * K + k0) * (int64_t)tl__type_bytes(type), kc);
+                (type == TL_BF16 ? gemm_bf16 : gemm)(ctx, p->y + n, p->ldy, R, 1, kc, x + k0, ldx, 1, w, 1, kc,
+                                                     p->bias && k0 + kc == K ? p->bias + n : NULL, k0 > 0);
             }
     }
 }
@@ -92,5 +92,5 @@ static void linear_half(tl_ctx *ctx, const tl_product *products, int count, cons
 void tl__ops_gemm_ref(tl_ops *ops) {
     ops->gemm = gemm;
     ops->gemm_bf16 = gemm_bf16;
-    ops->linear_half = linear_half;
+    ops->linear_f32 = ops->linear_f16 = ops->linear_bf16 = linear;
 }
