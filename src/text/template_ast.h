@@ -141,8 +141,6 @@ struct tl_node {
     int op;
     int line, column;
     bool flag;
-    bool soft;         /* FILTER, TEST of an unknown name: an error when reached, not when compiled */
-    const char *spot;  /* unused by evaluation: what errors call it */
     const tl_string *text, *attr;
     tl_value value;
     tl_node *a, *b, *c, *d;
@@ -155,7 +153,7 @@ struct tl_node {
     tl_function *function;
     int loop_slot;                               /* FOR: slot of `loop`, or −1 */
     int caller_slot, kwargs_slot, varargs_slot;  /* MACRO, CALL_BLOCK: −1 when not used */
-    int known;                                   /* FILTER, TEST: index in its table, or −1 */
+    int known;                                   /* FILTER, TEST: index in its table; −1: an error when it is reached */
 };
 
 struct tl_template {

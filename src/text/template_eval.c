@@ -256,7 +256,7 @@ static tl_value compare(tl_run *run, activation *a, const tl_node *n) {
     return tl__bool(true);
 }
 
-static tl_value unknown_name(tl_run *run, const tl_node *n) {
+static _Noreturn void unknown_name(tl_run *run, const tl_node *n) {
     tl__run_fail(run, "there is no %s called '%.*s'", n->kind == TL_N_FILTER ? "filter" : "test", (int)(n->attr->n < 100 ? n->attr->n : 100), n->attr->bytes);
 }
 
