@@ -581,9 +581,7 @@ static tl_value first(tl_run *run, tl_value v) {
 
 static tl_value last(tl_run *run, tl_value v) {
     if (!tl__iterable(v) || v.kind == TL_V_ITERATOR || v.kind == TL_V_LOOP) tl__run_fail(run, "a value of type %s has no last item; make it a list first", tl__value_type(v));
-    if (v.kind == TL_V_UNDEFINED) tl__run_defined(run, v);
-    tl_iterator *it = tl__iterate(run, v);
-    tl_value src = it->source;
+    tl_value src = tl__iterate(run, v)->source;
     if (tl__length(run, src) == 0) return tl__undefined(run, "No last item, sequence was empty.");
     return tl__item(run, src, tl__int(-1));
 }
@@ -592,8 +590,7 @@ static tl_value reverse(tl_run *run, tl_value v) {
     static const tl_value whole[2] = {{.kind = TL_V_NONE}, {.kind = TL_V_NONE}};
     tl_value bound[3] = {whole[0], whole[1], tl__int(-1)};
     if (v.kind == TL_V_STRING) return tl__slice(run, v, bound);
-    bool generator = v.kind == TL_V_ITERATOR || v.kind == TL_V_UNDEFINED;
-    if (v.kind == TL_V_UNDEFINED) tl__run_defined(run, v); /* reversed() asks for an item */
+    bool generator = v.kind == TL_V_ITERATOR; /* which Python cannot reverse, so that jinja2 makes a list of it */
     tl_value all = tl__slice(run, tl__list_of(run, v, TL_V_LIST), bound);
     if (generator) return all;
     tl_iterator *it = TL_NEW(&run->memory, tl_iterator, 1);

@@ -52,7 +52,7 @@ static tl_value range(tl_run *run, const tl_args *args) {
     __int128 n = span > 0 ? (span - 1) / step + 1 : 0;
     if (n > MOST_RANGE) tl__run_fail(run, "a range of more than %d numbers is refused", MOST_RANGE);
     tl_range *r = TL_NEW(&run->memory, tl_range, 1);
-    *r = (tl_range){bound[0], bound[2], (int64_t)n};
+    *r = (tl_range){bound[0], bound[1], bound[2], (int64_t)n};
     return (tl_value){.kind = TL_V_RANGE, .range = r};
 }
 

@@ -67,7 +67,7 @@ static void dump_string(dumper *d, const tl_string *s) {
     for (size_t i = 0; i <= s->n;) {
         uint32_t c = 0;
         int width = i < s->n ? tl__utf8_at((const uint8_t *)s->bytes + i, &c) : 1;
-        bool special = i < s->n && (c < 0x20 || c == '"' || c == '\\' || (d->ascii && c >= 0x7F && c != 0x7F));
+        bool special = i < s->n && (c < 0x20 || c == '"' || c == '\\' || (d->ascii && c >= 0x7F));
         if (i == s->n || special) {
             tl__text_add(d->t, s->bytes + plain, i - plain, s->data ? s->data + plain : NULL);
             plain = i + (size_t)width;

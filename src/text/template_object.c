@@ -214,7 +214,7 @@ tl_value tl__slice(tl_run *run, tl_value of, const tl_value bound[3]) {
     tl__run_steps(run, count / 16);
     if (of.kind == TL_V_RANGE) {
         tl_range *r = TL_NEW(&run->memory, tl_range, 1);
-        *r = (tl_range){of.range->start + start * of.range->step, of.range->step * step, count};
+        *r = (tl_range){of.range->start + start * of.range->step, of.range->start + stop * of.range->step, of.range->step * step, count};
         return (tl_value){.kind = TL_V_RANGE, .range = r};
     }
     if (of.kind == TL_V_STRING && step == 1) {

@@ -483,13 +483,17 @@ bool tl__value_repr(tl_text *t, tl_value v, int depth, const char **why) {
     case TL_V_VIEW:
         return view_repr(t, v, depth, why);
     case TL_V_RANGE: {
-        int64_t stop = v.range->start + v.range->step * v.range->n;
-        sprintf(form, "range(%lld, %lld", (long long)v.range->start, (long long)stop);
+        sprintf(form, "range(%lld, %lld", (long long)v.range->start, (long long)v.range->stop);
         tl__text_c(t, form);
         if (v.range->step != 1) sprintf(form, ", %lld", (long long)v.range->step), tl__text_c(t, form);
         tl__text_c(t, ")");
         return true;
     }
+    case TL_V_NAMESPACE:
+        tl__text_c(t, "<Namespace ");
+        if (!dict_repr(t, v.dict, depth + 1, why)) return false;
+        tl__text_c(t, ">");
+        return true;
     default:
         *why = tl__value_type(v);
         return false;

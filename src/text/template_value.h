@@ -96,7 +96,7 @@ typedef struct tl_dict {
 } tl_dict;
 
 typedef struct tl_range {
-    int64_t start, step, n;
+    int64_t start, stop, step, n;
 } tl_range;
 
 typedef struct tl_bound {
