@@ -1,12 +1,12 @@
-/* trilith.h — the public C API of Trilith: open a model folder, turn text into token ids and back, score and continue
- * token ids.
+/* trilith.h — the public C API of Trilith: open a model folder or a GGUF file, turn text into token ids and back, score
+ * and continue token ids.
  *
  * Every call returns 0 (or, where it says so, a count) or a negative tl_status. With a negative one it has filled a
  * tl_error (which may be NULL) with one sentence that says what is wrong, where, and what to do about it. Arguments are
  * checked: a call that is refused has changed nothing, and its handle works as before. No call prints, and none ends
  * the process.
  *
- * An engine is a model folder made ready to compute; a session is one sequence of tokens read or written with it. An
+ * An engine is a model made ready to compute; a session is one sequence of tokens read or written with it. An
  * engine and its sessions are used by one thread at a time (several threads need one lock around them); engines are
  * independent of each other. Sessions are closed before their engine.
  *
@@ -54,8 +54,9 @@ typedef struct tl_engine tl_engine;
 
 /* Numerics that hold their bits on any CPU. */
 typedef enum tl_dtype {
-    TL_DTYPE_F32 = 0,  /* all in f32 */
+    TL_DTYPE_AUTO = 0, /* as the weights are stored: F32 and F16 in f32, BF16 in bf16, a quantised type in its own */
     TL_DTYPE_BF16 = 1, /* factors of products rounded to bf16, sums in f32 */
+    TL_DTYPE_F32 = 2,  /* all in f32, whatever the weights are stored in */
 } tl_dtype;
 
 /* Begin with {0} and set what differs: members may be added, and 0 stays what it is now. */
@@ -66,18 +67,20 @@ typedef struct tl_engine_options {
     bool verify;    /* read all weights first and compare them with the folder's manifest, which must be there */
 } tl_engine_options;
 
-/* folder: a checkpoint, a run (its newest checkpoint is used), or a Hugging Face model folder. options may be NULL.
- * Weights are mapped from their file, which is therefore not to be changed in place while the engine is open; with
- * TRILITH_MMAP=0 in the environment they are read into memory instead. *engine is NULL after a failure. */
-int tl_engine_open(tl_engine **engine, const char *folder, const tl_engine_options *options, tl_error *err);
+/* model: a checkpoint, a run (its newest checkpoint is used), a Hugging Face model folder, a GGUF file, or a folder
+ * that holds one and no config.json. options may be NULL. Weights are mapped from their file, which is therefore not to
+ * be changed in place while the engine is open; with TRILITH_MMAP=0 in the environment they are read into memory
+ * instead. *engine is NULL after a failure. */
+int tl_engine_open(tl_engine **engine, const char *model, const tl_engine_options *options, tl_error *err);
 void tl_engine_close(tl_engine *engine); /* NULL is allowed, as in all the closing calls */
 
 typedef struct tl_engine_facts {
     int vocabulary;     /* ids are 0 … vocabulary − 1, a row of logits has as many */
     int positions;      /* most tokens that a session can hold */
-    int tokenizer_ids;  /* ids that stand for text; 0: the folder has no tokenizer */
+    int tokenizer_ids;  /* ids that stand for text; 0: there is no tokenizer */
     int begin_id;       /* the id that stands before a text, for an empty prompt; −1: none */
     int64_t parameters; /* tied ones counted once */
+    bool begins_texts;  /* the model expects every text to begin with begin_id, which encoding does not add */
 } tl_engine_facts;
 
 int tl_engine_describe(const tl_engine *engine, tl_engine_facts *facts, tl_error *err);

@@ -115,6 +115,16 @@ int tl__cli_print_json(const tl_cli *cli, json_t *value);
  * pass, the other control characters become '?'. */
 void tl__cli_show(FILE *out, const char *text, size_t n, bool terminal);
 
+/* What --model means where a model is used. */
+#define TL_MODEL_HELP                                                                                                  \
+    "A checkpoint, a run (its newest checkpoint is used), a Hugging Face model folder, or a GGUF file."
+/* And --dtype; values are tl_dtype's. */
+extern const char *const tl__dtype_names[];
+#define TL_DTYPE_HELP                                                                                                  \
+    "Numerics of products with weights. auto: those of the type that each is stored in (F32 and F16 in f32, BF16 in "  \
+    "bf16, quantised ones with their input in 8 bits by 32). bf16 rounds all factors on the way in; f32 widens every "  \
+    "weight. Score a run trained in bf16 in bf16 to get the trainer's bits."
+
 /* The two options of every command that computes with a model's weights: fields `verify` and `mmap` of its struct. */
 #define TL_MODEL_FILE_OPTIONS(T)                                                                                       \
     {"verify", TL_FLAG(T, verify),                                                                                     \

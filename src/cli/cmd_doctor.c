@@ -45,7 +45,7 @@ typedef struct findings {
 
 #define ENTRIES(X)                                                                                                     \
     X(gemm)                                                                                                            \
-    X(gemm_bf16)                                                                                                       \
+    X(gemm_bf16) X(linear_half) X(linear_quantised) X(embed_stored)                                                    \
     X(bias_backward)                                                                                                   \
     X(embed) X(embed_backward) X(rmsnorm) X(rmsnorm_backward) X(layernorm) X(layernorm_backward) X(rope) X(kv_store)   \
         X(attention) X(attention_backward) X(gelu) X(gelu_backward) X(swiglu) X(swiglu_backward) X(add)                \

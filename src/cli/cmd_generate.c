@@ -20,8 +20,7 @@ typedef struct settings {
 } settings;
 
 static const tl_option options[] = {
-    {"model", TL_STRING(settings, model), .value = "DIR", .required = true,
-     .help = "A checkpoint, a run (its newest checkpoint is used), or a Hugging Face model folder."},
+    {"model", TL_STRING(settings, model), .value = "MODEL", .required = true, .help = TL_MODEL_HELP},
     TL_HEADING("Prompt"),
     {"prompt", TL_STRING(settings, prompt),
      .help = "The text to continue. Without a prompt the model begins a document of its own."},
@@ -45,9 +44,7 @@ static const tl_option options[] = {
      .help = "The same seed, prompt and settings give the same text, on any number of threads."},
     {"stop-at-eos", TL_FLAG(settings, stop_at_eos), .initial = "true", .help = "Stop when the model ends its text."},
     TL_HEADING("Running"),
-    {"dtype", TL_CHOICE(settings, dtype), .initial = "f32", .choices = tl__contract_names,
-     .help =
-         "Of the products' factors: bf16 rounds them on the way in and sums in f32; the weights are read as they are."},
+    {"dtype", TL_CHOICE(settings, dtype), .initial = "auto", .choices = tl__dtype_names, .help = TL_DTYPE_HELP},
     {"threads", TL_INT(settings, threads), .least = 0, .most = 1024,
      .help = "CPU threads; all that this process may use unless given."},
     TL_MODEL_FILE_OPTIONS(settings),
@@ -197,7 +194,7 @@ static int generate(const settings *o, tl_engine *e, generation *g, tl_session *
     if (!status) status = take_memory(e, g, err);
     tl_engine_options how = {.threads = (int)o->threads,
                              .positions = g->prompt_n + g->max,
-                             .dtype = o->dtype == TL_CONTRACT_BF16 ? TL_DTYPE_BF16 : TL_DTYPE_F32,
+                             .dtype = (tl_dtype)o->dtype,
                              .verify = o->verify};
     if (!status) status = tl__engine_load(e, &how, err);
     if (!status) status = tl__session_open(session, &e->model, &e->ctx, g->prompt_n + g->max, 0, err);
@@ -237,7 +234,7 @@ static int run(tl_cli *cli) {
 const tl_command tl__cmd_generate = {
     .name = "generate",
     .summary = "continue a text with a model",
-    .usage = "--model DIR [--prompt TEXT | --prompt-file FILE] [options]",
+    .usage = "--model MODEL [--prompt TEXT | --prompt-file FILE] [options]",
     .about = "Writes what the model makes of a prompt, token by token as it is sampled. Into a pipe goes the "
              "continuation alone; on a terminal "
              "the prompt stands before it.\n\n"

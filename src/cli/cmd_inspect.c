@@ -112,7 +112,7 @@ static int gather_folder(subject *s, tl_error *err) {
         tl__tokenizer_close(tok);
     }
     if (!status) status = tl__safetensors_open(&s->file, s->folder, err);
-    if (!status) status = tl__model_fits(&s->arch, s->file, s->folder, err);
+    if (!status) status = tl__model_fits(&s->arch, s->folder, err);
     return status || !s->manifest ? status : tl__manifest_verify(s->manifest, s->folder, TL_WEIGHTS_NAME, err);
 }
 

@@ -19,8 +19,7 @@ typedef struct settings {
 } settings;
 
 static const tl_option options[] = {
-    {"model", TL_STRING(settings, model), .value = "DIR", .required = true,
-     .help = "A checkpoint, a run (its newest checkpoint is used), or a Hugging Face model folder."},
+    {"model", TL_STRING(settings, model), .value = "MODEL", .required = true, .help = TL_MODEL_HELP},
     {"text", TL_STRING(settings, text), .value = "FILE",
      .help = "The text to score, exactly as it stands in the file."},
     {"tokens", TL_STRING(settings, tokens), .value = "FILE",
@@ -34,10 +33,7 @@ static const tl_option options[] = {
              "that overlap by half, each token with the most context that a window leaves it."},
     {"chunk", TL_INT(settings, chunk), .initial = "256", .least = 1, .most = 65536,
      .help = "Rows computed at once: memory against speed; the result is the same to the bit."},
-    {"dtype", TL_CHOICE(settings, dtype), .initial = "f32", .choices = tl__contract_names,
-     .help = "Of the products' factors: bf16 rounds them on the way in and sums in f32; the weights are read as they "
-             "are. Score a run "
-             "trained in bf16 in bf16 to get the trainer's bits."},
+    {"dtype", TL_CHOICE(settings, dtype), .initial = "auto", .choices = tl__dtype_names, .help = TL_DTYPE_HELP},
     {"threads", TL_INT(settings, threads), .least = 0, .most = 1024,
      .help = "CPU threads; all that this process may use unless given."},
     TL_MODEL_FILE_OPTIONS(settings),
@@ -159,10 +155,8 @@ static int score(const settings *o, tl_engine *e, scoring *s, tl_error *err) {
     s->logp = malloc((size_t)s->n * sizeof *s->logp);
     tl_session *session = NULL;
     if (!s->logp) status = tl__fail(err, TL_ENOMEM, "not enough memory for %lld log-probabilities", (long long)s->n);
-    tl_engine_options how = {.threads = (int)o->threads,
-                             .positions = s->window,
-                             .dtype = o->dtype == TL_CONTRACT_BF16 ? TL_DTYPE_BF16 : TL_DTYPE_F32,
-                             .verify = o->verify};
+    tl_engine_options how = {
+        .threads = (int)o->threads, .positions = s->window, .dtype = (tl_dtype)o->dtype, .verify = o->verify};
     if (!status) status = tl__engine_load(e, &how, err);
     if (!status) status = tl__session_open(&session, &e->model, &e->ctx, s->window, (int)o->chunk, err);
     int64_t begin = tl__now_ns();
@@ -225,7 +219,7 @@ static int run(tl_cli *cli) {
 const tl_command tl__cmd_score = {
     .name = "score",
     .summary = "say how likely a model finds a text",
-    .usage = "--model DIR (--text FILE | --tokens FILE) [options]",
+    .usage = "--model MODEL (--text FILE | --tokens FILE) [options]",
     .about = "Gives each token's log-probability after all that stands before it, and their mean as loss, perplexity "
              "and bits per byte. The numbers "
              "are the trainer's own, to the bit: the same operators compute both.",

@@ -18,19 +18,20 @@ static int no_room(tl_error *err, const char *what) {
 
 /* ---- a model ---- */
 
-int tl_engine_open(tl_engine **engine, const char *folder, const tl_engine_options *options, tl_error *err) {
+int tl_engine_open(tl_engine **engine, const char *model, const tl_engine_options *options, tl_error *err) {
     if (!engine) return no_room(err, "engine");
     *engine = NULL;
-    if (!folder) return no_room(err, "folder");
+    if (!model) return no_room(err, "model");
     tl_engine_options o = options ? *options : (tl_engine_options){0};
     if (o.positions < 0)
         return tl__fail(err, TL_EINVALID, "options.positions is %d; give the most tokens of a session, or 0 for all",
                         o.positions);
-    if (o.dtype != TL_DTYPE_F32 && o.dtype != TL_DTYPE_BF16)
-        return tl__fail(err, TL_EINVALID, "options.dtype is %d; it is TL_DTYPE_F32 or TL_DTYPE_BF16", (int)o.dtype);
+    if (o.dtype != TL_DTYPE_AUTO && o.dtype != TL_DTYPE_BF16 && o.dtype != TL_DTYPE_F32)
+        return tl__fail(err, TL_EINVALID, "options.dtype is %d; it is TL_DTYPE_AUTO, TL_DTYPE_BF16 or TL_DTYPE_F32",
+                        (int)o.dtype);
     tl_engine *e = calloc(1, sizeof *e);
-    if (!e) return tl__fail(err, TL_ENOMEM, "not enough memory to open %s", folder);
-    int status = tl__engine_open(e, folder, false, err);
+    if (!e) return tl__fail(err, TL_ENOMEM, "not enough memory to open %s", model);
+    int status = tl__engine_open(e, model, false, err);
     if (!status) status = tl__engine_load(e, &o, err);
     if (status) tl_engine_close(e);
     else *engine = e;
@@ -50,6 +51,7 @@ int tl_engine_describe(const tl_engine *engine, tl_engine_facts *facts, tl_error
                                .positions = engine->model.positions,
                                .tokenizer_ids = engine->tokenizer ? tl__tokenizer_vocab(engine->tokenizer) : 0,
                                .begin_id = tl__engine_begin_id(engine),
+                               .begins_texts = engine->tokenizer && tl__tokenizer_adds_bos(engine->tokenizer),
                                .parameters = engine->model.params.count};
     return 0;
 }
@@ -63,7 +65,7 @@ int tl_engine_ends_text(const tl_engine *engine, int32_t id) {
 static int check_tokenizer(const tl_engine *engine, tl_error *err) {
     if (!engine) return no_handle(err, "engine");
     if (engine->tokenizer) return 0;
-    return tl__fail(err, TL_ENOTFOUND, "%s holds no tokenizer.json; use token ids, or put the model's tokenizer there",
+    return tl__fail(err, TL_ENOTFOUND, "%s holds no tokenizer; use token ids, or put the model's tokenizer.json there",
                     engine->folder);
 }
 

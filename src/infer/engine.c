@@ -1,4 +1,4 @@
-/* engine.c — opening a model folder, in the order that lets a mistake show before anything large is read. */
+/* engine.c — opening a model, in the order that lets a mistake show before anything large is read. */
 #include "infer/engine.h"
 
 #include <stdio.h>
@@ -6,7 +6,9 @@
 #include <string.h>
 #include <unistd.h>
 #include "base/log.h"
+#include "infer/session.h"
 #include "io/manifest.h"
+#include "observe/machine.h"
 
 /* "…/latest" → "…/step-N": while a run goes on the link moves, and every file must come from one checkpoint. */
 static void follow_link(char *path, size_t size) {
@@ -25,11 +27,15 @@ int tl__model_folder(char *out, size_t size, const char *given, tl_error *err) {
         return tl__fail(err, TL_EINVALID, "the path of the model is longer than %zu bytes", size - 64);
     if (!tl__path_exists(given))
         return tl__fail(err, TL_ENOTFOUND,
-                        "there is no model folder '%s'; name a checkpoint, a run, or a Hugging Face model folder",
+                        "there is no model '%s'; name a checkpoint, a run, a Hugging Face model folder or a GGUF file",
                         given);
+    TRY(tl__source_gguf_path(out, size, given, err));
+    if (*out) return 0;
     if (!tl__path_is_folder(given))
         return tl__fail(err, TL_EINVALID,
-                        "'%s' is a file; a model is the folder that holds config.json and model.safetensors", given);
+                        "'%s' is a file, but no GGUF file; a model is that, or the folder that holds config.json and "
+                        "model.safetensors",
+                        given);
     static const char *const places[] = {"", "checkpoints/latest", "latest"};
     for (int i = 0; i < 3; i++) {
         char config[4096 + 64];
@@ -44,32 +50,39 @@ int tl__model_folder(char *out, size_t size, const char *given, tl_error *err) {
     tl__path_join(checkpoints, sizeof checkpoints, given, "checkpoints");
     if (tl__path_exists(checkpoints))
         return tl__fail(err, TL_ENOTFOUND, "the run '%s' has no finished checkpoint yet", given);
-    return tl__fail(err, TL_ENOTFOUND,
-                    "'%s' holds no config.json; a model is a folder with config.json and model.safetensors", given);
+    return tl__fail(
+        err, TL_ENOTFOUND,
+        "'%s' holds no config.json; a model is a folder with config.json and model.safetensors, or a GGUF file", given);
+}
+
+static int open_tokenizer(tl_engine *e, bool needed, tl_error *err) {
+    const tl_gguf *gguf = tl__source_gguf(e->source);
+    char path[4096 + 64];
+    tl__path_join(path, sizeof path, e->folder, "tokenizer.json");
+    if (gguf && !needed && !tl__gguf_find(gguf, "tokenizer.ggml.model")) return 0;
+    if (!gguf && !needed && !tl__path_exists(path)) return 0;
+    TRY(gguf ? tl__tokenizer_from_gguf(&e->tokenizer, gguf, err) : tl__tokenizer_open(&e->tokenizer, e->folder, err));
+    if (tl__tokenizer_vocab(e->tokenizer) > e->arch.V)
+        return tl__fail(err, TL_EFORMAT, "%s: %s has ids up to %d, but %s %d; the two do not belong together",
+                        e->folder, gguf ? "the tokenizer" : "tokenizer.json", tl__tokenizer_vocab(e->tokenizer) - 1,
+                        gguf ? "the rows of 'token_embd.weight' are" : "config.json's vocab_size is", e->arch.V);
+    return 0;
 }
 
 int tl__engine_open(tl_engine *e, const char *given, bool needs_tokenizer, tl_error *err) {
     *e = (tl_engine){0};
-    int status = tl__model_folder(e->folder, sizeof e->folder, given, err);
-    if (!status) status = tl__arch_open(&e->arch, e->folder, err);
-    if (status) return status;
-    char path[4096 + 64];
-    tl__path_join(path, sizeof path, e->folder, "tokenizer.json");
-    if (!needs_tokenizer && !tl__path_exists(path)) return 0;
-    status = tl__tokenizer_open(&e->tokenizer, e->folder, err);
-    if (status) return status;
-    if (tl__tokenizer_vocab(e->tokenizer) > e->arch.V)
-        return tl__fail(
-            err, TL_EFORMAT,
-            "%s: tokenizer.json has ids up to %d, but config.json's vocab_size is %d; the two do not belong together",
-            e->folder, tl__tokenizer_vocab(e->tokenizer) - 1, e->arch.V);
-    return 0;
+    TRY(tl__model_folder(e->folder, sizeof e->folder, given, err));
+    TRY(tl__source_open(&e->source, e->folder, err));
+    TRY(tl__source_arch(&e->arch, e->source, err));
+    return open_tokenizer(e, needs_tokenizer, err);
 }
 
 /* manifest.json records a hash of every tensor: reading them all costs what reading the file costs, and is asked for.
  */
 static int verify(const tl_engine *e, tl_error *err) {
     json_t *manifest;
+    if (tl__source_gguf(e->source))
+        return tl__fail(err, TL_ENOTFOUND, "%s: a GGUF file holds no hashes to verify its weights against", e->folder);
     int status = tl__manifest_read(&manifest, e->folder, err);
     if (status == TL_ENOTFOUND) return tl__error_prefix(err, "there is nothing to verify the weights against");
     if (!status) status = tl__manifest_verify(manifest, e->folder, TL_WEIGHTS_NAME, err);
@@ -77,18 +90,40 @@ static int verify(const tl_engine *e, tl_error *err) {
     return status;
 }
 
+/* What the sampler needs: two words an id. */
+static size_t sampler_bytes(const tl_arch *a) {
+    return 2 * (size_t)a->V * sizeof(int32_t);
+}
+
+int tl__engine_size(tl_engine_size *out, const tl_engine *e, const tl_engine_options *o, int capacity, int chunk,
+                    tl_error *err) {
+    const tl_arch *a = &e->arch;
+    const int threads = o->threads > 0 ? o->threads : tl__cpus_available();
+    *out = (tl_engine_size){0};
+    TRY(tl__model_size(&out->weights, e->source, a, o->positions, o->dtype, err));
+    out->kv = (int64_t)tl__session_kv_bytes(a, capacity);
+    out->scoring = (int64_t)tl__session_scoring_bytes(a, capacity, chunk);
+    out->activations = (int64_t)tl__session_bytes(a, capacity, chunk) - out->kv - out->scoring;
+    out->workspace = (int64_t)(tl__ops_workspace_bytes(threads) + sampler_bytes(a) + (size_t)a->V * sizeof(float));
+    out->program = tl__rss_bytes();
+    out->generating = out->weights.total_bytes + out->kv + out->activations + out->workspace + out->program;
+    return 0;
+}
+
 int tl__engine_load(tl_engine *e, const tl_engine_options *o, tl_error *err) {
-    int status = o->verify ? verify(e, err) : 0;
-    if (!status) status = tl__ctx_open(&e->ctx, o->threads, NULL, err);
-    if (!status) status = tl__model_open(&e->model, e->folder, o->positions, err);
-    if (status) return status;
+    if (o->verify) TRY(verify(e, err));
+    TRY(tl__ctx_open(&e->ctx, o->threads, NULL, err));
+    tl_weight_source *source = e->source;
+    e->source = NULL;
+    TRY(tl__model_open(&e->model, source, &e->arch, o->positions, o->dtype, e->ctx.pool, err));
     e->ctx.contract = o->dtype == TL_DTYPE_BF16 ? TL_CONTRACT_BF16 : TL_CONTRACT_F32;
-    e->scratch = malloc(2 * (size_t)e->arch.V * sizeof(int32_t));
+    e->scratch = malloc(sampler_bytes(&e->arch));
     return e->scratch ? 0 : tl__fail(err, TL_ENOMEM, "not enough memory to sample among %d ids", e->arch.V);
 }
 
 void tl__engine_close(tl_engine *e) {
     if (e->model.weight) tl__model_close(&e->model);
+    tl__source_close(e->source);
     tl__ctx_close(&e->ctx);
     if (e->tokenizer) tl__tokenizer_close(e->tokenizer);
     free(e->scratch);
@@ -105,18 +140,21 @@ int tl__engine_begin_id(const tl_engine *e) {
 
 int64_t tl__engine_encode(const tl_engine *e, int32_t **ids, const char *text, size_t n, bool special, const char *what,
                           tl_error *err) {
+    const int first = tl__tokenizer_adds_bos(e->tokenizer) ? tl__engine_begin_id(e) : -1, more = first >= 0;
     *ids = malloc((n + 1) * sizeof **ids);
     if (!*ids) return tl__fail(err, TL_ENOMEM, "not enough memory for the tokens of %zu bytes", n);
-    int64_t replaced = 0, count = tl__tokenizer_encode(e->tokenizer, text, n, special, *ids, n + 1, &replaced);
-    if (count > (int64_t)n + 1) { /* each invalid byte can become the three of U+FFFD */
+    int64_t replaced = 0,
+            count = tl__tokenizer_encode(e->tokenizer, text, n, special, *ids + more, n + 1 - (size_t)more, &replaced);
+    if (count > (int64_t)n + 1 - more) { /* each invalid byte can become the three of U+FFFD */
         free(*ids);
-        *ids = malloc((size_t)count * sizeof **ids);
+        *ids = malloc(((size_t)count + 1) * sizeof **ids);
         if (!*ids) return tl__fail(err, TL_ENOMEM, "not enough memory for the tokens of %zu bytes", n);
-        count = tl__tokenizer_encode(e->tokenizer, text, n, special, *ids, (size_t)count, &replaced);
+        count = tl__tokenizer_encode(e->tokenizer, text, n, special, *ids + more, (size_t)count, &replaced);
     }
     if (count < 0) return tl__fail(err, (int)count, "%s could not be encoded by the model's tokenizer", what);
     if (replaced > 0)
         tl__warn("%s: %lld invalid UTF-8 sequence%s read as U+FFFD", what, (long long)replaced,
                  replaced == 1 ? "" : "s");
-    return count;
+    if (more) (*ids)[0] = first;
+    return count + more;
 }

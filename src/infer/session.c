@@ -52,6 +52,17 @@ static tl_session *place(tl_arena *arena, const tl_arch *a, int capacity, int ch
     return real;
 }
 
+size_t tl__session_kv_bytes(const tl_arch *a, int capacity) {
+    return 2 * (size_t)a->L * (size_t)block_count(capacity) * (size_t)block_floats(a) * sizeof(float);
+}
+
+size_t tl__session_scoring_bytes(const tl_arch *a, int capacity, int chunk) {
+    tl_arena dry = tl__arena_dry();
+    tl_acts acts;
+    tl__acts_place(&acts, &dry, a, chunk_rows(capacity, chunk), 0, false, TL_RECOMPUTE_NONE);
+    return (size_t)acts.loss_rows * (size_t)a->V * sizeof(float);
+}
+
 size_t tl__session_bytes(const tl_arch *arch, int capacity, int chunk) {
     tl_arena dry = tl__arena_dry();
     place(&dry, arch, capacity, chunk_rows(capacity, chunk));

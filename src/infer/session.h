@@ -14,6 +14,9 @@ typedef struct tl_session tl_session;
 int tl__session_open(tl_session **session, const tl_model *model, tl_ctx *ctx, int capacity, int chunk, tl_error *err);
 void tl__session_close(tl_session *session);
 size_t tl__session_bytes(const tl_arch *arch, int capacity, int chunk); /* what open will take */
+/* Of these bytes, keys and values; and what only scoring touches. */
+size_t tl__session_kv_bytes(const tl_arch *arch, int capacity);
+size_t tl__session_scoring_bytes(const tl_arch *arch, int capacity, int chunk);
 int tl__session_length(const tl_session *session);
 /* From now on blocks of weights are asked for before they are read; NULL: they lie there. */
 void tl__session_lend(tl_session *session, const tl_blocks *blocks);

@@ -131,6 +131,12 @@ const void *tl__file_map(tl_file *file) {
     return file->map;
 }
 
+void tl__file_let_go(const void *mapped, size_t n) {
+    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), begin = (uintptr_t)mapped / page * page;
+    if (n)
+        madvise((void *)begin, (uintptr_t)mapped + n - begin, MADV_DONTNEED); /* a private mapping never written to */
+}
+
 int tl__file_slurp(char **bytes, size_t *size, const char *path, size_t limit_bytes, tl_error *err) {
     *bytes = NULL, *size = 0;
     int fd = open(path, O_RDONLY | O_CLOEXEC), rc = 0;

@@ -20,6 +20,10 @@ const void *tl__file_map(tl_file *file);
 /* The path of the mapped file that an address lies in, or NULL. Safe in a signal handler. */
 const char *tl__file_mapped_at(const void *address);
 
+/* Mapped bytes that will not be read again soon: their pages need not stay in memory. They are read from the file anew
+ * if they are. */
+void tl__file_let_go(const void *mapped, size_t n);
+
 /* A range that will be read soon, mapped or not: the system may begin to fetch it, and does not wait. */
 void tl__file_will_need(const tl_file *file, int64_t offset, int64_t n);
 

@@ -344,9 +344,15 @@ const void *tl__safetensors_data(const tl_safetensors *st, const tl_tensor_info 
     return map + t->offset_bytes;
 }
 
-int tl__safetensors_read(const tl_safetensors *st, const tl_tensor_info *t, void *out, tl_error *err) {
-    int rc = tl__file_read(st->shards[t->file].file, out, t->offset_bytes, (size_t)t->size_bytes, err);
+int tl__safetensors_read_part(const tl_safetensors *st, const tl_tensor_info *t, void *out, int64_t from, size_t n,
+                              tl_error *err) {
+    assert(from >= 0 && from <= t->size_bytes && n <= (uint64_t)(t->size_bytes - from));
+    int rc = tl__file_read(st->shards[t->file].file, out, t->offset_bytes + from, n, err);
     return rc ? tl__error_prefix(err, "tensor \"%.200s\"", t->name) : 0;
+}
+
+int tl__safetensors_read(const tl_safetensors *st, const tl_tensor_info *t, void *out, tl_error *err) {
+    return tl__safetensors_read_part(st, t, out, 0, (size_t)t->size_bytes, err);
 }
 
 int tl__safetensors_read_f32(const tl_safetensors *st, const tl_tensor_info *t, float *out, tl_error *err) {

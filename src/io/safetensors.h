@@ -38,6 +38,9 @@ const tl_tensor_info *tl__safetensors_find(const tl_safetensors *st, const char 
 /* The mapped bytes, or NULL where not mapped (then use read). */
 const void *tl__safetensors_data(const tl_safetensors *st, const tl_tensor_info *t);
 int tl__safetensors_read(const tl_safetensors *st, const tl_tensor_info *t, void *out, tl_error *err);
+/* n bytes of the tensor from byte `from` on. */
+int tl__safetensors_read_part(const tl_safetensors *st, const tl_tensor_info *t, void *out, int64_t from, size_t n,
+                              tl_error *err);
 /* Read as f32, widening F16 and BF16; TL_EUNSUPPORTED by name for other types. out holds prod(shape) floats. */
 int tl__safetensors_read_f32(const tl_safetensors *st, const tl_tensor_info *t, float *out, tl_error *err);
 const char *tl__safetensors_metadata(const tl_safetensors *st, const char *key); /* from __metadata__, or NULL */

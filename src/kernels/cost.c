@@ -93,6 +93,18 @@ tl_cost tl__op_cost(tl_op op, int64_t d0, int64_t d1, int64_t d2) {
     return (tl_cost){0, 0};
 }
 
+tl_cost tl__stored_cost(const tl_product *products, int n, int R) {
+    tl_cost cost = {0, n ? (double)F32 * R * products->w->K : 0};
+    for (int i = 0; i < n; i++) {
+        const tl_stored *w = products[i].w;
+        const size_t packed = tl__packed_bytes(w->type, w->N, w->K);
+        const double weights = (double)w->N * w->K;
+        cost.flops += 2.0 * R * weights;
+        cost.bytes += (packed ? (double)packed : weights * (double)tl__type_bytes(w->type)) + (double)F32 * R * w->N;
+    }
+    return cost;
+}
+
 tl_contract tl__op_type(tl_op op) {
     return op == TL_OP_GEMM_BF16 ? TL_CONTRACT_BF16 : TL_CONTRACT_F32;
 }

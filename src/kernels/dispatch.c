@@ -110,6 +110,7 @@ void tl__ops_ref(tl_ops *ops) {
     tl__ops_gemm_ref(ops);
     tl__ops_attention_ref(ops);
     tl__ops_rows_ref(ops);
+    tl__ops_stored_ref(ops);
 }
 
 static void tables_fill(void) {

@@ -1,4 +1,6 @@
 /* ops.c — what callers use: the table's operator inside a span that carries its shape and cost. */
+#include <assert.h>
+
 #include "kernels/ops.h"
 
 const char *const tl__contract_names[TL_CONTRACTS + 1] = {"f32", "bf16", NULL};
@@ -54,6 +56,45 @@ void tl__linear_dw(tl_ctx *ctx, float *dW, float *dbias, const float *dy, int64_
     if (dbias) tl__bias_backward(ctx, dbias, dy, lddy, R, N);
 }
 
+/* ---- products with stored weights ---- */
+
+/* Which entry computes a type. */
+typedef enum kind { KIND_QUANTISED, KIND_F16, KIND_BF16, KIND_F32, KINDS } kind;
+static kind kind_of(tl_type type) {
+    return tl__type_quantised(type) ? KIND_QUANTISED
+           : type == TL_F16         ? KIND_F16
+           : type == TL_BF16        ? KIND_BF16
+                                    : KIND_F32;
+}
+
+void tl__linear_stored(tl_ctx *ctx, const tl_product *products, int n, const float *x, int64_t ldx, int R) {
+    static const char *const names[KINDS] = {"linear_quantised", "linear_half", "linear_half", "linear"};
+    assert(n >= 0 && n <= TL_MAX_PRODUCTS);
+    for (kind k = 0; k < KINDS; k++) {
+        tl_product of[TL_MAX_PRODUCTS];
+        int count = 0;
+        int64_t N = 0;
+        for (int i = 0; i < n; i++) {
+            assert(products[i].w->K == products[0].w->K);
+            if (kind_of(products[i].w->type) == k) of[count++] = products[i], N += products[i].w->N;
+        }
+        if (!count) continue;
+        const int K = of->w->K;
+        begin(ctx, names[k], TL_OP_GEMM);
+        if (k == KIND_QUANTISED) ctx->ops->linear_quantised(ctx, of, count, x, ldx, R);
+        else if (k != KIND_F32) ctx->ops->linear_half(ctx, of, count, x, ldx, R);
+        else
+            for (const tl_product *p = of; p < of + count; p++) {
+                assert(p->w->type == TL_F32);
+                ctx->ops->gemm(ctx, p->y, p->ldy, R, p->w->N, K, x, ldx, 1, p->w->data, 1, K, p->bias, false);
+            }
+        if (!ctx->spans) continue;
+        const tl_cost cost = tl__stored_cost(of, count, R);
+        if (k == KIND_BF16) tl__span_bf16(ctx->spans);
+        tl__span_end(ctx->spans, cost.flops, cost.bytes, R, N, K);
+    }
+}
+
 /* ---- the others, as they stand in the table ---- */
 
 void tl__bias_backward(tl_ctx *ctx, float *db, const float *dy, int64_t ld, int R, int N) {
@@ -67,6 +108,12 @@ void tl__embed(tl_ctx *ctx, float *x, const float *E, const float *P, const int3
     begin(ctx, "embed", TL_OP_EMBED);
     ctx->ops->embed(ctx, x, E, P, token, pos, scale, R, C);
     end(ctx, TL_OP_EMBED, R, C, 0);
+}
+void tl__embed_stored(tl_ctx *ctx, float *x, const tl_stored *E, const float *P, const int32_t *token,
+                      const int32_t *pos, float scale, int R) {
+    begin(ctx, "embed_stored", TL_OP_EMBED);
+    ctx->ops->embed_stored(ctx, x, E, P, token, pos, scale, R);
+    end(ctx, TL_OP_EMBED, R, E->K, 0);
 }
 void tl__embed_backward(tl_ctx *ctx, float *dE, const int32_t *slot, const int32_t *id, const float *dx, float scale,
                         int R, int C) {

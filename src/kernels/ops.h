@@ -4,7 +4,8 @@
  * All numbers are f32 in memory. Matrices are row-major with a leading dimension in elements. Each operator exists
  * twice: in ref/ (plain C, fmaf, the order of the contract: the definition) and in cpu/ (fast, equal to ref to the bit).
  * A contract names the arithmetic: "f32", or "bf16", in which products with a weight round their operands to bf16
- * (gemm_bf16) and all else is as in f32.
+ * (gemm_bf16) and all else is as in f32. A weight that is stored in fewer bits brings its own contract, by its type: see
+ * linear_half and linear_quantised.
  *
  * The orders of summation (law L1):
  *   product   k is cut at multiples of TL_KB; inside a block one fmaf chain from +0 in k order; block sums are added in
@@ -13,6 +14,7 @@
  *             odd element first, each step one fused multiply-add of bf16 factors in f32, results below 2⁻¹²⁶ flushed to
  *             a zero of their sign (an odd last k has a partner of zeros). Operands are rounded as vcvtneps2bf16 does:
  *             nearest, ties to even, denormals to zero, NaN made quiet. Which NaN comes out is not said.
+ *   quantised x is rounded to eight bits and its products with a weight's integers are exact; see linear_quantised.
  *   vector    16 virtual lanes: lane j takes elements j, j+16, … in order (absent elements add nothing); then the fixed tree
  *             l[j]+l[j+8], then +4, +2, +1.
  *   rows      a gradient summed over rows (bias, gain) is the product's order with k = row: chains within TL_KB rows from +0,
@@ -95,6 +97,31 @@ typedef struct tl_loss_form {
     float softcap;    /* of the logits, as in tl_attention_form; 0: none */
 } tl_loss_form;
 
+/* ---- weights as they are stored, for inference: products and look-ups that read a type's own bytes ---- */
+
+/* W[N,K], row n being output n. F32, F16 and BF16 are read where they lie, rows one after the other; a quantised type is packed once
+ * (tl__pack_rows) into panels of sixteen rows. */
+typedef struct tl_stored {
+    tl_type type;
+    int N, K;
+    const void *data; /* 64-byte aligned where packed */
+} tl_stored;
+/* Bytes of the packed form; 0: the type is read where it lies. */
+size_t tl__packed_bytes(tl_type type, int N, int K);
+/* Rows [first, first + n) of W as stored, first a multiple of 16, into their place in packed[tl__packed_bytes]; n a multiple of 16 but
+ * at the end. */
+void tl__pack_rows(void *packed, tl_type type, int N, int K, int first, int n, const void *rows);
+
+/* One of the products that share their x: y[R,N] = x[R,K]·Wᵀ + bias. bias may be NULL. */
+typedef struct tl_product {
+    const tl_stored *w;
+    float *y;
+    int64_t ldy;
+    const float *bias;
+} tl_product;
+enum { TL_MAX_PRODUCTS = 4 };
+#define TL_LEAST_AMAX 0x1p-100f /* of 32 of x, below which they count as zeros: its inverse scale is finite */
+
 struct tl_ops {
     const char *isa; /* "ref", "avx2", "avx512", "avx512_bf16" */
 
@@ -106,11 +133,24 @@ struct tl_ops {
     void (*gemm_bf16)(tl_ctx *ctx, float *c, int64_t ldc, int M, int N, int K, const float *a, int64_t a_row, int64_t a_col,
                       const float *b, int64_t b_row, int64_t b_col, const float *bias, bool accumulate);
 
+    /* Up to TL_MAX_PRODUCTS products y[R,N] = x[R,K]·Wᵀ + bias that share x and K, W stored in F16 or BF16, all alike.
+     * F16: the f32 product with the weights that the halves are. BF16: the bf16 product. */
+    void (*linear_half)(tl_ctx *ctx, const tl_product *products, int count, const float *x, int64_t ldx, int R);
+    /* The same of quantised types (stored.h), which may differ. A weight is w_k = d·q_k + o, with d and o of the sub-block of 16 or 32 that
+     * k is in: f32, the f16 as stored or its product with a small integer, rounded once. x is quantised by 32 of k: s = amax/127,
+     * a_k = x_k·(1/s) to the nearest integer, ties to even; where amax < TL_LEAST_AMAX, s = 0 and a = 0; where x holds a NaN or an
+     * infinity, s = NaN and a = 0. Of each sub-block, in integers, D = Σ q_k·a_k and A = Σ a_k; then
+     *   b = d·D, with an offset fmaf(D, d, A·o);   acc = fmaf(b, s, acc) over sub-blocks in k order,
+     * from +0 within TL_KB, block sums added in order, bias last. */
+    void (*linear_quantised)(tl_ctx *ctx, const tl_product *products, int count, const float *x, int64_t ldx, int R);
+
     /* db[N] += Σ_r dy[r,n], the rows order. */
     void (*bias_backward)(tl_ctx *ctx, float *db, const float *dy, int64_t ld, int R, int N);
 
     /* x[r,:] = E[token[r],:]·scale, or fmaf(E, scale, P[pos[r],:]) if P. Vaswani et al. 2017 §3.4 (scale: Gemma's √C, else 1). */
     void (*embed)(tl_ctx *ctx, float *x, const float *E, const float *P, const int32_t *token, const int32_t *pos, float scale, int R, int C);
+    /* The same of a stored E: F32, F16, BF16, or a quantised type's d·q + o, product and sum rounded. */
+    void (*embed_stored)(tl_ctx *ctx, float *x, const tl_stored *E, const float *P, const int32_t *token, const int32_t *pos, float scale, int R);
     /* dE[slot[id[r]],:] = fmaf(dx[r,:], scale, dE) one by one in row order (a plain ordered sum: no blocks). slot NULL: identity. */
     void (*embed_backward)(tl_ctx *ctx, float *dE, const int32_t *slot, const int32_t *id, const float *dx, float scale, int R, int C);
 
@@ -239,6 +279,8 @@ typedef enum tl_op {
  * (pairs of query and key, H, D); ACT*, ADD, SOFTCAP (elements of the output,–,–), SOFTMAX_LOSS (R,V,–), SUM_SQUARES, ADAMW,
  * BLEND (n,–,–), ROUTE*, DISPATCH (R,E,k), GATHER (n,C,–), COMBINE (R,C,k). A soft-cap inside attention or the loss is a SOFTCAP's FLOPs more. */
 tl_cost tl__op_cost(tl_op op, int64_t d0, int64_t d1, int64_t d2);
+/* Of products with stored weights, which share R rows of x: the weights' bytes as stored. */
+tl_cost tl__stored_cost(const tl_product *products, int n, int R);
 tl_contract tl__op_type(tl_op op); /* whose peak its FLOPs count against */
 const char *tl__op_name(tl_op op);
 tl_bucket tl__op_bucket(tl_op op);
@@ -254,29 +296,7 @@ void tl__linear_dx(tl_ctx *ctx, float *dx, int64_t lddx, const float *dy, int64_
 /* dW (+)= dyᵀ·x in W's layout (k = rows, blocks of TL_KB), added to where accumulate; dbias += Σ dy if dbias. */
 void tl__linear_dw(tl_ctx *ctx, float *dW, float *dbias, const float *dy, int64_t lddy, const float *x, int64_t ldx, tl_layout layout, int R, int N, int K, bool accumulate);
 
-/* ---- weights as they are stored, for inference: products and look-ups that read a type's own bytes ---- */
-
-/* W[N,K], row n being output n. F16 and BF16 are read where they lie, rows one after the other; a quantised type is packed once
- * (tl__pack_rows) into panels of sixteen rows. */
-typedef struct tl_stored {
-    tl_type type;
-    int N, K;
-    const void *data; /* 64-byte aligned where packed */
-} tl_stored;
-/* Bytes of the packed form; 0: the type is read where it lies. */
-size_t tl__packed_bytes(tl_type type, int N, int K);
-/* Rows [first, first + n) of W as stored, first a multiple of 16, into their place in packed[tl__packed_bytes]; n a multiple of 16 but
- * at the end. */
-void tl__pack_rows(void *packed, tl_type type, int N, int K, int first, int n, const void *rows);
-
-/* One of the products that share their x: y[R,N] = x[R,K]·Wᵀ + bias. bias may be NULL. */
-typedef struct tl_product {
-    const tl_stored *w;
-    float *y;
-    int64_t ldy;
-    const float *bias;
-} tl_product;
-enum { TL_MAX_PRODUCTS = 4 };
+/* Products with stored weights that share x: y = x·Wᵀ + bias, each under its type's contract (F32: that of f32). */
 void tl__linear_stored(tl_ctx *ctx, const tl_product *products, int n, const float *x, int64_t ldx, int R);
 /* As tl__embed, E being stored. */
 void tl__embed_stored(tl_ctx *ctx, float *x, const tl_stored *E, const float *P, const int32_t *token, const int32_t *pos, float scale, int R);

@@ -1,7 +1,7 @@
 /* table.h — who fills which part of the operator table: one function per instruction set and group of operators.
  *
  * A group: gemm (gemm.c), gemm_bf16, attention (attention.c: kv_store, attention and its backward), rows (all the others; the
- * function is in norm.c). ref/ fills every entry; a cpu/ function overwrites the entries that it has a faster form of.
+ * function is in norm.c), stored (quantised.c). ref/ fills every entry; a cpu/ function overwrites the entries that it has a faster form of.
  */
 #ifndef TL_KERNELS_TABLE_H
 #define TL_KERNELS_TABLE_H
@@ -19,6 +19,7 @@ void tl__ops_activation_ref(tl_ops *ops);
 void tl__ops_loss_ref(tl_ops *ops);
 void tl__ops_optimizer_ref(tl_ops *ops);
 void tl__ops_moe_ref(tl_ops *ops);
+void tl__ops_stored_ref(tl_ops *ops);
 
 /* Compiled from cpu/ per instruction set: TL_NAME(ops_gemm) and so on. */
 void tl__ops_gemm_avx2(tl_ops *ops);

@@ -10,6 +10,8 @@
 
 #include "io/file.h"
 #include "model/arch_parts.h"
+#include "model/gguf_model.h"
+#include "model/source.h"
 
 enum { CONFIG_LIMIT_BYTES = 1 << 20, MOST_EXPERTS = 1 << 16 };
 
@@ -196,8 +198,16 @@ int tl__arch_open(tl_arch *arch, const char *spec, tl_error *err) {
             snprintf(all + used, sizeof all - used, "%s%s", i ? ", " : "", names[i]);
         }
         return tl__fail(err, TL_ENOTFOUND,
-                        "model '%.200s' is neither a preset nor a config.json nor a model folder; %s%s%s", spec,
-                        near ? "did you mean '" : "presets are ", near ? near : all, near ? "'?" : "");
+                        "model '%.200s' is neither a preset nor a config.json, a GGUF file or a model folder; %s%s%s",
+                        spec, near ? "did you mean '" : "presets are ", near ? near : all, near ? "'?" : "");
+    }
+    tl_gguf *gguf;
+    TRY(tl__source_gguf_path(path, sizeof path, spec, err));
+    if (path[0]) {
+        TRY(tl__gguf_open(&gguf, path, err));
+        int status = tl__arch_from_gguf(arch, gguf, err);
+        tl__gguf_close(gguf);
+        return status;
     }
     if (tl__path_is_folder(spec)) tl__path_join(path, sizeof path, spec, "config.json");
     else snprintf(path, sizeof path, "%s", spec);

@@ -67,7 +67,7 @@ typedef struct tl_arch {
 
 /* From config.json's bytes. */
 int tl__arch_parse(tl_arch *arch, const char *bytes, size_t size, const char *where, tl_error *err);
-/* spec: a preset's name (even where a folder is called so), a config.json, or a folder holding one. */
+/* spec: a preset's name (even where a folder is called so), a config.json, a GGUF file, or a folder holding one. */
 int tl__arch_open(tl_arch *arch, const char *spec, tl_error *err);
 /* "nano  6 layers, 384 wide …" for --help and errors; NULL-terminated. */
 const char *const *tl__arch_presets(void);

@@ -9,6 +9,8 @@
 #include <math.h>
 #include <string.h>
 
+enum { LOGITS_BYTES = 64 << 20 }; /* at once, outside training: enough rows for the head's product to run at speed */
+
 /* ---- places ---- */
 
 static int64_t width_q(const tl_arch *a) {
@@ -110,6 +112,10 @@ void tl__acts_place(tl_acts *acts, tl_arena *arena, const tl_arch *a, int R, int
     acts->act = TL_TAKE(arena, float, R *widest(a, width_act));
     if (a->E > 0) tl__moe_place(&acts->experts, arena, a, R, training);
     acts->loss_rows = R < TL_KB ? R : TL_KB;
+    if (!training) { /* any number gives the same bits */
+        const int64_t fit = LOGITS_BYTES / ((int64_t)sizeof(float) * a->V);
+        acts->loss_rows = fit >= acts->loss_rows ? acts->loss_rows : fit > 0 ? (int)fit : 1;
+    }
     acts->logits = TL_TAKE(arena, float, (int64_t)acts->loss_rows * a->V);
     if (!training) return;
     acts->final_rstd = TL_TAKE(arena, float, R);
@@ -125,10 +131,20 @@ void tl__acts_place(tl_acts *acts, tl_arena *arena, const tl_arch *a, int R, int
 
 /* ---- parameters by role ---- */
 
-/* A parameter's weights, or NULL where the architecture has none. */
+static bool has(const tl_model *m, int layer, tl_role role) {
+    return tl__params_find(&m->params, &m->arch, layer, role) >= 0;
+}
+
+/* A parameter's weights, or NULL where the architecture has none, or where they are stored in another type. */
 static const float *weight(const tl_model *m, int layer, tl_role role) {
     int i = tl__params_find(&m->params, &m->arch, layer, role);
     return i < 0 ? NULL : m->weight[i];
+}
+
+/* A matrix in its file's type, or NULL where it is f32. */
+static const tl_stored *stored(const tl_model *m, int layer, tl_role role) {
+    int i = m->stored ? tl__params_find(&m->params, &m->arch, layer, role) : -1;
+    return i >= 0 && m->stored[i].data ? &m->stored[i] : NULL;
 }
 
 /* Its gradient in the flat buffer, or NULL. */
@@ -204,12 +220,35 @@ static const float *post_norm_backward(tl_ctx *ctx, const tl_model *m, tl_acts *
     return acts->branch;
 }
 
-/* ---- one product with a weight ---- */
+/* ---- products with weights ---- */
 
 /* y[R,N] = x[R,K]·W + b */
+typedef struct term {
+    float *y;
+    int64_t ldy;
+    tl_role w, b;
+    int64_t N;
+} term;
+
+/* Products that share their x. Those with stored weights are one call: x is prepared for them once. */
+static void products(tl_ctx *ctx, const tl_model *m, const term *terms, int n, const float *x, int layer, int R,
+                     int64_t K) {
+    tl_product together[TL_MAX_PRODUCTS];
+    int k = 0;
+    assert(n <= TL_MAX_PRODUCTS);
+    for (int i = 0; i < n; i++) {
+        const term *t = &terms[i];
+        const tl_stored *w = stored(m, layer, t->w);
+        const float *bias = weight(m, layer, t->b);
+        if (w) together[k++] = (tl_product){w, t->y, t->ldy, bias};
+        else tl__linear(ctx, t->y, t->ldy, x, K, weight(m, layer, t->w), m->arch.layout, bias, R, (int)t->N, (int)K);
+    }
+    if (k) tl__linear_stored(ctx, together, k, x, K, R);
+}
+
 static void product(tl_ctx *ctx, const tl_model *m, float *y, int64_t ldy, const float *x, int layer, tl_role w,
                     tl_role b, int R, int64_t N, int64_t K) {
-    tl__linear(ctx, y, ldy, x, K, weight(m, layer, w), m->arch.layout, weight(m, layer, b), R, (int)N, (int)K);
+    products(ctx, m, &(term){y, ldy, w, b, N}, 1, x, layer, R, K);
 }
 
 /* dx[R,K] (+)= dy·Wᵀ; dW += dyᵀ·x (written in a leaf's first micro-batch), db += Σ dy. */
@@ -271,15 +310,16 @@ static void attend(tl_ctx *ctx, const tl_model *m, tl_acts *acts, tl_layer_acts 
     int64_t Q = width_q(a), KV = width_kv(a), ld = width_qkv(a);
     float *q = p->qkv, *k = q + Q, *v = k + KV;
     tl_attention_form form = attention_form(a, l);
-    if (weight(m, l, TL_ROLE_QKV)) {
+    if (has(m, l, TL_ROLE_QKV)) {
         product(ctx, m, q, ld, acts->normed, l, TL_ROLE_QKV, TL_ROLE_QKV_BIAS, R, ld, a->C);
     } else {
         /* Training keeps q and k as they were before their norm; elsewhere they are normed in place. */
         int64_t ldr = p->qk ? width_qk(a) : ld;
         float *raw_q = p->qk ? p->qk : q, *raw_k = raw_q + Q;
-        product(ctx, m, raw_q, ldr, acts->normed, l, TL_ROLE_Q, TL_ROLE_Q_BIAS, R, Q, a->C);
-        product(ctx, m, raw_k, ldr, acts->normed, l, TL_ROLE_K, TL_ROLE_K_BIAS, R, KV, a->C);
-        product(ctx, m, v, ld, acts->normed, l, TL_ROLE_V, TL_ROLE_V_BIAS, R, KV, a->C);
+        const term terms[] = {{raw_q, ldr, TL_ROLE_Q, TL_ROLE_Q_BIAS, Q},
+                              {raw_k, ldr, TL_ROLE_K, TL_ROLE_K_BIAS, KV},
+                              {v, ld, TL_ROLE_V, TL_ROLE_V_BIAS, KV}};
+        products(ctx, m, terms, 3, acts->normed, l, R, a->C);
         if (a->qk_norm != TL_QK_NORM_NONE) qk_norm(ctx, m, p, raw_q, raw_k, ldr, l, R);
     }
     rotate(ctx, m, q, rows, l, 1);
@@ -312,7 +352,7 @@ static void attention_block_backward(tl_ctx *ctx, const tl_model *m, tl_acts *ac
     tl__attention_backward(ctx, dq, dk, dv, ld, acts->d_att, p->att, Q, p->max_sum, p->qkv, ld, p->kv, rows, &form);
     rotate(ctx, m, dq, rows, l, -1);
     if (a->qk_norm != TL_QK_NORM_NONE) qk_norm_backward(ctx, m, p, dq, dk, l, grad, R);
-    if (weight(m, l, TL_ROLE_QKV)) {
+    if (has(m, l, TL_ROLE_QKV)) {
         product_backward(ctx, m, acts, acts->d_normed, grad, dq, ld, acts->normed, l, TL_ROLE_QKV, TL_ROLE_QKV_BIAS, R,
                          ld, a->C, false);
     } else {
@@ -360,8 +400,9 @@ static void widen(tl_ctx *ctx, const tl_model *m, tl_acts *acts, tl_layer_acts *
     const tl_arch *a = &m->arch;
     int64_t ld = width_up(a, false);
     if (tl__arch_gated(a)) {
-        product(ctx, m, p->up, ld, acts->normed, l, TL_ROLE_GATE, TL_ROLE_GATE_BIAS, R, a->F, a->C);
-        product(ctx, m, p->up + a->F, ld, acts->normed, l, TL_ROLE_UP, TL_ROLE_UP_BIAS, R, a->F, a->C);
+        const term terms[] = {{p->up, ld, TL_ROLE_GATE, TL_ROLE_GATE_BIAS, a->F},
+                              {p->up + a->F, ld, TL_ROLE_UP, TL_ROLE_UP_BIAS, a->F}};
+        products(ctx, m, terms, 2, acts->normed, l, R, a->C);
     } else {
         product(ctx, m, p->up, ld, acts->normed, l, TL_ROLE_UP, TL_ROLE_UP_BIAS, R, a->F, a->C);
     }
@@ -443,14 +484,21 @@ static void layer_backward(tl_ctx *ctx, const tl_model *m, tl_acts *acts, const 
 
 /* ---- the whole ---- */
 
+static void look_up(tl_ctx *ctx, const tl_model *m, float *x, const tl_rows *rows) {
+    const tl_arch *a = &m->arch;
+    const float *P = weight(m, -1, TL_ROLE_POSITION);
+    const tl_stored *E = stored(m, -1, TL_ROLE_EMBED);
+    if (E) tl__embed_stored(ctx, x, E, P, rows->token, rows->pos, a->embed_scale, rows->R);
+    else tl__embed(ctx, x, weight(m, -1, TL_ROLE_EMBED), P, rows->token, rows->pos, a->embed_scale, rows->R, a->C);
+}
+
 void tl__model_forward(tl_ctx *ctx, const tl_model *m, tl_acts *acts, const tl_rows *rows) {
     const tl_arch *a = &m->arch;
     int R = rows->R;
     assert(R > 0 && R <= acts->R);
     tl__spans_set(ctx->spans, -1, -1);
     need(acts, 0, 1);
-    tl__embed(ctx, acts->layer[0].x, weight(m, -1, TL_ROLE_EMBED), weight(m, -1, TL_ROLE_POSITION), rows->token,
-              rows->pos, a->embed_scale, R, a->C);
+    look_up(ctx, m, acts->layer[0].x, rows);
     for (int l = 0; l < a->L; l++) {
         need(acts, l + 1, l + 2);
         layer_forward(ctx, m, acts, rows, l, false);
@@ -478,7 +526,9 @@ void tl__model_clear_gradient(tl_ctx *ctx, const tl_model *m, float *grad, int f
 /* Embedding and head are [V, C] in every family. */
 static void head_product(tl_ctx *ctx, const tl_model *m, float *logits, const float *hidden, int n) {
     const tl_arch *a = &m->arch;
-    tl__linear(ctx, logits, a->V, hidden, a->C, weight(m, -1, head_role(a)), TL_OUT_IN, NULL, n, a->V, a->C);
+    const tl_stored *W = stored(m, -1, head_role(a));
+    if (W) tl__linear_stored(ctx, &(tl_product){W, logits, a->V, NULL}, 1, hidden, a->C, n);
+    else tl__linear(ctx, logits, a->V, hidden, a->C, weight(m, -1, head_role(a)), TL_OUT_IN, NULL, n, a->V, a->C);
 }
 
 void tl__model_logits(tl_ctx *ctx, const tl_model *m, float *logits, const float *hidden, int n) {
@@ -496,8 +546,9 @@ void tl__model_loss(tl_ctx *ctx, const tl_model *m, tl_acts *acts, const int32_t
     bool z = grad && acts->z_coef > 0;
     tl_loss_form form = {
         .grad_scale = grad ? grad_scale : 0.0f, .z_coef = z ? acts->z_coef : 0.0f, .softcap = a->final_softcap};
-    for (int r = 0; r < R; r += TL_KB) {
-        int n = R - r < TL_KB ? R - r : TL_KB;
+    const int most = grad ? TL_KB : acts->loss_rows; /* a gradient over rows is cut at multiples of TL_KB */
+    for (int r = 0; r < R; r += most) {
+        int n = R - r < most ? R - r : most;
         const float *hidden = acts->hidden + (int64_t)r * a->C;
         head_product(ctx, m, acts->logits, hidden, n);
         tl__softmax_loss(ctx, logp + r, z ? acts->logz + r : NULL, acts->logits, target + r, &form, n, a->V);

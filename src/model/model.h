@@ -6,33 +6,45 @@
 #define TL_MODEL_MODEL_H
 
 #include "base/arena.h"
-#include "io/safetensors.h"
 #include "model/arch.h"
 #include "model/moe.h"
+#include "model/source.h"
 
 typedef struct tl_model {
-    tl_arch arch;
+    tl_arch arch;           /* its layout is that of `weight`; `stored` is [out, in] always */
     tl_params params;
-    const float **weight;   /* [params.n]: in the flat buffer, or mapped from the file */
-    float *flat;            /* [flat_count] NULL when mapped */
+    const float **weight;   /* [params.n]: in the flat buffer, mapped from the file, or widened from it; NULL where stored */
+    tl_stored *stored;      /* [params.n] matrices in their file's type; .data NULL: in weight. NULL in a trainer's model */
+    float *flat;            /* [flat_count] a trainer's; else NULL */
     int64_t flat_count;     /* params.count, or of the parameters that this rank owns */
-    int64_t *at;            /* [params.n] where a parameter lies in flat; −1: elsewhere; NULL when mapped */
+    int64_t *at;            /* [params.n] where a parameter lies in flat; −1: elsewhere; NULL without flat */
     float *cos_sin;         /* RoPE table [max positions in use][D], or NULL */
     float *cos_sin_local;   /* of sliding layers, where they have their own theta; else NULL */
     int positions;          /* rows of each */
-    tl_safetensors *file;   /* kept open while mapped */
-    tl_arena arena;         /* owns flat and the tables */
+    tl_weight_source *source;      /* kept open while mapped */
+    tl_arena arena;         /* owns flat, the tables, and what is not mapped */
 } tl_model;
 
-/* A checkpoint folder, weights mapped (or read, where they are not f32 or mapping is off). Positions 0: the config's maximum. */
-int tl__model_open(tl_model *model, const char *folder, int positions, tl_error *err);
-/* Whether a file holds every tensor that the architecture calls for, in its shape, and no other. Reads no weights. */
-int tl__model_fits(const tl_arch *arch, const tl_safetensors *file, const char *folder, tl_error *err);
-/* Weights in a flat, writable buffer: from a folder, or random. Trainer's form. */
+/* For use, not training: of a source, which it takes over, whatever comes of it. arch is the source's. Weights stay in their file's type and
+ * are mapped where nothing has to be done to them (dtype: trilith.h). positions 0: all that the model has. pool (may be NULL) packs. */
+int tl__model_open(tl_model *model, tl_weight_source *source, const tl_arch *arch, int positions, tl_dtype dtype, tl_pool *pool, tl_error *err);
+/* What that will take, from headers alone. */
+typedef struct tl_model_size {
+    int64_t mapped_bytes;  /* of the file, used where they lie */
+    int64_t packed_bytes;  /* quantised matrices, packed */
+    int64_t copied_bytes;  /* 16-bit matrices that had to be put in order */
+    int64_t widened_bytes; /* f32 */
+    int64_t table_bytes;   /* of positions, and alignment */
+    int64_t total_bytes;
+} tl_model_size;
+int tl__model_size(tl_model_size *size, tl_weight_source *source, const tl_arch *arch, int positions, tl_dtype dtype, tl_error *err);
+/* Whether a folder or file holds every tensor that the architecture calls for, in its shape, and no other. Reads no weights. */
+int tl__model_fits(const tl_arch *arch, const char *path, tl_error *err);
+/* Weights in a flat, writable buffer: from a folder or a GGUF file, or random. Trainer's form. */
 int tl__model_create(tl_model *model, const tl_arch *arch, int positions, tl_error *err); /* flat all zero */
 /* The same with room only for parameters whose owner[] is `rank`: the others' weights are NULL until somebody lends them. */
 int tl__model_create_owned(tl_model *model, const tl_arch *arch, int positions, const int *owner, int rank, tl_error *err);
-int tl__model_load_into(tl_model *model, const char *folder, tl_error *err);
+int tl__model_load_into(tl_model *model, const char *path, tl_error *err);
 void tl__model_init(tl_model *model, uint64_t seed, tl_pool *pool);
 void tl__model_close(tl_model *model);
 
@@ -91,7 +103,7 @@ typedef struct tl_acts {
     float *d_x, *d_normed, *d_qkv, *d_att, *d_up, *d_act; /* training only */
     tl_experts experts;    /* where the model has them */
     float *logits;         /* [loss_rows, V] */
-    int loss_rows;         /* TL_KB, or fewer when R is */
+    int loss_rows;         /* TL_KB, or fewer when R is; outside training also where the vocabulary is large */
     float z_coef;          /* of the z-loss, in training; 0: none */
     float *logz;           /* [R] with a z-loss: log Z of each row that has a target, else 0 */
     bool first;            /* a leaf's first micro-batch: products write their weight's gradient instead of adding to it */
@@ -106,7 +118,7 @@ void tl__acts_place(tl_acts *acts, tl_arena *arena, const tl_arch *arch, int R, 
 void tl__model_forward(tl_ctx *ctx, const tl_model *model, tl_acts *acts, const tl_rows *rows);
 /* logits[n,V] of n hidden rows, soft-capped where the model does: what is sampled and scored. */
 void tl__model_logits(tl_ctx *ctx, const tl_model *model, float *logits, const float *hidden, int n);
-/* Head and loss together, TL_KB rows at a time, never all logits: logp[R] of target (−1 ignored). With grad (flat gradient buffer): also
+/* Head and loss together, loss_rows at a time, never all logits: logp[R] of target (−1 ignored). With grad (flat gradient buffer): also
  * d_hidden into acts->d_normed, and the head's gradient. grad_scale: 1 / the step's token count. With a z-loss its gradient too, and logz filled. */
 void tl__model_loss(tl_ctx *ctx, const tl_model *model, tl_acts *acts, const int32_t *target, int R, float *logp, float *grad, float grad_scale);
 /* Before a leaf: zero the parts of the gradient of parameters [first, end) that its first micro-batch adds to. The others need not be

@@ -42,6 +42,24 @@ static int index_of(const tl_model *m, int layer, tl_role role, int e) {
 static const float *weight(const tl_model *m, int layer, tl_role role, int e) {
     return m->weight[index_of(m, layer, role, e)];
 }
+/* y[R,N] = x[R,K]·W for each of n matrices of expert e, which share x. */
+typedef struct term {
+    float *y;
+    int64_t ldy;
+    tl_role w;
+} term;
+static void products(tl_ctx *ctx, const tl_model *m, const term *terms, int n, const float *x, int layer, int e, int R,
+                     int N, int K) {
+    tl_product together[TL_MAX_PRODUCTS];
+    int k = 0;
+    for (int i = 0; i < n; i++) {
+        const term *t = &terms[i];
+        const int at = index_of(m, layer, t->w, e);
+        if (m->stored && m->stored[at].data) together[k++] = (tl_product){&m->stored[at], t->y, t->ldy, NULL};
+        else tl__linear(ctx, t->y, t->ldy, x, K, m->weight[at], TL_OUT_IN, NULL, R, N, K);
+    }
+    if (k) tl__linear_stored(ctx, together, k, x, K, R);
+}
 static float *gradient(const tl_model *m, float *grad, int layer, tl_role role, int e) {
     return grad + m->params.list[index_of(m, layer, role, e)].offset;
 }
@@ -84,16 +102,16 @@ void tl__moe_forward(tl_ctx *ctx, const tl_model *m, tl_acts *acts, tl_layer_act
         const float *in = x->rows + (int64_t)first[e] * C;
         float *up = layer->up + (int64_t)first[e] * 2 * F;
         if (rows == 0) continue;
-        tl__linear(ctx, up, 2 * F, in, C, weight(m, l, TL_ROLE_EXPERT_GATE, e), TL_OUT_IN, NULL, rows, F, C);
-        tl__linear(ctx, up + F, 2 * F, in, C, weight(m, l, TL_ROLE_EXPERT_UP, e), TL_OUT_IN, NULL, rows, F, C);
+        const term terms[] = {{up, 2 * F, TL_ROLE_EXPERT_GATE}, {up + F, 2 * F, TL_ROLE_EXPERT_UP}};
+        products(ctx, m, terms, 2, in, l, e, rows, F, C);
     }
     if (again) return;
     tl__expert_swiglu(ctx, acts->act, layer->up, p->weight, x->slot, n, F);
     for (int e = 0; e < E; e++) {
         const int rows = first[e + 1] - first[e];
         if (rows == 0) continue;
-        tl__linear(ctx, x->rows + (int64_t)first[e] * C, C, acts->act + (int64_t)first[e] * F, F,
-                   weight(m, l, TL_ROLE_EXPERT_DOWN, e), TL_OUT_IN, NULL, rows, C, F);
+        products(ctx, m, &(term){x->rows + (int64_t)first[e] * C, C, TL_ROLE_EXPERT_DOWN}, 1,
+                 acts->act + (int64_t)first[e] * F, l, e, rows, C, F);
     }
     tl__combine(ctx, acts->branch, x->rows, x->at, R, k, C);
 }

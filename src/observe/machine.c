@@ -52,6 +52,10 @@ int64_t tl__rss_anon_bytes(void) {
     return read_kib("/proc/self/status", "RssAnon");
 }
 
+int64_t tl__rss_bytes(void) {
+    return read_kib("/proc/self/status", "VmRSS");
+}
+
 int64_t tl__memory_total_bytes(void) {
     int64_t n = read_kib("/proc/meminfo", "MemTotal");
     return n > 0 ? n : 0;

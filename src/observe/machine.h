@@ -39,6 +39,8 @@ int tl__machine_measure_link(tl_machine *m, tl_comm *comm, double seconds, tl_er
 json_t *tl__machine_json(const tl_machine *m);
 /* RssAnon of this process, from /proc/self/status; −1 unknown. Uses no heap. */
 int64_t tl__rss_anon_bytes(void);
+/* VmRSS: mapped files' pages too. */
+int64_t tl__rss_bytes(void);
 
 /* What the cgroups around this process allow (v2, or v1's memory and cpu controllers); the least over all ancestors. */
 typedef struct tl_limits {

@@ -27,6 +27,9 @@ static void no_head_norm(tl_ctx *ctx, float *out, int64_t ldo, float *rstd, cons
 static void no_head_norm_backward(tl_ctx *ctx, float *dx, int64_t lddx, float *dgain, const float *dout, int64_t lddout,
                                   const float *x, int64_t ldx, const float *rstd, const float *gain, float gain_add,
                                   int R, int heads, int D) {}
+static void no_linear_stored(tl_ctx *ctx, const tl_product *products, int count, const float *x, int64_t ldx, int R) {}
+static void no_embed_stored(tl_ctx *ctx, float *x, const tl_stored *E, const float *P, const int32_t *token,
+                            const int32_t *pos, float scale, int R) {}
 static void no_rope(tl_ctx *ctx, float *x, int64_t ld, const float *cos_sin, const int32_t *pos, int direction, int R,
                     int heads, int D) {}
 static void no_kv_store(tl_ctx *ctx, tl_kv kv, const float *k, int64_t ldk, const float *v, int64_t ldv,
@@ -73,6 +76,9 @@ static const tl_ops counting = {
     .isa = "none",
     .gemm = no_gemm,
     .gemm_bf16 = no_gemm,
+    .linear_half = no_linear_stored,
+    .linear_quantised = no_linear_stored,
+    .embed_stored = no_embed_stored,
     .bias_backward = no_bias_backward,
     .embed = no_embed,
     .embed_backward = no_embed_backward,

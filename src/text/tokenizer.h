@@ -9,15 +9,22 @@
 
 #include <stdbool.h>
 #include "base/threads.h"
+#include "io/gguf.h"
 
 typedef struct tl_tokenizer tl_tokenizer;
 
 /* spec: "bytes" (256 ids and <|endoftext|> = 256, itself written as a byte-level BPE without merges), a tokenizer.json,
  * or a folder holding one. */
 int tl__tokenizer_open(tl_tokenizer **tok, const char *spec, tl_error *err);
+/* The tokenizer in a GGUF file's metadata (tokenizer.ggml.*); keeps nothing of the handle. */
+int tl__tokenizer_from_gguf(tl_tokenizer **tok, const tl_gguf *gguf, tl_error *err);
 void tl__tokenizer_close(tl_tokenizer *tok);
 int tl__tokenizer_vocab(const tl_tokenizer *tok); /* ids are below this */
 int tl__tokenizer_eos(const tl_tokenizer *tok);   /* id of <|endoftext|>, </s>, <|end_of_text|> or <eos>; −1: none */
+int tl__tokenizer_bos(const tl_tokenizer *tok);   /* −1: none */
+/* Does the model expect texts that begin with bos, end with eos? Encoding itself never adds them. */
+bool tl__tokenizer_adds_bos(const tl_tokenizer *tok);
+bool tl__tokenizer_adds_eos(const tl_tokenizer *tok);
 int tl__tokenizer_id(const tl_tokenizer *tok, const char *token_text); /* −1: no such token */
 /* Publish tokenizer.json (and tokenizer_config.json for transformers' AutoTokenizer) into a folder. */
 int tl__tokenizer_save(const tl_tokenizer *tok, const char *folder, tl_error *err);

@@ -5,6 +5,7 @@
  * one first, flushing denormals: Intel's pseudo-code of VDPBF16PS (Intel SDM vol. 2), which consults no mode. */
 #include <math.h>
 #include <string.h>
+#include "base/blocks.h"
 #include "kernels/table.h"
 
 static void gemm(tl_ctx *ctx, float *c, int64_t ldc, int M, int N, int K, const float *a, int64_t a_row, int64_t a_col,
@@ -71,7 +72,25 @@ static void gemm_bf16(tl_ctx *ctx, float *c, int64_t ldc, int M, int N, int K, c
         }
 }
 
+/* ---- weights of two bytes: the products above on the weights that they are ---- */
+
+static void linear_half(tl_ctx *ctx, const tl_product *products, int count, const float *x, int64_t ldx, int R) {
+    float w[TL_KB];
+    for (const tl_product *p = products; p < products + count; p++) {
+        const int N = p->w->N, K = p->w->K;
+        const bool bf16 = p->w->type == TL_BF16;
+        for (int n = 0; n < N; n++)
+            for (int k0 = 0; k0 < K; k0 += TL_KB) {
+                const int kc = K - k0 < TL_KB ? K - k0 : TL_KB;
+                tl__widen(w, p->w->type, (const uint16_t *)p->w->data + (int64_t)n * K + k0, kc);
+                (bf16 ? gemm_bf16 : gemm)(ctx, p->y + n, p->ldy, R, 1, kc, x + k0, ldx, 1, w, 1, kc,
+                                          p->bias && k0 + kc == K ? p->bias + n : NULL, k0 > 0);
+            }
+    }
+}
+
 void tl__ops_gemm_ref(tl_ops *ops) {
     ops->gemm = gemm;
     ops->gemm_bf16 = gemm_bf16;
+    ops->linear_half = linear_half;
 }
