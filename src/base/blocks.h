@@ -12,9 +12,9 @@ bool tl__can_widen(tl_type type);
 /* out[n] of n elements, whole blocks. `in` needs no alignment. */
 void tl__widen(float *out, tl_type type, const void *in, int64_t n);
 
-/* F32, F16, BF16 (nearest, ties to even), Q8_0, Q4_0, Q4_K, Q6_K. */
+/* F32, F16, BF16 (nearest, ties to even), Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K. */
 bool tl__can_narrow(tl_type type);
-/* n elements, whole blocks; the bytes of ggml's reference quantiser without importance weights. */
+/* n finite elements, whole blocks; the bytes of ggml's reference quantiser without importance weights. */
 void tl__narrow(void *out, tl_type type, const float *in, int64_t n);
 
 float tl__f16_to_f32(uint16_t half);

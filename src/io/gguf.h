@@ -18,6 +18,9 @@ int tl__gguf_open(tl_gguf **gguf, const char *path, tl_error *err);
 void tl__gguf_close(tl_gguf *gguf);
 bool tl__gguf_is(const char *path); /* a file that begins with GGUF's magic */
 const char *tl__gguf_path(const tl_gguf *gguf);
+int tl__gguf_files(const tl_gguf *gguf);
+const char *tl__gguf_file(const tl_gguf *gguf, const tl_tensor_info *t); /* the path that t lies in */
+int tl__gguf_type_number(tl_type type);                                  /* ggml's; −1: GGUF has no such type */
 
 /* ---- metadata; strings lie in the file's mapping or a copy and live as long as the handle ---- */
 
@@ -36,6 +39,8 @@ typedef enum tl_gguf_kind { /* GGUF's numbers */
                             TL_GGUF_I64,
                             TL_GGUF_F64
 } tl_gguf_kind;
+const char *tl__gguf_kind_name(tl_gguf_kind kind); /* "u8", "string", … */
+size_t tl__gguf_kind_bytes(tl_gguf_kind kind);     /* of a number; 0 of a string */
 
 typedef struct tl_gguf_text {
     const char *bytes; /* not NUL-terminated; not necessarily UTF-8 */
@@ -54,7 +59,8 @@ typedef struct tl_gguf_value {
 int tl__gguf_values(const tl_gguf *gguf);
 const tl_gguf_value *tl__gguf_value_at(const tl_gguf *gguf, int i);
 const tl_gguf_value *tl__gguf_find(const tl_gguf *gguf, const char *key); /* NULL: no such key */
-/* Element i of a value as a number; false where it is not one (or not a whole one, or out of range, for int). */
+/* Element i of a value as a number (a boolean is 0 or 1); false where it is not one (or not a whole one, or out of
+ * range, for int). */
 bool tl__gguf_int(const tl_gguf_value *value, int64_t i, int64_t *out);
 bool tl__gguf_real(const tl_gguf_value *value, int64_t i, double *out);
 
