@@ -22,19 +22,14 @@ static bool uses(const tl_tokenizer *tok, tl_decode_kind kind) {
 }
 
 static void replace(tl_textbuf *text, tl_textbuf *spare, const tl_pattern *pattern, const char *by, size_t by_n) {
-    size_t done = 0, at = 0, from, to;
+    size_t done = 0, at = 0, last_end = SIZE_MAX, from, to;
     const uint8_t *s = (const uint8_t *)text->bytes;
     if (!tl__pattern_find(pattern, s, text->n, 0, &from, &to)) return;
     spare->n = 0;
-    while (tl__pattern_find(pattern, s, text->n, at, &from, &to)) {
+    while (tl__pattern_next(pattern, s, text->n, &at, &last_end, &from, &to)) {
         tl__textbuf_add(spare, text->bytes + done, from - done);
         tl__textbuf_add(spare, by, by_n);
-        done = at = to;
-        if (from == to) {
-            if (at >= text->n) break;
-            uint32_t c;
-            at += (size_t)tl__utf8_at(s + at, &c);
-        }
+        done = to;
     }
     tl__textbuf_add(spare, text->bytes + done, text->n - done);
     tl_textbuf other = *text;
@@ -80,7 +75,7 @@ static int fallback_byte(const char *s, size_t n) {
 static void token_text(const tl_tokenizer *tok, const tl_token *t, bool first, tl_textbuf *text, tl_textbuf *spare, bool *byte) {
     *byte = false;
     text->n = 0;
-    tl__textbuf_add(text, tok->text + t->text_at, t->text_n);
+    tl__textbuf_add(text, tok->text + t->decodes_at, t->decodes_n);
     for (int i = 0; i < tok->n_decode && !text->failed && !spare->failed; i++) {
         const tl_decode *step = &tok->decode[i];
         switch (step->kind) {
@@ -120,6 +115,10 @@ int tl__decode_finish(tl_tokenizer *tok, const char *where, tl_error *err) {
                             where, i + 1);
         fused |= step->kind == TL_DECODE_FUSE;
         bytes |= step->kind == TL_DECODE_BYTE_FALLBACK;
+    }
+    for (int i = 0; i < tok->n_added; i++) { /* as the library has it: by what is matched */
+        tl_token *t = &tok->token[tok->added[i].id];
+        t->decodes_at = tok->added[i].key_at, t->decodes_n = tok->added[i].key_n;
     }
     tl_textbuf text = {0}, spare = {0};
     for (int id = 0; id < tok->vocab; id++) {

@@ -169,6 +169,8 @@ static int put_token(tl_tokenizer *tok, const char *text, size_t n, int64_t id, 
                                 .text_n = (uint32_t)n,
                                 .bytes_at = (uint32_t)place,
                                 .bytes_n = (uint32_t)n,
+                                .decodes_at = (uint32_t)place,
+                                .decodes_n = (uint32_t)n,
                                 .present = true,
                                 .model = !added};
     tok->id_of_text[slot] = (hash >> 32) << 32 | (uint32_t)(id + 1);
@@ -179,6 +181,22 @@ static int put_token(tl_tokenizer *tok, const char *text, size_t n, int64_t id, 
 
 int tl__bpe_add_token(tl_tokenizer *tok, const char *text, size_t n, int64_t id, const char *where, tl_error *err) {
     return put_token(tok, text, n, id, false, where, err);
+}
+
+int tl__bpe_add_nameless(tl_tokenizer *tok, const char *text, size_t n, int64_t id, const char *where, tl_error *err) {
+    if (id < 0 || id >= tok->id_limit || !grow((void **)&tok->token, &tok->token_room, (int)id + 1, sizeof *tok->token))
+        return no_memory(err);
+    int64_t place = tl__bpe_keep(tok, text, n);
+    if (place < 0) return no_memory(err);
+    while (tok->vocab <= id) tok->token[tok->vocab++] = (tl_token){0};
+    tok->token[id] = (tl_token){.text_at = (uint32_t)place,
+                                .text_n = (uint32_t)n,
+                                .bytes_at = (uint32_t)place,
+                                .bytes_n = (uint32_t)n,
+                                .decodes_at = (uint32_t)place,
+                                .decodes_n = (uint32_t)n,
+                                .present = true};
+    return 0;
 }
 
 int tl__bpe_add_added(tl_tokenizer *tok, const char *text, size_t n, int64_t id, tl_added about, const char *where,
@@ -458,10 +476,18 @@ int tl__tokenizer_open(tl_tokenizer **out, const char *spec, tl_error *err) {
                         strlen(spec), PATH_MAX);
     if (!tl__path_exists(spec))
         return tl__fail(err, TL_ENOTFOUND,
-                        "tokenizer %s: no such file or folder; give \"bytes\", a tokenizer.json or a folder "
+                        "tokenizer %s: no such file or folder; give \"bytes\", a tokenizer.json, a GGUF file or a folder "
                         "that holds one",
                         spec);
     snprintf(path, sizeof path, "%s", spec);
+    if (!tl__path_is_folder(spec) && tl__gguf_is(spec)) {
+        tl_gguf *gguf;
+        int failed = tl__gguf_open(&gguf, spec, err);
+        if (failed) return failed;
+        failed = tl__tokenizer_from_gguf(out, gguf, err);
+        tl__gguf_close(gguf);
+        return failed;
+    }
     if (tl__path_is_folder(spec)) {
         tl__path_join(path, sizeof path, spec, "tokenizer.json");
         if (!tl__path_exists(path))
