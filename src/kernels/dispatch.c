@@ -4,14 +4,18 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
 #include "kernels/table.h"
 
-enum { ISA_REF, ISA_AVX2, ISA_AVX512, ISA_AVX512_BF16, ISAS };
+enum { ISA_REF, ISA_AVX2, ISA_AVX512, ISA_AVX512_VNNI, ISA_AVX512_BF16, ISA_AMX, ISAS };
 
-static const char *const isa_names[ISAS] = {"ref", "avx2", "avx512", "avx512_bf16"};
+static const char *const isa_names[ISAS] = {"ref", "avx2", "avx512", "avx512_vnni", "avx512_bf16", "amx"};
 static tl_ops tables[ISAS];
 static pthread_once_t tables_once = PTHREAD_ONCE_INIT;
 
@@ -19,7 +23,8 @@ static pthread_once_t tables_once = PTHREAD_ONCE_INIT;
 typedef struct cpu_facts {
     bool avx, avx2, fma, bmi, f16c, movbe;                /* with ymm state enabled */
     bool avx512f, avx512bw, avx512cd, avx512dq, avx512vl; /* with zmm state enabled */
-    bool avx512_vnni, avx512_bf16, avx_vnni, amx_bf16;
+    bool avx512_vnni, avx512_bf16, avx_vnni;
+    bool amx_int8, amx_bf16; /* with tile state enabled */
 } cpu_facts;
 
 static cpu_facts cpu_look(void) {
@@ -44,6 +49,7 @@ static cpu_facts cpu_look(void) {
     f.avx512vl = zmm && (b & bit_AVX512VL);
     f.avx512_vnni = zmm && (c & (1u << 11));
     f.amx_bf16 = tile && (d & (1u << 22));
+    f.amx_int8 = tile && (d & (1u << 24)) && (d & (1u << 25)); /* AMX-TILE, AMX-INT8 */
     if (a >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d)) {
         f.avx_vnni = ymm && (a & (1u << 4));
         f.avx512_bf16 = zmm && (a & (1u << 5));
@@ -51,6 +57,16 @@ static cpu_facts cpu_look(void) {
     if (__get_cpuid(0x80000001u, &a, &b, &c, &d)) f.bmi = f.bmi && (c & (1u << 5)); /* LZCNT belongs to x86-64-v3 */
 #endif
     return f;
+}
+
+/* Linux keeps tiles' 8 KB for a process that asked for them (Linux 5.16, Documentation/arch/x86/xstate.rst). */
+static bool tiles_granted(void) {
+#if defined(__x86_64__) && defined(__linux__)
+    enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 };
+    return syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
+#else
+    return false;
+#endif
 }
 
 /* The objects are compiled for x86-64-v3 and v4: every feature that the compiler may use there must be present. */
@@ -66,8 +82,12 @@ static bool cpu_runs(int isa) {
         return v3;
     case ISA_AVX512:
         return v4;
-    case ISA_AVX512_BF16:
-        return v4 && f.avx512_bf16;
+    case ISA_AVX512_VNNI:
+        return v4 && f.avx512_vnni;
+    case ISA_AVX512_BF16: /* no CPU has BF16 without VNNI */
+        return v4 && f.avx512_vnni && f.avx512_bf16;
+    case ISA_AMX:
+        return v4 && f.avx512_vnni && f.avx512_bf16 && f.amx_int8 && tiles_granted();
 #endif
     default:
         return false;
@@ -91,6 +111,7 @@ void tl__cpu_features(char *out, size_t size) {
         {f.avx512vl, "avx512vl"},
         {f.avx512_vnni, "avx512_vnni"},
         {f.avx512_bf16, "avx512_bf16"},
+        {f.amx_int8, "amx_int8"},
         {f.amx_bf16, "amx_bf16"},
     };
     size_t n = 0;
@@ -120,13 +141,17 @@ static void tables_fill(void) {
     tl__ops_gemm_bf16_avx2(&tables[ISA_AVX2]);
     tl__ops_attention_avx2(&tables[ISA_AVX2]);
     tl__ops_rows_avx2(&tables[ISA_AVX2]);
-    for (int isa = ISA_AVX512; isa <= ISA_AVX512_BF16; isa++) {
+    tl__ops_stored_avx2(&tables[ISA_AVX2]);
+    for (int isa = ISA_AVX512; isa < ISAS; isa++) {
         tl__ops_gemm_avx512(&tables[isa]);
         tl__ops_gemm_bf16_avx512(&tables[isa]);
         tl__ops_attention_avx512(&tables[isa]);
         tl__ops_rows_avx512(&tables[isa]);
+        tl__ops_stored_avx512(&tables[isa]);
     }
-    tl__ops_gemm_bf16_avx512_bf16(&tables[ISA_AVX512_BF16]);
+    for (int isa = ISA_AVX512_VNNI; isa < ISAS; isa++) tl__ops_stored_avx512_vnni(&tables[isa]);
+    for (int isa = ISA_AVX512_BF16; isa < ISAS; isa++) tl__ops_gemm_bf16_avx512_bf16(&tables[isa]);
+    tl__ops_stored_amx(&tables[ISA_AMX]);
 #endif
 }
 
@@ -143,7 +168,7 @@ int tl__ops_select(const tl_ops **ops, const char *want, tl_error *err) {
             if (!strcmp(want, isa_names[isa])) chosen = isa;
         if (chosen < 0)
             return tl__fail(err, TL_EINVALID,
-                            "instruction set '%.32s' (%s) is not one of ref, avx2, avx512, avx512_bf16; "
+                            "instruction set '%.32s' (%s) is not one of ref, avx2, avx512, avx512_vnni, avx512_bf16, amx; "
                             "leave it unset to get the best, '%s'",
                             want, source, isa_names[best]);
         if (!cpu_runs(chosen)) {

@@ -35,11 +35,13 @@ void tl__read_peak_ref(const void *from, size_t bytes, uint64_t *sink) {
 
 const tl_peak *tl__peak_select(const char *isa) {
     static const tl_peak forms[] = {
-        {"ref", tl__fma_peak_ref, NULL, tl__read_peak_ref},
+        {"ref", tl__fma_peak_ref, NULL, NULL, tl__read_peak_ref},
 #ifdef TL_HAVE_X86_KERNELS
-        {"avx2", tl__fma_peak_avx2, NULL, tl__read_peak_avx2},
-        {"avx512", tl__fma_peak_avx512, NULL, tl__read_peak_avx512},
-        {"avx512_bf16", tl__fma_peak_avx512_bf16, tl__dot_peak_avx512_bf16, tl__read_peak_avx512_bf16},
+        {"avx2", tl__fma_peak_avx2, NULL, tl__int8_peak_avx2, tl__read_peak_avx2},
+        {"avx512", tl__fma_peak_avx512, NULL, tl__int8_peak_avx512, tl__read_peak_avx512},
+        {"avx512_vnni", tl__fma_peak_avx512, NULL, tl__int8_peak_avx512_vnni, tl__read_peak_avx512},
+        {"avx512_bf16", tl__fma_peak_avx512, tl__dot_peak_avx512_bf16, tl__int8_peak_avx512_vnni, tl__read_peak_avx512},
+        {"amx", tl__fma_peak_avx512, tl__dot_peak_avx512_bf16, tl__int8_peak_amx, tl__read_peak_avx512},
 #endif
     };
     for (size_t i = 0; i < sizeof forms / sizeof *forms; i++)

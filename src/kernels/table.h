@@ -32,6 +32,7 @@ void tl__ops_activation_avx2(tl_ops *ops);
 void tl__ops_loss_avx2(tl_ops *ops);
 void tl__ops_optimizer_avx2(tl_ops *ops);
 void tl__ops_moe_avx2(tl_ops *ops);
+void tl__ops_stored_avx2(tl_ops *ops);
 void tl__ops_gemm_avx512(tl_ops *ops);
 void tl__ops_gemm_bf16_avx512(tl_ops *ops);
 void tl__ops_gemm_bf16_avx512_bf16(tl_ops *ops);
@@ -43,5 +44,8 @@ void tl__ops_activation_avx512(tl_ops *ops);
 void tl__ops_loss_avx512(tl_ops *ops);
 void tl__ops_optimizer_avx512(tl_ops *ops);
 void tl__ops_moe_avx512(tl_ops *ops);
+void tl__ops_stored_avx512(tl_ops *ops);
+void tl__ops_stored_avx512_vnni(tl_ops *ops);
+void tl__ops_stored_amx(tl_ops *ops);
 
 #endif

@@ -99,12 +99,47 @@ static void name_of(char *out, size_t size, const char *path) {
     snprintf(out, size, "%.*s", (int)(n - first), path + first);
 }
 
+/* The template's text, whether or not this program can render it. Of several the default one. */
+static int put_template(const tl_conversion *c, tl_gguf_out *out, tl_error *err) {
+    static const char key[] = "tokenizer.chat_template";
+    char path[4096], *text;
+    size_t n;
+    tl__path_join(path, sizeof path, c->job->in, "chat_template.jinja");
+    const bool alone = tl__path_exists(path);
+    if (!alone) tl__path_join(path, sizeof path, c->job->in, "tokenizer_config.json");
+    if (!tl__path_exists(path)) return 0;
+    TRY(tl__file_slurp(&text, &n, path, MOST_BYTES, err));
+    if (alone) {
+        int rc = put_text(out, key, text, n, err);
+        free(text);
+        return rc;
+    }
+    json_t *config = tl__json_parse(text, n, path, err), *one;
+    free(text);
+    if (!config) return TL_EFORMAT;
+    const json_t *template = json_object_get(config, "chat_template"),
+                 *found = json_is_string(template) ? template : NULL;
+    size_t i;
+    json_array_foreach(template, i, one) {
+        const char *name = json_string_value(json_object_get(one, "name"));
+        if (name && !strcmp(name, "default")) found = json_object_get(one, "template");
+    }
+    int rc = json_is_string(found) ? put_text(out, key, json_string_value(found), json_string_length(found), err) : 0;
+    json_decref(config);
+    return rc;
+}
+
 /* Without a tokenizer the file says so, and is good for token ids. */
 static int put_tokenizer(const tl_conversion *c, tl_gguf_out *out, tl_error *err) {
     char path[4096];
     tl__path_join(path, sizeof path, c->job->in, "tokenizer.json");
     if (!tl__path_exists(path)) return put_text(out, "tokenizer.ggml.model", "no_vocab", 8, err);
-    return tl__fail(err, TL_EUNSUPPORTED, "%s: a tokenizer is not yet written as GGUF metadata", path);
+    tl_tokenizer *tok;
+    TRY(tl__tokenizer_open(&tok, path, err));
+    int rc = tl__tokenizer_to_gguf(tok, c->arch.V, out, err);
+    if (rc) tl__error_prefix(err, "%s", path);
+    tl__tokenizer_close(tok);
+    return rc ? rc : put_template(c, out, err);
 }
 
 int tl__convert_keys(const tl_conversion *c, tl_gguf_out *out, tl_error *err) {

@@ -26,6 +26,7 @@ enum { WIDTH = 8 };
 
 enum { CHAINS = 12, UNROLL = 8, STREAMS = 8 };
 
+#if !defined(TL_ISA_avx512_vnni) && !defined(TL_ISA_avx512_bf16) && !defined(TL_ISA_amx)
 double TL_NAME(fma_peak)(int64_t rounds, float *sink) {
     volatile float seed = 0.5f; /* the chains run towards 1; see kernels/peak.c */
     lanes m = SPREAD(seed), a = SPREAD(seed), x[CHAINS];
@@ -42,6 +43,8 @@ double TL_NAME(fma_peak)(int64_t rounds, float *sink) {
     *sink = sum[0] + sum[WIDTH - 1];
     return 2.0 * WIDTH * CHAINS * UNROLL * (double)rounds;
 }
+
+#endif
 
 #if defined(TL_ISA_avx512_bf16)
 double TL_NAME(dot_peak)(int64_t rounds, float *sink) {
@@ -68,6 +71,63 @@ double TL_NAME(dot_peak)(int64_t rounds, float *sink) {
 }
 #endif
 
+#if defined(TL_ISA_amx)
+/* Four products of full tiles, each into a tile of its own, from two tiles of each factor. */
+double TL_NAME(int8_peak)(int64_t rounds, float *sink) {
+    struct {
+        uint8_t palette, start, reserved[14];
+        uint16_t row_bytes[16];
+        uint8_t rows[16];
+    } _Alignas(64) config = {.palette = 1};
+    for (int t = 0; t < 8; t++) config.row_bytes[t] = 64, config.rows[t] = 16;
+    __asm__ volatile("ldtilecfg %0" ::"m"(config));
+    for (int64_t r = 0; r < rounds; r++) {
+#pragma GCC unroll 8
+        for (int u = 0; u < UNROLL; u++)
+            __asm__ volatile("tdpbusd %tmm4, %tmm6, %tmm0\n\ttdpbusd %tmm4, %tmm7, %tmm1\n\t"
+                             "tdpbusd %tmm5, %tmm6, %tmm2\n\ttdpbusd %tmm5, %tmm7, %tmm3");
+    }
+    __asm__ volatile("tilerelease");
+    *sink = 0;
+    return 2.0 * 16 * 16 * 64 * 4 * UNROLL * (double)rounds;
+}
+#elif !defined(TL_ISA_avx512_bf16)
+double TL_NAME(int8_peak)(int64_t rounds, float *sink) {
+    volatile int seed = 0x01010101;
+    words x[CHAINS], a, b;
+#if defined(TL_ISA_avx512)
+    a = b = _mm512_set1_epi32(seed);
+#else
+    a = b = _mm256_set1_epi32(seed);
+#endif
+    for (int i = 0; i < CHAINS; i++) x[i] = a;
+    for (int64_t r = 0; r < rounds; r++) {
+#pragma GCC unroll 8
+        for (int u = 0; u < UNROLL; u++) {
+#pragma GCC unroll 12
+            for (int i = 0; i < CHAINS; i++) {
+#if defined(TL_ISA_avx512_vnni)
+                x[i] = _mm512_dpbusd_epi32(x[i], a, b);
+#elif defined(TL_ISA_avx512)
+                __asm__("" : "+v"(a)); /* each product is made anew */
+                x[i] = _mm512_add_epi32(
+                    x[i], _mm512_madd_epi16(_mm512_maddubs_epi16(a, b), _mm512_set1_epi16(1)));
+#else
+                __asm__("" : "+x"(a));
+                x[i] = _mm256_add_epi32(
+                    x[i], _mm256_madd_epi16(_mm256_maddubs_epi16(a, b), _mm256_set1_epi16(1)));
+#endif
+            }
+        }
+    }
+    words sum = x[0];
+    for (int i = 1; i < CHAINS; i++) sum = XOR(sum, x[i]);
+    *sink = (float)sum[0];
+    return 2.0 * 4 * WIDTH * CHAINS * UNROLL * (double)rounds;
+}
+#endif
+
+#if !defined(TL_ISA_avx512_vnni) && !defined(TL_ISA_avx512_bf16) && !defined(TL_ISA_amx)
 void TL_NAME(read_peak)(const void *from, size_t bytes, uint64_t *sink) {
     const char *p = from;
     words x[STREAMS] = {0};
@@ -78,3 +138,4 @@ void TL_NAME(read_peak)(const void *from, size_t bytes, uint64_t *sink) {
     for (int i = 1; i < STREAMS; i++) x[0] = XOR(x[0], x[i]);
     *sink = (uint64_t)x[0][0];
 }
+#endif
