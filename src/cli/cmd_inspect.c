@@ -20,7 +20,7 @@ static const tl_option options[] = {{"tensors", TL_FLAG(settings, tensors),
                                      .help = "List every tensor; else those that repeat in each layer share a line."},
                                     {"json", TL_FLAG(settings, json), .not_in_yaml = true,
                                      .help = "Print one JSON object (kind, parameters, types, tensors, weights_hash, "
-                                             "architecture, run, …) and nothing else."},
+                                             "architecture, to_run, …) and nothing else."},
                                     {0}};
 
 typedef struct subject {
@@ -289,7 +289,7 @@ static json_t *metadata_json(const subject *s) {
     return out;
 }
 
-static json_t *run_json(const subject *s) {
+static json_t *to_run_json(const subject *s) {
     return json_pack("{s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:i}", "context", s->context, "bytes",
                      (json_int_t)s->size.generating, "weights_bytes", (json_int_t)s->size.weights.total_bytes,
                      "mapped_bytes", (json_int_t)s->size.weights.mapped_bytes, "kv_bytes", (json_int_t)s->size.kv,
@@ -330,7 +330,7 @@ static json_t *as_json(const subject *s) {
         json_object_set_new(out, "kv_bytes_per_token", json_integer(kv_bytes_per_token(&s->arch)));
         json_object_set_new(out, "session_bytes",
                             json_integer((json_int_t)tl__session_bytes(&s->arch, s->arch.max_positions, 0)));
-        if (s->has_size) json_object_set_new(out, "run", run_json(s));
+        if (s->has_size) json_object_set_new(out, "to_run", to_run_json(s));
         json_object_set_new(out, "tokenizer_ids", s->has_tokenizer ? json_integer(s->vocab) : json_null());
         json_object_set_new(out, "verified", s->manifest ? json_true() : json_null());
     }
