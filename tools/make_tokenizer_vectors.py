@@ -90,7 +90,7 @@ def kinds_of(text):
         t = Tokenizer(models.BPE())
         t.pre_tokenizer, t.decoder = pre, D.ByteLevel()
         if norm: t.normalizer = norm
-        t.train_from_iterator(words, trainers.BpeTrainer(vocab_size=300 if alphabet else 120, show_progress=False, special_tokens=["<s>"], limit_alphabet=60,
+        t.train_from_iterator(words, trainers.BpeTrainer(vocab_size=360 if alphabet else 120, show_progress=False, special_tokens=["<s>"], limit_alphabet=256 if alphabet else 60,
                                                          initial_alphabet=pre_tokenizers.ByteLevel.alphabet() if alphabet else []))
         return t
 
