@@ -136,6 +136,7 @@ int tl__decode_finish(tl_tokenizer *tok, const char *where, tl_error *err) {
         t->decodes_at = tok->added[i].key_at, t->decodes_n = tok->added[i].key_n;
     }
     bool watched[256] = {0};
+    size_t most = tl__textbuf_most(tok->text_used);
     find_watched(tok, watched);
     tl_textbuf text = {0}, spare = {0};
     for (int id = 0; id < tok->vocab; id++) {
@@ -146,6 +147,9 @@ int tl__decode_finish(tl_tokenizer *tok, const char *where, tl_error *err) {
         while (passed < t->decodes_n && !watched[s[passed]]) passed++;
         if (passed == t->decodes_n && t->decodes_at == t->text_at) continue;
         bool byte;
+        text.n = spare.n = 0;
+        text.most = spare.most = tl__textbuf_most(t->decodes_n);
+        if (tok->text_used > most) text.failed = true;
         token_text(tok, t, false, &text, &spare, &byte);
         t->byte = byte;
         if (text.n == t->text_n && memcmp(text.bytes, tok->text + t->text_at, text.n) == 0) continue;
@@ -153,7 +157,7 @@ int tl__decode_finish(tl_tokenizer *tok, const char *where, tl_error *err) {
         if (place < 0) {
             free(text.bytes);
             free(spare.bytes);
-            return tl__fail(err, TL_ENOMEM, "%s: not enough memory for the texts of %d tokens", where, tok->vocab);
+            return tl__fail(err, TL_ENOMEM, "%s: not enough memory for what the decoder makes of %d tokens", where, tok->vocab);
         }
         t->bytes_at = (uint32_t)place, t->bytes_n = (uint32_t)text.n;
     }

@@ -332,7 +332,8 @@ static bool normalize_added(tl_tokenizer *tok) {
     for (int i = 0; i < tok->n_added && tok->n_norm && fine; i++) {
         tl_added *about = &tok->added[i];
         if (about->raw) continue;
-        a.n = 0;
+        a.n = b.n = 0;
+        a.most = b.most = tl__textbuf_most(about->key_n);
         tl__textbuf_add(&a, tok->text + about->key_at, about->key_n);
         for (int k = 0; k < tok->n_norm; k++) {
             bool kept;

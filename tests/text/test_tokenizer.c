@@ -314,6 +314,70 @@ static void test_saving_keeps_what_was_read_and_reads_what_was_written(void **st
     tl__tokenizer_close(again);
 }
 
+/* Into GGUF metadata and back, and from that into tokenizer.json and back: the same ids. */
+static void test_gguf_and_back(void **state) {
+    (void)state;
+    static const char *const names[] = {"trained", "smollm", "llama2", "gemma"};
+    json_t *file = vector("kinds.json"), *c;
+    for (int k = 0; k < 4; k++) {
+        tl_error err = {0};
+        tl_tokenizer *tok, *back, *saved;
+        if (k == 0) {
+            tok = opened(names[0]);
+        } else {
+            json_t *kind = json_deep_copy(json_object_get(json_object_get(file, "kinds"), names[k]));
+            const json_t *model = json_object_get(json_object_get(file, "models"), json_string_value(json_object_get(kind, "model")));
+            json_object_set(kind, "model", (json_t *)model);
+            /* What GGUF cannot say of added tokens is not asked here. */
+            json_object_set_new(kind, "added_tokens", json_array());
+            char *text = json_dumps(kind, JSON_COMPACT);
+            if (tl__tokenizer_parse(&tok, text, strlen(text), names[k], &err)) fail_msg("%s", err.text);
+            free(text);
+            json_decref(kind);
+        }
+        char path[300];
+        snprintf(path, sizeof path, "%s/%s.gguf", folder, names[k]);
+        tl_gguf_out *out;
+        assert_int_equal(tl__gguf_create(&out, path, &err), 0);
+        if (tl__tokenizer_to_gguf(tok, out, &err)) fail_msg("%s", err.text);
+        if (tl__gguf_publish(out, &err)) fail_msg("%s", err.text);
+        if (tl__tokenizer_open(&back, path, &err)) fail_msg("%s", err.text);
+        assert_int_equal(tl__tokenizer_save(back, folder, &err), 0);
+        if (tl__tokenizer_open(&saved, folder, &err)) fail_msg("%s", err.text);
+        assert_int_equal(tl__tokenizer_vocab(back), tl__tokenizer_vocab(tok));
+        size_t i;
+        json_array_foreach(json_object_get(file, "cases"), i, c) {
+            const json_t *s = json_object_get(c, "text");
+            int32_t want[4096], got[4096];
+            int64_t n = tl__tokenizer_encode(tok, json_string_value(s), json_string_length(s), false, want, 4096, NULL);
+            for (int m = 0; m < 2; m++) {
+                int64_t count = tl__tokenizer_encode(m ? saved : back, json_string_value(s), json_string_length(s), false, got, 4096, NULL);
+                if (count != n || memcmp(want, got, (size_t)n * 4) != 0)
+                    fail_msg("%s%s, case %zu: \"%s\"", names[k], m ? " saved" : "", i, json_string_value(s));
+            }
+        }
+        tl__tokenizer_close(tok);
+        tl__tokenizer_close(back);
+        tl__tokenizer_close(saved);
+    }
+    /* Falcon's order of steps in tokenizer.json has no name in GGUF. */
+    json_t *kind = json_object_get(json_object_get(file, "kinds"), "falcon");
+    json_object_set(kind, "model", json_object_get(json_object_get(file, "models"), json_string_value(json_object_get(kind, "model"))));
+    char *text = json_dumps(kind, JSON_COMPACT), path[300];
+    tl_tokenizer *tok;
+    tl_gguf_out *out;
+    tl_error err = {0};
+    assert_int_equal(tl__tokenizer_parse(&tok, text, strlen(text), "falcon", &err), 0);
+    snprintf(path, sizeof path, "%s/falcon.gguf", folder);
+    assert_int_equal(tl__gguf_create(&out, path, &err), 0);
+    assert_int_equal(tl__tokenizer_to_gguf(tok, out, &err), TL_EUNSUPPORTED);
+    assert_non_null(strstr(err.text, "GGUF"));
+    tl__gguf_abandon(out);
+    tl__tokenizer_close(tok);
+    free(text);
+    json_decref(file);
+}
+
 /* ---- hostile files ---- */
 
 static void expect_refused(json_t *root, const char *word) {
@@ -413,6 +477,7 @@ int main(void) {
         cmocka_unit_test(test_decoding_gives_the_text_back_in_whole_characters),
         cmocka_unit_test(test_decoding_broken_bytes),
         cmocka_unit_test(test_saving_keeps_what_was_read_and_reads_what_was_written),
+        cmocka_unit_test(test_gguf_and_back),
         cmocka_unit_test(test_other_constructs_are_refused_by_name),
         cmocka_unit_test(test_files_that_contradict_themselves),
     };
