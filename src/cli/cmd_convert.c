@@ -60,13 +60,13 @@ static int print(tl_cli *cli, const tl_convert *job, const tl_converted *done, b
     char size[32], count[32];
     scaled(size, (double)done->bytes, "B");
     scaled(count, (double)elements, "");
-    printf("%s: %d tensors, %sparameters, %s", job->out, tensors, count, size);
+    printf("%s: %d tensors, %s parameters, %s", job->out, tensors, count, size);
     if (done->files > 1) printf(" in %d files", done->files);
     const char *before = ": ";
     for (int t = 0; t < TL_TYPES; t++) {
         if (!done->tensors[t]) continue;
         scaled(count, (double)done->elements[t], "");
-        printf("%s%sof %s in %d", before, count, tl__type_name((tl_type)t), done->tensors[t]);
+        printf("%s%s of %s in %d", before, count, tl__type_name((tl_type)t), done->tensors[t]);
         before = ", ";
     }
     putchar('\n');

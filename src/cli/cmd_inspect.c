@@ -154,10 +154,10 @@ static int gather_gguf(subject *s, const char *path, tl_error *err) {
 static int predict_memory(subject *s, tl_error *err) {
     enum { COMMON = 4096, CHUNK = 256 };
     tl_engine engine;
-    tl_engine_options options = {0};
+    const tl_engine_options usual = {0};
     int status = tl__engine_open(&engine, s->folder, false, err);
     s->context = s->arch.max_positions < COMMON ? s->arch.max_positions : COMMON;
-    if (!status) status = tl__engine_size(&s->size, &engine, &options, s->context, CHUNK, err);
+    if (!status) status = tl__engine_size(&s->size, &engine, &usual, s->context, CHUNK, err);
     s->has_size = !status;
     const tl_limits limits = tl__cgroup_limits();
     s->available_bytes = tl__memory_available_bytes();
@@ -167,7 +167,7 @@ static int predict_memory(subject *s, tl_error *err) {
     while (least < most) {
         const int middle = least + (most - least + 1) / 2;
         tl_engine_size size;
-        if (tl__engine_size(&size, &engine, &options, middle, CHUNK, NULL) || size.generating > s->available_bytes)
+        if (tl__engine_size(&size, &engine, &usual, middle, CHUNK, NULL) || size.generating > s->available_bytes)
             most = middle - 1;
         else least = middle;
     }

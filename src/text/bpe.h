@@ -135,8 +135,9 @@ struct tl_tokenizer {
 /* Building: a new one is empty. Tokens come in any order of ids; text is tokenizer.json's spelling. */
 int tl__bpe_new(tl_tokenizer **tok, tl_error *err);
 int tl__bpe_add_token(tl_tokenizer *tok, const char *text, size_t n, int64_t id, const char *where, tl_error *err);
-/* One that only decodes: its text is another's, or empty. */
-int tl__bpe_add_nameless(tl_tokenizer *tok, const char *text, size_t n, int64_t id, const char *where, tl_error *err);
+/* The same, but where the text is another's already, or empty, the id only decodes: *nameless. */
+int tl__bpe_add_or_nameless(tl_tokenizer *tok, const char *text, size_t n, int64_t id, bool *nameless, const char *where,
+                            tl_error *err);
 int tl__bpe_find(const tl_tokenizer *tok, const char *text, size_t n); /* −1: none */
 int tl__bpe_add_merge(tl_tokenizer *tok, int left, int right, int made, tl_error *err);
 /* An added token, as `about` says (its id and key are set here); its id must be the model's if its text is in the

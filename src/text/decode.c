@@ -102,6 +102,21 @@ static void token_text(const tl_tokenizer *tok, const tl_token *t, bool first, t
     }
 }
 
+/* The bytes without which a token passes all steps as it is: most tokens have none of them. */
+static void find_watched(const tl_tokenizer *tok, bool watched[256]) {
+    for (int i = 0; i < tok->n_decode; i++) {
+        const tl_decode *step = &tok->decode[i];
+        size_t n;
+        bool regex;
+        const uint8_t *source = step->pattern ? (const uint8_t *)tl__pattern_source(step->pattern, &n, &regex) : NULL;
+        if (step->kind == TL_DECODE_FUSE) return;
+        for (int byte = 0; byte < 256; byte++)
+            watched[byte] |= step->kind == TL_DECODE_STRIP || (step->kind == TL_DECODE_BYTE_LEVEL && byte >= 0x80) ||
+                             (step->kind == TL_DECODE_BYTE_FALLBACK && byte == '<') ||
+                             (source && (regex || byte == source[0]));
+    }
+}
+
 int tl__decode_finish(tl_tokenizer *tok, const char *where, tl_error *err) {
     bool fused = false, bytes = false;
     for (int i = 0; i < tok->n_decode; i++) {
@@ -120,11 +135,21 @@ int tl__decode_finish(tl_tokenizer *tok, const char *where, tl_error *err) {
         tl_token *t = &tok->token[tok->added[i].id];
         t->decodes_at = tok->added[i].key_at, t->decodes_n = tok->added[i].key_n;
     }
+    bool watched[256] = {0};
+    size_t most = tl__textbuf_most(tok->text_used);
+    find_watched(tok, watched);
     tl_textbuf text = {0}, spare = {0};
     for (int id = 0; id < tok->vocab; id++) {
         tl_token *t = &tok->token[id];
         if (!t->present) continue;
+        const uint8_t *s = (const uint8_t *)tok->text + t->decodes_at;
+        uint32_t passed = 0;
+        while (passed < t->decodes_n && !watched[s[passed]]) passed++;
+        if (passed == t->decodes_n && t->decodes_at == t->text_at) continue;
         bool byte;
+        text.n = spare.n = 0;
+        text.most = spare.most = tl__textbuf_most(t->decodes_n);
+        if (tok->text_used > most) text.failed = true;
         token_text(tok, t, false, &text, &spare, &byte);
         t->byte = byte;
         if (text.n == t->text_n && memcmp(text.bytes, tok->text + t->text_at, text.n) == 0) continue;
@@ -132,7 +157,7 @@ int tl__decode_finish(tl_tokenizer *tok, const char *where, tl_error *err) {
         if (place < 0) {
             free(text.bytes);
             free(spare.bytes);
-            return tl__fail(err, TL_ENOMEM, "%s: not enough memory for the texts of %d tokens", where, tok->vocab);
+            return tl__fail(err, TL_ENOMEM, "%s: not enough memory for what the decoder makes of %d tokens", where, tok->vocab);
         }
         t->bytes_at = (uint32_t)place, t->bytes_n = (uint32_t)text.n;
     }

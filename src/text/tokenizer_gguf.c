@@ -97,9 +97,8 @@ static int read_tokens(const reader *r) {
             return tl__fail(r->err, TL_EFORMAT, "%s: tokenizer.ggml.scores %d is not a finite number", r->where, id);
         if (tl__utf8_valid((const uint8_t *)text.bytes, text.n) != text.n)
             return tl__fail(r->err, TL_EFORMAT, "%s: token %d is not valid UTF-8; convert the model anew", r->where, id);
-        bool twice = tl__bpe_find(tok, text.bytes, text.n) >= 0 || text.n == 0;
-        status = twice ? tl__bpe_add_nameless(tok, text.bytes, text.n, id, r->where, r->err)
-                       : tl__bpe_add_token(tok, text.bytes, text.n, id, r->where, r->err);
+        bool twice;
+        status = tl__bpe_add_or_nameless(tok, text.bytes, text.n, id, &twice, r->where, r->err);
         if (status) break;
         if (twice) {
             tok->token[id].special = type == TYPE_CONTROL;
