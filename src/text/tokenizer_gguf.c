@@ -126,7 +126,7 @@ static int read_merges(const reader *r) {
         size_t left_n = gap ? (size_t)(gap - text.bytes) : 0, right_n = gap ? text.n - left_n - 1 : 0;
         joined.n = 0;
         tl__textbuf_add(&joined, text.bytes, left_n);
-        tl__textbuf_add(&joined, gap + 1, right_n);
+        if (gap) tl__textbuf_add(&joined, gap + 1, right_n);
         if (joined.failed) {
             status = tl__fail(r->err, TL_ENOMEM, "%s: not enough memory for a merge of %zu bytes", r->where, text.n);
             break;
