@@ -275,6 +275,7 @@ static tl_value make_dict(tl_run *run, activation *a, const tl_node *n) {
         tl_value key = eval(run, a, n->args.at[i]), value = eval(run, a, n->args.at[i + 1]);
         run->at = n;
         if (!tl__value_hashable(key)) tl__run_fail(run, "a value of type %s cannot be a key", tl__value_type(key));
+        if (key.kind == TL_V_STRING) tl__run_steps(run, (int64_t)key.s->n / 64);
         tl__dict_set(&run->memory, out.dict, key, value);
     }
     return out;

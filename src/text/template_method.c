@@ -541,6 +541,7 @@ static tl_value dict_method(tl_run *run, method which, tl_value self, const tl_a
     if (which == M_GET) {
         tl__bind(run, "get", args, "/key default", 1, a);
         if (!tl__value_hashable(a[0])) tl__run_fail(run, "a value of type %s cannot be a key", tl__value_type(a[0]));
+        if (a[0].kind == TL_V_STRING) tl__run_steps(run, (int64_t)a[0].s->n / 64);
         const tl_value *found = tl__dict_get(self.dict, a[0]);
         return found ? *found : a[1].kind == TL_V_MISSING ? tl__none() : a[1];
     }

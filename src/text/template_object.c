@@ -180,6 +180,7 @@ tl_value tl__attribute(tl_run *run, tl_value of, const tl_string *name) {
 
 tl_value tl__item(tl_run *run, tl_value of, tl_value key) {
     tl__run_defined(run, of);
+    if (key.kind == TL_V_STRING) tl__run_steps(run, (int64_t)key.s->n / 64);
     tl_value out;
     if (item_at(run, of, key, &out)) return out;
     if (key.kind == TL_V_STRING && own_attribute(run, of, key.s, &out)) return out;
@@ -211,7 +212,7 @@ tl_value tl__slice(tl_run *run, tl_value of, const tl_value bound[3]) {
     uint64_t span = step < 0 ? (start > stop ? (uint64_t)(start - stop) : 0) : (stop > start ? (uint64_t)(stop - start) : 0);
     uint64_t stride = step < 0 ? 0 - (uint64_t)step : (uint64_t)step;
     int64_t count = (int64_t)(span ? (span - 1) / stride + 1 : 0);
-    tl__run_steps(run, count / 16);
+    tl__run_steps(run, count / 16 + (of.kind == TL_V_STRING ? (int64_t)of.s->n / 64 : 0));
     if (of.kind == TL_V_RANGE) {
         tl_range *r = TL_NEW(&run->memory, tl_range, 1);
         *r = (tl_range){of.range->start + start * of.range->step, of.range->start + stop * of.range->step, of.range->step * step, count};

@@ -206,6 +206,7 @@ bool tl__contains(tl_run *run, tl_value in, tl_value what) {
     }
     if (in.kind == TL_V_DICT || (in.kind == TL_V_VIEW && in.which == 0)) {
         if (!tl__value_hashable(what)) tl__run_fail(run, "a value of type %s cannot be a key", tl__value_type(what));
+        if (what.kind == TL_V_STRING) tl__run_steps(run, (int64_t)what.s->n / 64);
         return tl__dict_get(in.dict, what) != NULL;
     }
     if (!tl__iterable(in)) {
@@ -220,7 +221,10 @@ bool tl__contains(tl_run *run, tl_value in, tl_value what) {
 /* −1, 0, 1, or 2 for what is never less nor more (NaN); fails on types that have no order. */
 static int order(tl_run *run, int op, tl_value a, tl_value b, int depth) {
     if (tl__value_number(a) && tl__value_number(b)) return tl__number_compare(a, b);
-    if (a.kind == TL_V_STRING && b.kind == TL_V_STRING) return tl__string_compare(a.s, b.s);
+    if (a.kind == TL_V_STRING && b.kind == TL_V_STRING) {
+        tl__run_steps(run, (int64_t)(a.s->n < b.s->n ? a.s->n : b.s->n) / 64);
+        return tl__string_compare(a.s, b.s);
+    }
     if (!is_list(a) || a.kind != b.kind) wrong_types(run, op, a, b);
     if (depth > TL_TEMPLATE_DEPTH) tl__run_fail(run, "values nested too deep cannot be compared");
     size_t n = a.list->n < b.list->n ? a.list->n : b.list->n;

@@ -266,6 +266,7 @@ static bool equal(tl_value a, tl_value b, int64_t *left) {
     case TL_V_NONE:
         return true;
     case TL_V_STRING:
+        *left -= (int64_t)(a.s->n / 64);
         return a.s->n == b.s->n && memcmp(a.s->bytes, b.s->bytes, a.s->n) == 0;
     case TL_V_LIST:
     case TL_V_TUPLE:
