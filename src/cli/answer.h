@@ -14,19 +14,31 @@ typedef struct tl_sampling_options {
     double temperature, top_p, min_p;
 } tl_sampling_options;
 #define TL_SAMPLING_OPTIONS(T, most_tokens)                                                                            \
-    {"max-tokens", TL_INT(T, sampling.max_tokens), .initial = most_tokens, .least = 1, .most = 1e9,                    \
-     .help = "Most tokens to generate."},                                                                              \
-        {"temperature", TL_REAL(T, sampling.temperature), .initial = "0.8", .least = 0, .most = 1000,                  \
+    {"max-tokens", TL_INT(T, sampling.max_tokens),    .initial = most_tokens, .least = 1,                              \
+     .most = 1e9,  .help = "Most tokens to generate."},                                                                \
+        {"temperature",                                                                                                \
+         TL_REAL(T, sampling.temperature),                                                                             \
+         .initial = "0.8",                                                                                             \
+         .least = 0,                                                                                                   \
+         .most = 1000,                                                                                                 \
          .help = "0 takes the likeliest token each time; 1 samples from the model as it is; above 1 flattens."},       \
-        {"top-k", TL_INT(T, sampling.top_k), .value = "K", .initial = "0", .least = 0, .most = 2147483647,             \
+        {"top-k",                                                                                                      \
+         TL_INT(T, sampling.top_k),                                                                                    \
+         .value = "K",                                                                                                 \
+         .initial = "0",                                                                                               \
+         .least = 0,                                                                                                   \
+         .most = 2147483647,                                                                                           \
          .help = "Sample among the K likeliest tokens; 0 is off."},                                                    \
-        {"top-p", TL_REAL(T, sampling.top_p), .initial = "1", .least = 1e-9, .most = 1,                                \
-         .help = "Sample among the fewest tokens that hold this share of the probability; 1 is off."},                 \
-        {"min-p", TL_REAL(T, sampling.min_p), .initial = "0", .least = 0, .most = 1,                                   \
-         .help = "Drop tokens less likely than this share of the likeliest; 0 is off."},                               \
+        {"top-p",        TL_REAL(T, sampling.top_p),                                                                   \
+         .initial = "1", .least = 1e-9,                                                                                \
+         .most = 1,      .help = "Sample among the fewest tokens that hold this share of the probability; 1 is off."}, \
+        {"min-p",        TL_REAL(T, sampling.min_p),                                                                   \
+         .initial = "0", .least = 0,                                                                                   \
+         .most = 1,      .help = "Drop tokens less likely than this share of the likeliest; 0 is off."},               \
     {                                                                                                                  \
-        "seed", TL_INT(T, sampling.seed), .initial = "0", .least = 0, .most = 9.2e18,                                  \
-        .help = "The same seed, prompt and settings give the same text, on any number of threads."                     \
+        "seed", TL_INT(T, sampling.seed),                                                                              \
+            .initial = "0", .least = 0, .most = 9.2e18,                                                                \
+            .help = "The same seed, prompt and settings give the same text, on any number of threads."                 \
     }
 
 typedef struct tl_answer {

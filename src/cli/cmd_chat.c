@@ -42,8 +42,9 @@ static const tl_option options[] = {
      .help = "CPU threads; all that this process may use unless given."},
     TL_MODEL_FILE_OPTIONS(settings),
     {"json", TL_FLAG(settings, json), .not_in_yaml = true,
-     .help = "With --messages: print one JSON object (text, ids, logprobs, stop, prompt_tokens, prompt_seconds, seconds, "
-             "tokens_per_second) and nothing else."},
+     .help =
+         "With --messages: print one JSON object (text, ids, logprobs, stop, prompt_tokens, prompt_seconds, seconds, "
+         "tokens_per_second) and nothing else."},
     {0}};
 
 enum { MOST_STOPS = 64, USUAL_CONTEXT = 8192 };
@@ -100,7 +101,8 @@ static int find_stops(chat *c, tl_error *err) {
         TRY(read_stops(c, "config.json", err));
         return read_stops(c, "generation_config.json", err);
     }
-    static const char *const keys[] = {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"};
+    static const char *const keys[] = {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id",
+                                       "tokenizer.ggml.eom_token_id"};
     tl_gguf *g;
     TRY(tl__gguf_open(&g, c->engine.folder, err));
     for (int i = 0; i < 3; i++) {
@@ -114,7 +116,9 @@ static int find_stops(chat *c, tl_error *err) {
 
 /* ---- the conversation ---- */
 
-static json_t *messages(chat *c) { return json_object_get(c->conversation, "messages"); }
+static json_t *messages(chat *c) {
+    return json_object_get(c->conversation, "messages");
+}
 
 static void say(chat *c, const char *role, const char *text, size_t n) {
     json_array_append_new(messages(c), json_pack("{s:s, s:s%}", "role", role, "content", text, n));
@@ -138,7 +142,8 @@ static int open_chat(chat *c, tl_error *err) {
         TRY(tl__chat_template_tokens(&c->template, e->folder, err));
         TRY(tl__chat_template_file(&c->template, o->template, err));
     } else {
-        TRY(tl__chat_template_open(&c->template, e->folder, json_array_size(json_object_get(c->conversation, "tools")) > 0, err));
+        TRY(tl__chat_template_open(&c->template, e->folder,
+                                   json_array_size(json_object_get(c->conversation, "tools")) > 0, err));
     }
     c->variables = json_pack("{s:b}", "add_generation_prompt", 1);
     json_object_update_missing(c->variables, c->template.tokens);
@@ -146,9 +151,11 @@ static int open_chat(chat *c, tl_error *err) {
     TRY(find_stops(c, err));
     int positions = e->arch.max_positions, usual = positions < USUAL_CONTEXT ? positions : USUAL_CONTEXT;
     if (o->context > positions)
-        return tl__fail(err, TL_EINVALID, "--context %lld is more than the %d positions of this model", (long long)o->context, positions);
+        return tl__fail(err, TL_EINVALID, "--context %lld is more than the %d positions of this model",
+                        (long long)o->context, positions);
     int capacity = o->context ? (int)o->context : usual;
-    tl_engine_options how = {.threads = (int)o->threads, .positions = capacity, .dtype = (tl_dtype)o->dtype, .verify = o->verify};
+    tl_engine_options how = {
+        .threads = (int)o->threads, .positions = capacity, .dtype = (tl_dtype)o->dtype, .verify = o->verify};
     TRY(tl__engine_load(e, &how, err));
     TRY(tl__session_open(&c->session, &e->model, &e->ctx, capacity, 0, err));
     c->held = malloc((size_t)capacity * sizeof *c->held);
@@ -180,10 +187,13 @@ static int answer(chat *c, tl_error *err) {
     int capacity = tl__session_capacity(c->session);
     if (n == 0) status = tl__fail(err, TL_EINVALID, "the template makes nothing of this conversation");
     if (n >= capacity)
-        status = tl__fail(err, TL_EINVALID, "the conversation is %lld tokens long, and there is room for %d with an answer; begin anew with /reset, or give more by --context",
+        status = tl__fail(err, TL_EINVALID,
+                          "the conversation is %lld tokens long, and there is room for %d with an answer; begin anew "
+                          "with /reset, or give more by --context",
                           (long long)n, capacity);
     int kept = 0, length = tl__session_length(c->session);
-    while (!status && kept < n - 1 && kept < length && c->held[kept] == ids[kept]) kept++; /* one is read for its logits */
+    while (!status && kept < n - 1 && kept < length && c->held[kept] == ids[kept])
+        kept++; /* one is read for its logits */
     if (!status) {
         tl__session_rewind(c->session, kept);
         int64_t most = c->o->sampling.max_tokens;
@@ -216,7 +226,10 @@ static void show_speed(const chat *c) {
     const tl_answer *a = &c->answer;
     if (!isatty(STDERR_FILENO)) return;
     fprintf(stderr, "[%d tokens%s, %.*f tokens/s; %d read anew of %d]\n", a->n,
-            !strcmp(a->stop, "eos") ? "" : !strcmp(a->stop, "interrupted") ? ", stopped" : !strcmp(a->stop, "positions") ? ", and the context is full" : ", cut by --max-tokens",
+            !strcmp(a->stop, "eos")           ? ""
+            : !strcmp(a->stop, "interrupted") ? ", stopped"
+            : !strcmp(a->stop, "positions")   ? ", and the context is full"
+                                              : ", cut by --max-tokens",
             tl__answer_speed(a) < 100, tl__answer_speed(a), c->prompt_n - c->kept, c->prompt_n);
 }
 
@@ -240,7 +253,10 @@ static bool command(chat *c, const char *line, const char **system, char **own, 
         *system = *own;
         reset(c, *system);
     } else {
-        fprintf(stderr, "%s is no command; there are /reset, /system TEXT and /exit. Begin with // to say a line that begins with /.\n", line);
+        fprintf(stderr,
+                "%s is no command; there are /reset, /system TEXT and /exit. Begin with // to say a line that begins "
+                "with /.\n",
+                line);
     }
     return true;
 }
@@ -251,7 +267,9 @@ static int converse(chat *c, tl_error *err) {
     const char *system = c->o->system;
     size_t room = 0;
     int status = 0;
-    if (terminal) fprintf(stderr, "Ctrl-C stops an answer; /reset begins anew, /system TEXT too, with other instructions; Ctrl-D or /exit ends.\n");
+    if (terminal)
+        fprintf(stderr, "Ctrl-C stops an answer; /reset begins anew, /system TEXT too, with other instructions; Ctrl-D "
+                        "or /exit ends.\n");
     while (!end && !status) {
         if (terminal) fputs("> ", stdout), fflush(stdout);
         interrupted = 0;
@@ -295,7 +313,8 @@ static int run(tl_cli *cli) {
     chat c = {.o = cli->values};
     const settings *o = c.o;
     if (o->json && !o->messages) return tl__cli_bad(cli, "--json goes with --messages, which is answered once");
-    if (o->system && o->messages) return tl__cli_bad(cli, "--system and --messages were both given; put the system message into the file");
+    if (o->system && o->messages)
+        return tl__cli_bad(cli, "--system and --messages were both given; put the system message into the file");
     tl__cli_mmap(o->mmap);
     struct sigaction on = {.sa_handler = on_interrupt}, before;
     tl_error err = {0};
@@ -314,10 +333,11 @@ const tl_command tl__cmd_chat = {
     .name = "chat",
     .summary = "talk with a model",
     .usage = "--model MODEL [--system TEXT | --messages FILE] [options]",
-    .about = "Writes each line as a user's message by the model's chat template, and the answer as it is made. What was "
-             "read stays in memory: a turn costs its own tokens alone.\n\n"
-             "Special tokens are those that the template writes; one that is typed, as <|im_end|>, stays text. An answer "
-             "ends at the ids that config.json, generation_config.json or the tokenizer name.",
+    .about =
+        "Writes each line as a user's message by the model's chat template, and the answer as it is made. What was "
+        "read stays in memory: a turn costs its own tokens alone.\n\n"
+        "Special tokens are those that the template writes; one that is typed, as <|im_end|>, stays text. An answer "
+        "ends at the ids that config.json, generation_config.json or the tokenizer name.",
     .examples = "  trilith chat --model models/smollm2 --system 'Answer briefly.'\n"
                 "      in a terminal\n"
                 "  trilith chat --model models/smollm2.gguf --messages chat.json --temperature 0\n"

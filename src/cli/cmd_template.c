@@ -19,8 +19,7 @@ static const tl_option options[] = {
     {"messages", TL_STRING(settings, messages), .value = "FILE", .required = true,
      .help = "A JSON list of messages, or an object with \"messages\", \"tools\" and \"documents\"."},
     {"tools", TL_STRING(settings, tools), .value = "FILE", .help = "A JSON list of tools, as JSON schemas."},
-    {"generation-prompt", TL_FLAG(settings, generation_prompt),
-     .help = "End with what begins the model's answer."},
+    {"generation-prompt", TL_FLAG(settings, generation_prompt), .help = "End with what begins the model's answer."},
     {"set", TL_LIST(settings, set), .value = "KEY=JSON",
      .help = "More variables, as enable_thinking=false or date_string='\"26 Jul 2024\"'; may be repeated."},
     {"json", TL_FLAG(settings, json), .not_in_yaml = true,
@@ -41,7 +40,8 @@ static json_t *as_json(const tl_rendering *r) {
 
 static int run(tl_cli *cli) {
     const settings *o = cli->values;
-    if (!o->model && !o->file) return tl__cli_bad(cli, "no template was given; name a model with --model or a file with --file");
+    if (!o->model && !o->file)
+        return tl__cli_bad(cli, "no template was given; name a model with --model or a file with --file");
     tl_chat_template chat = {0};
     tl_rendering text = {0};
     json_t *conversation = NULL, *values = json_pack("{s:b}", "add_generation_prompt", o->generation_prompt);

@@ -26,7 +26,8 @@ static int add(encoder *x, size_t from, size_t to, bool special, tl_error *err) 
         if (!more) return tl__fail(err, TL_ENOMEM, "not enough memory for the tokens of the conversation");
         x->ids = more, x->room = room;
     }
-    int64_t got = tl__tokenizer_encode(x->tok, x->r->text + from, to - from, special, x->ids + x->n, x->room - x->n, NULL);
+    int64_t got =
+        tl__tokenizer_encode(x->tok, x->r->text + from, to - from, special, x->ids + x->n, x->room - x->n, NULL);
     if (got < 0) return tl__fail(err, (int)got, "the conversation could not be encoded by the model's tokenizer");
     x->n += (size_t)got;
     return 0;

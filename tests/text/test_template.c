@@ -47,12 +47,14 @@ static void constructs(void **state) {
     assert_true(json_array_size(cases) > 1000);
     for (size_t i = 0; i < json_array_size(cases); i++) {
         const json_t *one = json_array_get(cases, i);
-        const char *source = json_string_value(json_array_get(one, 0)), *wanted = json_string_value(json_array_get(one, 1));
+        const char *source = json_string_value(json_array_get(one, 0)),
+                   *wanted = json_string_value(json_array_get(one, 1));
         tl_error err;
         char *got = render(source, variables, NULL, &err);
         bool fine = wanted ? got && strcmp(got, wanted) == 0 : !got && err.status < 0 && err.text[0];
         if (!fine && wrong++ < 400)
-            print_message("template: %s\n  jinja2: %s\n  here:   %s\n", source, wanted ? wanted : "(an error)", got ? got : err.text);
+            print_message("template: %s\n  jinja2: %s\n  here:   %s\n", source, wanted ? wanted : "(an error)",
+                          got ? got : err.text);
         free(got);
     }
     json_decref(root);
@@ -68,7 +70,8 @@ static void chats(void **state) {
     assert_true(json_array_size(cases) > 80);
     for (size_t i = 0; i < json_array_size(cases); i++) {
         const json_t *one = json_array_get(cases, i);
-        const char *name = json_string_value(json_array_get(one, 0)), *label = json_string_value(json_array_get(one, 1));
+        const char *name = json_string_value(json_array_get(one, 0)),
+                   *label = json_string_value(json_array_get(one, 1));
         const char *wanted = json_string_value(json_array_get(one, 3));
         char path[512], *source;
         size_t n;
@@ -78,12 +81,14 @@ static void chats(void **state) {
         snprintf(path, sizeof path, TL_SOURCE_DIR "/tests/vectors/chat/%s.jinja", name);
         assert_int_equal(tl__file_slurp(&source, &n, path, 1 << 20, &err), 0);
         assert_int_equal(tl__template_compile(&t, source, n, name, &err), 0);
-        tl__template_render(t, json_object_get(json_object_get(root, "conversations"), label),
-                            json_array_get(json_object_get(root, "settings"), (size_t)json_integer_value(json_array_get(one, 2))),
-                            NULL, &got, &err);
+        tl__template_render(
+            t, json_object_get(json_object_get(root, "conversations"), label),
+            json_array_get(json_object_get(root, "settings"), (size_t)json_integer_value(json_array_get(one, 2))), NULL,
+            &got, &err);
         if (wanted ? !got.text || strcmp(got.text, wanted) != 0 : got.text != NULL) {
             wrong++;
-            print_message("%s, %s\n  jinja2: %s\n  here:   %s\n", name, label, wanted ? wanted : "(an error)", got.text ? got.text : err.text);
+            print_message("%s, %s\n  jinja2: %s\n  here:   %s\n", name, label, wanted ? wanted : "(an error)",
+                          got.text ? got.text : err.text);
         }
         tl__rendering_free(&got);
         tl__template_free(t);
@@ -96,7 +101,8 @@ static void chats(void **state) {
 /* ---- marks ---- */
 
 static void marked(const char *source, const char *text, const char *marks) {
-    json_t *conversation = json_pack("{s:[{s:s, s:s}], s:s}", "messages", "role", "user", "content", " <b>x\\y\n ", "x", "ab");
+    json_t *conversation =
+        json_pack("{s:[{s:s, s:s}], s:s}", "messages", "role", "user", "content", " <b>x\\y\n ", "x", "ab");
     json_t *settings = json_pack("{s:s}", "bos_token", "<s>");
     tl_template *t;
     tl_rendering r;
@@ -165,13 +171,18 @@ static void bounds(void **state) {
     static const char *const endless[] = {
         "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
         "{% set n = namespace(s='ab') %}{% for i in range(99) %}{% set n.s = n.s + n.s %}{% endfor %}",
-        "{{ 'ab' * 99999999999 }}", "{{ [1] * 99999999999 }}", "{{ 'x'.center(99999999999) }}",
+        "{{ 'ab' * 99999999999 }}",
+        "{{ [1] * 99999999999 }}",
+        "{{ 'x'.center(99999999999) }}",
         "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
-        "{% set n = namespace(a=[], b=[]) %}{% for i in range(60) %}{% set n.a = [n.a, n.a] %}{% set n.b = [n.b, n.b] %}{% endfor %}{{ n.a == n.b }}",
+        "{% set n = namespace(a=[], b=[]) %}{% for i in range(60) %}{% set n.a = [n.a, n.a] %}{% set n.b = [n.b, n.b] "
+        "%}{% endfor %}{{ n.a == n.b }}",
         "{% set n = namespace(a=()) %}{% for i in range(60) %}{% set n.a = (n.a, n.a) %}{% endfor %}{{ {n.a: 1} }}",
         "{% set n = namespace(a=[]) %}{% for i in range(999) %}{% set n.a = [n.a] %}{% endfor %}{{ n.a }}",
         "{% set n = namespace(a=[]) %}{% for i in range(999) %}{% set n.a = [n.a] %}{% endfor %}{{ n.a | tojson }}",
-        "{% for x in [1] recursive %}{{ loop([1]) }}{% endfor %}", "{{ '%99999999s' % 1 }}", "{{ '{:99999999}'.format(1) }}"};
+        "{% for x in [1] recursive %}{{ loop([1]) }}{% endfor %}",
+        "{{ '%99999999s' % 1 }}",
+        "{{ '{:99999999}'.format(1) }}"};
     for (size_t i = 0; i < sizeof endless / sizeof *endless; i++) {
         tl_error err;
         char *got = render(endless[i], NULL, &small, &err);
@@ -197,7 +208,8 @@ static void *render_often(void *template) {
     json_t *conversation = json_pack("{s:[{s:s, s:s}]}", "messages", "role", "user", "content", "héllo");
     for (int i = 0; i < 200; i++) {
         tl_rendering r;
-        if (tl__template_render(template, conversation, NULL, NULL, &r, NULL) || strcmp(r.text, "1HÉLLO;'h'")) return template;
+        if (tl__template_render(template, conversation, NULL, NULL, &r, NULL) || strcmp(r.text, "1HÉLLO;'h'"))
+            return template;
         tl__rendering_free(&r);
     }
     json_decref(conversation);
@@ -206,7 +218,9 @@ static void *render_often(void *template) {
 
 static void threads(void **state) {
     (void)state;
-    static const char source[] = "{% macro m(x) %}{{ x | upper }};{% endmacro %}{% for m2 in messages %}{{ loop.index }}{{ m(m2.content) }}{{ [m2.content[0]] | join | list | map('string') | list | first | tojson | replace('\"', \"'\") }}{% endfor %}";
+    static const char source[] =
+        "{% macro m(x) %}{{ x | upper }};{% endmacro %}{% for m2 in messages %}{{ loop.index }}{{ m(m2.content) }}{{ "
+        "[m2.content[0]] | join | list | map('string') | list | first | tojson | replace('\"', \"'\") }}{% endfor %}";
     tl_template *t;
     tl_error err = {0};
     pthread_t thread[4];
