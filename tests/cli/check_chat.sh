@@ -26,7 +26,7 @@ call template --model "$m" --messages "$work/one.json" --json >"$work/json" || f
 # A folder's tokenizer_config.json, with one template or several, and its tokens.
 n=$work/named
 mkdir "$n"
-echo '{"bos_token":{"content":"<s>"},"eos_token":"</s>","chat_template":[{"name":"tool_use","template":"tools {{ tools|length }}{{ bos_token }}"},{"name":"default","template":"{{ bos_token }}default{{ eos_token }}{{ x }}\n\n"}]}' >"$n/tokenizer_config.json"
+printf '%s\n' '{"bos_token":{"content":"<s>"},"eos_token":"</s>","chat_template":[{"name":"tool_use","template":"tools {{ tools|length }}{{ bos_token }}"},{"name":"default","template":"{{ bos_token }}default{{ eos_token }}{{ x }}\n\n"}]}' >"$n/tokenizer_config.json"
 [ "$(call template --model "$n" --messages "$work/one.json" --set x=2.50)" = '<s>default</s>2.5' ] || fail 'the template called default'
 echo '[{"name":"f"}]' >"$work/tools.json"
 [ "$(call template --model "$n" --messages "$work/one.json" --tools "$work/tools.json")" = 'tools 1<s>' ] || fail 'the template called tool_use'
