@@ -104,4 +104,4 @@ class Maker:
 def excused(text, error):
     if isinstance(text, str) and any(mark in text for mark in (" at 0x", "<function", "<built-in", "<class", "<Macro", "LoopContext", "_reverseiterator")):
         return True
-    return any(mark in error for mark in ("not supported", "has no text that could be printed", "64 bits", "too long", "too many steps", "walking through 'loop'"))
+    return any(mark in error for mark in ("not supported", "has no text that could be printed", "64 bits", "too long", "too many steps", "cannot be sliced", "walking through 'loop'"))
