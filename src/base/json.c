@@ -43,7 +43,7 @@ static int measure(const char *bytes, size_t size, const char *where, tl_error *
     return 0;
 }
 
-json_t *tl__json_parse(const char *bytes, size_t size, const char *where, tl_error *err) {
+static json_t *parse(const char *bytes, size_t size, bool exact, const char *where, tl_error *err) {
     if (size > MAX_BYTES) {
         tl__fail(err, TL_EFORMAT, "%s: JSON of %zu bytes, over the limit of %zu; is it the right file?", where, size,
                  MAX_BYTES);
@@ -53,12 +53,20 @@ json_t *tl__json_parse(const char *bytes, size_t size, const char *where, tl_err
     json_error_t why;
     json_t *root = json_loadb(bytes, size, JSON_REJECT_DUPLICATES, &why);
     /* Real files carry integers beyond 64 bits (model_max_length: 10^30 in many tokenizer_config.json). */
-    if (!root && json_error_code(&why) == json_error_numeric_overflow)
+    if (!root && !exact && json_error_code(&why) == json_error_numeric_overflow)
         root = json_loadb(bytes, size, JSON_REJECT_DUPLICATES | JSON_DECODE_INT_AS_REAL, &why);
     if (!root)
         tl__fail(err, TL_EFORMAT, "%s: not valid JSON at line %d, column %d (%s); correct it or fetch the file again",
                  where, why.line, why.column, why.text);
     return root;
+}
+
+json_t *tl__json_parse(const char *bytes, size_t size, const char *where, tl_error *err) {
+    return parse(bytes, size, false, where, err);
+}
+
+json_t *tl__json_parse_exact(const char *bytes, size_t size, const char *where, tl_error *err) {
+    return parse(bytes, size, true, where, err);
 }
 
 static const char *type_of(const json_t *v) {

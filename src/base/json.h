@@ -12,6 +12,8 @@
 /* Parse `size` bytes; `where` (a path) goes into errors. Rejects duplicate keys; NULL on failure. Caller
  * json_decref()s. */
 json_t *tl__json_parse(const char *bytes, size_t size, const char *where, tl_error *err);
+/* The same, but an integer beyond 64 bits is refused, where the other reads all integers of such a file as reals. */
+json_t *tl__json_parse_exact(const char *bytes, size_t size, const char *where, tl_error *err);
 
 /* Member `key` of object `obj`, typed. Missing: *out = fallback and 0 for the _or forms, TL_EFORMAT otherwise. A
  * present null counts as missing. Integers are range-checked against [least, most]. Strings are borrowed. */

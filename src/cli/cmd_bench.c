@@ -1,5 +1,5 @@
 /* cmd_bench.c — `trilith bench`: every operator of a training step at the shapes of a model, against what this machine
- * can do.
+ * can do; or, with --model, a model (bench_model.c).
  *
  * An operator's roof is the lower of the peak of its type and what memory can feed it (Williams et al. 2009). The peaks
  * are measured before and after, and the better counts; of an operator's trials the fastest counts, as for the peaks.
@@ -11,7 +11,7 @@
 #include "base/arena.h"
 #include "base/clock.h"
 #include "base/rng.h"
-#include "cli/cli.h"
+#include "cli/bench_model.h"
 #include "observe/machine.h"
 
 typedef struct settings {
@@ -19,10 +19,21 @@ typedef struct settings {
     double seconds;
     int dtype;
     tl_list only;
+    const char *model;
+    int64_t prefill, decode, repeat;
     bool json;
 } settings;
 
 static const tl_option options[] = {
+    TL_HEADING("A model"),
+    {"model", TL_STRING(settings, model),
+     .help = "Measure this model instead: reading a prompt at once, then writing token by token."},
+    {"prefill", TL_INT(settings, prefill), .initial = "512", .least = 1, .most = 1 << 20,
+     .help = "Tokens of the prompt."},
+    {"decode", TL_INT(settings, decode), .initial = "128", .least = 1, .most = 1 << 20, .help = "Tokens to write."},
+    {"repeat", TL_INT(settings, repeat), .initial = "5", .least = 1, .most = 1000,
+     .help = "How often; the median counts. Once more is done before, and not counted."},
+    TL_HEADING("Operators"),
     {"batch", TL_INT(settings, batch), .initial = "4", .least = 1, .most = 65536, .help = "Sequences."},
     {"seq", TL_INT(settings, seq), .initial = "256", .least = 1, .most = 1 << 20, .help = "Tokens of a sequence."},
     {"width", TL_INT(settings, width), .initial = "768", .least = 16, .most = 65536,
@@ -35,14 +46,15 @@ static const tl_option options[] = {
      .help = "Feed-forward width; four times the width unless given."},
     {"vocabulary", TL_INT(settings, vocabulary), .initial = "50257", .least = 2, .most = 1 << 21,
      .help = "Vocabulary."},
-    {"dtype", TL_CHOICE(settings, dtype), .initial = "f32", .choices = tl__contract_names,
-     .help = "Of the products' factors."},
-    {"threads", TL_INT(settings, threads), .least = 0, .most = 1024,
-     .help = "CPU threads; all that this process may use unless given."},
     {"seconds", TL_REAL(settings, seconds), .initial = "0.3", .least = 0, .most = 60,
      .help = "How long to try each operator."},
     {"only", TL_LIST(settings, only), .value = "NAME",
      .help = "Only operators whose name contains one of these words."},
+    TL_HEADING("Both"),
+    {"dtype", TL_CHOICE(settings, dtype), .initial = "f32", .choices = tl__contract_names,
+     .help = "Of the products' factors."},
+    {"threads", TL_INT(settings, threads), .least = 0, .most = 1024,
+     .help = "CPU threads; all that this process may use unless given."},
     {"json", TL_FLAG(settings, json), .not_in_yaml = true, .help = "Print one JSON object and nothing else."},
     {0}};
 
@@ -353,6 +365,15 @@ static bool wanted(const settings *o, const char *name) {
 
 static int run(tl_cli *cli) {
     settings o = *(const settings *)cli->values;
+    if (o.model)
+        return tl__bench_model(cli,
+                               &(tl_bench_model){.model = o.model,
+                                                 .threads = (int)o.threads,
+                                                 .prefill = (int)o.prefill,
+                                                 .decode = (int)o.decode,
+                                                 .repeat = (int)o.repeat,
+                                                 .dtype = o.dtype == TL_CONTRACT_BF16 ? TL_DTYPE_BF16 : TL_DTYPE_F32,
+                                                 .json = o.json});
     if (!o.kv_heads) o.kv_heads = o.heads;
     if (!o.feed_forward) o.feed_forward = 4 * o.width;
     if (o.width % o.heads)
@@ -428,8 +449,8 @@ static int run(tl_cli *cli) {
 
 const tl_command tl__cmd_bench = {
     .name = "bench",
-    .summary = "measure every operator against what the machine can do",
-    .usage = "[options]",
+    .summary = "measure a model, or every operator against what the machine can do",
+    .usage = "[--model DIR] [options]",
     .about = "Runs each operator of a training step at the shapes of a model (GPT-2 124M unless told otherwise) and "
              "prints how near it "
              "comes to its roof: the measured peak of its type, or what the measured memory bandwidth can feed it, "
@@ -437,11 +458,14 @@ const tl_command tl__cmd_bench = {
              "is lower.\n\n"
              "An operator over 100 % of a memory roof found its data in the caches. Shapes: a product's are the "
              "operator table's M × N "
-             "× K; attention's are pairs of query and key × heads × head width.",
+             "× K; attention's are pairs of query and key × heads × head width.\n\n"
+             "With --model it reads a prompt and writes an answer instead, and prints tokens a second.",
     .examples = "  trilith bench\n"
                 "      the table at GPT-2's shapes, 4 sequences of 256\n"
                 "  trilith bench --only mlp logits --batch 64 --width 384 --heads 6\n"
-                "      some products of a smaller model",
+                "      some products of a smaller model\n"
+                "  trilith bench --model runs/demo --prefill 512 --decode 128\n"
+                "      how fast a model reads and writes",
     .options = options,
     .values_bytes = sizeof(settings),
     .run = run,

@@ -1,9 +1,9 @@
-/* tokenizer.h — text to token ids and back: byte-level BPE read from and written as Hugging Face tokenizer.json, or
- * plain bytes.
+/* tokenizer.h — text to token ids and back: BPE (of bytes or characters) and unigram, read from Hugging Face's
+ * tokenizer.json or GGUF metadata and written as either, or plain bytes.
  *
- * Ids equal those of the `tokenizers` library for the constructs that are read; any other construct in the file
- * (normalizer, pre-tokenizer, model, post-processor that would change ids) is refused by name. Encoding is safe from
- * several threads. */
+ * Ids equal those of the `tokenizers` library (tokenizer.json) and of llama.cpp (GGUF) for the constructs that are read;
+ * any other construct (normalizer, pre-tokenizer, model, post-processor that would change ids) is refused by name.
+ * Encoding is safe from several threads. */
 #ifndef TL_TEXT_TOKENIZER_H
 #define TL_TEXT_TOKENIZER_H
 
@@ -47,8 +47,9 @@ bool tl__tokenizer_is_special(const tl_tokenizer *tok, int32_t id);
  * bytes become U+FFFD). out needs 3·(longest token)+16 bytes: tl__tokenizer_decode_room. */
 typedef struct tl_decoder {
     unsigned char held[4];
-    int n;
-} tl_decoder;
+    int n, stripped;
+    bool some, begun, bytewise; /* a token came; the beginning is past; each wrong byte is a U+FFFD */
+} tl_decoder; /* begins as {0} */
 size_t tl__tokenizer_decode_room(const tl_tokenizer *tok);
 size_t tl__decoder_push(const tl_tokenizer *tok, tl_decoder *d, int32_t id, bool skip_special, char *out);
 size_t tl__decoder_finish(tl_decoder *d, char *out); /* flushes what was held back as U+FFFD */

@@ -79,6 +79,7 @@ members score --model "$work/run" --text "$work/few"
 members inspect "$work/run"
 members doctor --seconds 0
 members bench --seconds 0 --only add --batch 1 --seq 8 --width 32 --heads 2 --vocabulary 64
+members bench --model "$work/run" --prefill 8 --decode 2 --repeat 1
 members report "$work/run"
 members 'tokenizer train' --data "$work/text" --vocab 300 --out "$work/tok"
 members 'tokenizer encode' --model "$work/tok" --text "$work/few"

@@ -1,0 +1,16 @@
+/* conversation.h — messages, tools and settings as the commands template and chat read them from files. */
+#ifndef TL_CLI_CONVERSATION_H
+#define TL_CLI_CONVERSATION_H
+
+#include "cli/cli.h"
+
+/* {"messages", "tools", "documents"} as transformers passes them: messages from a file that holds a list or an object
+ * with "messages" (its "tools" and "documents" are taken too); tools from a file with a list, or NULL. */
+int tl__conversation_read(json_t **conversation, const char *messages, const char *tools, tl_error *err);
+/* A conversation of this list (the reference is taken). What stands under older names for reasoning is copied to
+ * reasoning_content, as transformers does. */
+int tl__conversation_make(json_t **conversation, json_t *messages, tl_error *err);
+/* KEY=JSON of each entry, put into an object. */
+int tl__settings_add(json_t *settings, const tl_list *entries, tl_error *err);
+
+#endif
