@@ -43,7 +43,7 @@ static const tl_option options[] = {
      .required = true},
     {OPTION("model", TL_STRING(values, model), "NAME|FILE|DIR", NULL,
             "A preset (demo, tiny, nano, gpt2-124m, smollm2-135m, qwen3-0.6b, llama-3.2-1b, gemma3-270m, moe-50m), a "
-            "config.json (random weights), or a model folder (its weights). Default: demo.")},
+            "config.json (random weights), or a model folder or GGUF file (its weights). Default: demo.")},
     {OPTION("depth", TL_INT(values, depth), "N", NULL,
             "Instead of --model: a Llama-style model of N layers; width, heads, batch, learning rate, weight decay and "
             "length follow, each unless it is given (docs/depth.md)."),

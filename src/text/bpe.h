@@ -20,6 +20,7 @@ typedef enum tl_model_kind {
 typedef struct tl_token {
     uint32_t text_at, text_n;
     uint32_t bytes_at, bytes_n;
+    uint32_t decodes_at, decodes_n; /* the text that decoding starts from: an added token's may be normalised */
     bool present; /* false: a gap between ids */
     bool model;   /* in the model's vocabulary (an added token need not be) */
     bool added, special;
@@ -134,6 +135,9 @@ struct tl_tokenizer {
 /* Building: a new one is empty. Tokens come in any order of ids; text is tokenizer.json's spelling. */
 int tl__bpe_new(tl_tokenizer **tok, tl_error *err);
 int tl__bpe_add_token(tl_tokenizer *tok, const char *text, size_t n, int64_t id, const char *where, tl_error *err);
+/* The same, but where the text is another's already, or empty, the id only decodes: *nameless. */
+int tl__bpe_add_or_nameless(tl_tokenizer *tok, const char *text, size_t n, int64_t id, bool *nameless, const char *where,
+                            tl_error *err);
 int tl__bpe_find(const tl_tokenizer *tok, const char *text, size_t n); /* −1: none */
 int tl__bpe_add_merge(tl_tokenizer *tok, int left, int right, int made, tl_error *err);
 /* An added token, as `about` says (its id and key are set here); its id must be the model's if its text is in the

@@ -22,19 +22,14 @@ static bool uses(const tl_tokenizer *tok, tl_decode_kind kind) {
 }
 
 static void replace(tl_textbuf *text, tl_textbuf *spare, const tl_pattern *pattern, const char *by, size_t by_n) {
-    size_t done = 0, at = 0, from, to;
+    size_t done = 0, at = 0, last_end = SIZE_MAX, from, to;
     const uint8_t *s = (const uint8_t *)text->bytes;
     if (!tl__pattern_find(pattern, s, text->n, 0, &from, &to)) return;
     spare->n = 0;
-    while (tl__pattern_find(pattern, s, text->n, at, &from, &to)) {
+    while (tl__pattern_next(pattern, s, text->n, &at, &last_end, &from, &to)) {
         tl__textbuf_add(spare, text->bytes + done, from - done);
         tl__textbuf_add(spare, by, by_n);
-        done = at = to;
-        if (from == to) {
-            if (at >= text->n) break;
-            uint32_t c;
-            at += (size_t)tl__utf8_at(s + at, &c);
-        }
+        done = to;
     }
     tl__textbuf_add(spare, text->bytes + done, text->n - done);
     tl_textbuf other = *text;
@@ -80,7 +75,7 @@ static int fallback_byte(const char *s, size_t n) {
 static void token_text(const tl_tokenizer *tok, const tl_token *t, bool first, tl_textbuf *text, tl_textbuf *spare, bool *byte) {
     *byte = false;
     text->n = 0;
-    tl__textbuf_add(text, tok->text + t->text_at, t->text_n);
+    tl__textbuf_add(text, tok->text + t->decodes_at, t->decodes_n);
     for (int i = 0; i < tok->n_decode && !text->failed && !spare->failed; i++) {
         const tl_decode *step = &tok->decode[i];
         switch (step->kind) {
@@ -107,6 +102,21 @@ static void token_text(const tl_tokenizer *tok, const tl_token *t, bool first, t
     }
 }
 
+/* The bytes without which a token passes all steps as it is: most tokens have none of them. */
+static void find_watched(const tl_tokenizer *tok, bool watched[256]) {
+    for (int i = 0; i < tok->n_decode; i++) {
+        const tl_decode *step = &tok->decode[i];
+        size_t n;
+        bool regex;
+        const uint8_t *source = step->pattern ? (const uint8_t *)tl__pattern_source(step->pattern, &n, &regex) : NULL;
+        if (step->kind == TL_DECODE_FUSE) return;
+        for (int byte = 0; byte < 256; byte++)
+            watched[byte] |= step->kind == TL_DECODE_STRIP || (step->kind == TL_DECODE_BYTE_LEVEL && byte >= 0x80) ||
+                             (step->kind == TL_DECODE_BYTE_FALLBACK && byte == '<') ||
+                             (source && (regex || byte == source[0]));
+    }
+}
+
 int tl__decode_finish(tl_tokenizer *tok, const char *where, tl_error *err) {
     bool fused = false, bytes = false;
     for (int i = 0; i < tok->n_decode; i++) {
@@ -121,11 +131,25 @@ int tl__decode_finish(tl_tokenizer *tok, const char *where, tl_error *err) {
         fused |= step->kind == TL_DECODE_FUSE;
         bytes |= step->kind == TL_DECODE_BYTE_FALLBACK;
     }
+    for (int i = 0; i < tok->n_added; i++) { /* as the library has it: by what is matched */
+        tl_token *t = &tok->token[tok->added[i].id];
+        t->decodes_at = tok->added[i].key_at, t->decodes_n = tok->added[i].key_n;
+    }
+    bool watched[256] = {0};
+    size_t most = tl__textbuf_most(tok->text_used);
+    find_watched(tok, watched);
     tl_textbuf text = {0}, spare = {0};
     for (int id = 0; id < tok->vocab; id++) {
         tl_token *t = &tok->token[id];
         if (!t->present) continue;
+        const uint8_t *s = (const uint8_t *)tok->text + t->decodes_at;
+        uint32_t passed = 0;
+        while (passed < t->decodes_n && !watched[s[passed]]) passed++;
+        if (passed == t->decodes_n && t->decodes_at == t->text_at) continue;
         bool byte;
+        text.n = spare.n = 0;
+        text.most = spare.most = tl__textbuf_most(t->decodes_n);
+        if (tok->text_used > most) text.failed = true;
         token_text(tok, t, false, &text, &spare, &byte);
         t->byte = byte;
         if (text.n == t->text_n && memcmp(text.bytes, tok->text + t->text_at, text.n) == 0) continue;
@@ -133,7 +157,7 @@ int tl__decode_finish(tl_tokenizer *tok, const char *where, tl_error *err) {
         if (place < 0) {
             free(text.bytes);
             free(spare.bytes);
-            return tl__fail(err, TL_ENOMEM, "%s: not enough memory for the texts of %d tokens", where, tok->vocab);
+            return tl__fail(err, TL_ENOMEM, "%s: not enough memory for what the decoder makes of %d tokens", where, tok->vocab);
         }
         t->bytes_at = (uint32_t)place, t->bytes_n = (uint32_t)text.n;
     }

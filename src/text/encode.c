@@ -157,6 +157,7 @@ static bool encode_round(tl_output *out, const uint8_t *s, size_t n, bool first,
 static bool encode_gap(tl_output *out, const uint8_t *s, size_t n, bool first, bool special, bool raw) {
     const tl_tokenizer *tok = out->tok;
     if (!raw) return encode_plain(out, s, n, first);
+    for (int i = 0; i < 2; i++) out->scratch->normal[i].n = 0, out->scratch->normal[i].most = tl__textbuf_most(n);
     for (int i = 0; i < tok->n_norm; i++) {
         tl_textbuf *b = &out->scratch->normal[i & 1];
         bool kept = true;

@@ -172,18 +172,12 @@ static void strip_accents(const uint8_t *s, size_t n, tl_textbuf *out, bool *kep
 }
 
 static void replace(const tl_norm *step, const uint8_t *s, size_t n, tl_textbuf *out, bool *kept) {
-    size_t done = 0, at = 0, from, to;
-    while (tl__pattern_find(step->pattern, s, n, at, &from, &to)) {
+    size_t done = 0, at = 0, last_end = SIZE_MAX, from, to;
+    while (tl__pattern_next(step->pattern, s, n, &at, &last_end, &from, &to)) {
         tl__textbuf_add(out, s + done, from - done);
         if (from == 0 && to > 0 && step->text_n == 0) *kept = false;
         tl__textbuf_add(out, step->text, step->text_n);
         done = to;
-        at = to;
-        if (from == to) { /* an empty match: on by a character */
-            if (at >= n) break;
-            uint32_t c;
-            at += (size_t)tl__utf8_at(s + at, &c);
-        }
     }
     tl__textbuf_add(out, s + done, n - done);
 }

@@ -101,7 +101,7 @@ static void add(translator *t, const char *text, size_t n) {
 static void add_ranges(translator *t, tl_charset set, bool negated) {
     int n;
     const uint32_t(*ranges)[2] = tl__charset_ranges(set, &n);
-    char text[32];
+    char text[64];
     uint32_t next = 0;
     for (int i = 0; i <= n; i++) {
         uint32_t a = i < n ? ranges[i][0] : 0x110000, b = i < n ? ranges[i][1] : 0x110000;
@@ -374,6 +374,22 @@ bool tl__pattern_find(const tl_pattern *p, const uint8_t *s, size_t n, size_t at
             return true;
         }
         at += (size_t)width;
+    }
+    return false;
+}
+
+bool tl__pattern_next(const tl_pattern *p, const uint8_t *s, size_t n, size_t *at, size_t *last_end, size_t *from,
+                      size_t *to) {
+    while (tl__pattern_find(p, s, n, *at, from, to)) {
+        bool counts = *from < *to || *from != *last_end;
+        *at = *to;
+        if (*from == *to) { /* on by a character */
+            uint32_t c;
+            *at += *at < n ? (size_t)tl__utf8_at(s + *at, &c) : 1;
+        }
+        if (!counts) continue;
+        *last_end = *to;
+        return true;
     }
     return false;
 }

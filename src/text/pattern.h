@@ -22,6 +22,10 @@ void tl__pattern_free(tl_pattern *pattern);
 /* The first match at or after s[at] in valid UTF-8 s[0, n); false: none. A match may be empty. A search that exceeds
  * PCRE2's limits counts as none. */
 bool tl__pattern_find(const tl_pattern *pattern, const uint8_t *s, size_t n, size_t at, size_t *from, size_t *to);
+/* The matches in order, as the library lists them: an empty one right behind a match does not count. at begins at 0 and
+ * is moved on; last_end at SIZE_MAX. */
+bool tl__pattern_next(const tl_pattern *pattern, const uint8_t *s, size_t n, size_t *at, size_t *last_end, size_t *from,
+                      size_t *to);
 /* How it was written, for saving and hashing; *regex: as an expression. */
 const char *tl__pattern_source(const tl_pattern *pattern, size_t *n, bool *regex);
 

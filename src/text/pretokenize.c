@@ -76,17 +76,11 @@ static bool arrive(joiner *j, size_t from, size_t to, bool is_match) {
 static bool walk_split(const walker *w, int level, const uint8_t *s, size_t n, bool first) {
     const tl_pre *step = &w->steps[level];
     joiner j = {.w = w, .level = level, .s = s, .first = first, .step = step};
-    size_t done = 0, at = 0, from, to;
-    while (tl__pattern_find(step->pattern, s, n, at, &from, &to)) {
+    size_t done = 0, at = 0, last_end = SIZE_MAX, from, to;
+    while (tl__pattern_next(step->pattern, s, n, &at, &last_end, &from, &to)) {
         if (from > done && !arrive(&j, done, from, false)) return false;
         if (!arrive(&j, from, to, true)) return false;
         done = to;
-        at = to;
-        if (from == to) {
-            if (at >= n) break;
-            uint32_t c;
-            at += (size_t)tl__utf8_at(s + at, &c);
-        }
     }
     if (done < n && !arrive(&j, done, n, false)) return false;
     return !j.some || leave(&j, j.from, j.to);

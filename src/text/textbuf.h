@@ -10,11 +10,13 @@
 typedef struct tl_textbuf {
     char *bytes;
     size_t n, room;
+    size_t most; /* more bytes than this fail as if memory ended: steps of a hostile file may double a text each; 0: any */
     bool failed;
 } tl_textbuf;
 
 static inline bool tl__textbuf_reserve(tl_textbuf *b, size_t more) {
     if (b->failed) return false;
+    if (b->most && more > b->most - b->n) return b->failed = true, false;
     if (b->bytes && more <= b->room - b->n) return true;
     size_t room = (b->n + more) + (b->n + more) / 2 + 256;
     char *bigger = room > more ? realloc(b->bytes, room) : NULL;
@@ -45,6 +47,11 @@ static inline void tl__textbuf_trim(tl_textbuf *b) {
         *b = (tl_textbuf){0};
     }
     b->n = 0;
+}
+
+/* What steps may make of n bytes: beyond compatibility decomposition's 18 times nothing honest grows. */
+static inline size_t tl__textbuf_most(size_t n) {
+    return n < SIZE_MAX / 128 ? 64 * n + 65536 : SIZE_MAX;
 }
 
 #endif

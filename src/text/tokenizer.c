@@ -141,8 +141,9 @@ int tl__bpe_expect(tl_tokenizer *tok, int tokens, size_t text_bytes, tl_error *e
                : no_memory(err);
 }
 
-/* Places a token at id, and its text in the table. */
-static int put_token(tl_tokenizer *tok, const char *text, size_t n, int64_t id, bool added, const char *where,
+/* Places a token at id, and its text in the table; *twice (may be NULL): the text is there already, and nothing was done.
+ */
+static int put_token(tl_tokenizer *tok, const char *text, size_t n, int64_t id, bool added, bool *twice, const char *where,
                      tl_error *err) {
     /* Ids may have gaps, but not so many that a small file asks for a large table. */
     if (id < 0 || id >= tok->id_limit)
@@ -159,6 +160,7 @@ static int put_token(tl_tokenizer *tok, const char *text, size_t n, int64_t id, 
         return no_memory(err);
     uint64_t hash = XXH3_64bits(text, n);
     size_t slot = probe(tok, text, n, hash);
+    if (tok->id_of_text[slot] && twice) return *twice = true, 0;
     if (tok->id_of_text[slot])
         return tl__fail(err, TL_EFORMAT, "%s: token \"%.*s\" stands twice in the vocabulary", where,
                         (int)(n < 60 ? n : 60), text);
@@ -169,6 +171,8 @@ static int put_token(tl_tokenizer *tok, const char *text, size_t n, int64_t id, 
                                 .text_n = (uint32_t)n,
                                 .bytes_at = (uint32_t)place,
                                 .bytes_n = (uint32_t)n,
+                                .decodes_at = (uint32_t)place,
+                                .decodes_n = (uint32_t)n,
                                 .present = true,
                                 .model = !added};
     tok->id_of_text[slot] = (hash >> 32) << 32 | (uint32_t)(id + 1);
@@ -178,7 +182,27 @@ static int put_token(tl_tokenizer *tok, const char *text, size_t n, int64_t id, 
 }
 
 int tl__bpe_add_token(tl_tokenizer *tok, const char *text, size_t n, int64_t id, const char *where, tl_error *err) {
-    return put_token(tok, text, n, id, false, where, err);
+    return put_token(tok, text, n, id, false, NULL, where, err);
+}
+
+int tl__bpe_add_or_nameless(tl_tokenizer *tok, const char *text, size_t n, int64_t id, bool *nameless, const char *where,
+                            tl_error *err) {
+    *nameless = n == 0;
+    int status = *nameless ? 0 : put_token(tok, text, n, id, false, nameless, where, err);
+    if (status || !*nameless) return status;
+    if (id < 0 || id >= tok->id_limit || !grow((void **)&tok->token, &tok->token_room, (int)id + 1, sizeof *tok->token))
+        return no_memory(err);
+    int64_t place = tl__bpe_keep(tok, text, n);
+    if (place < 0) return no_memory(err);
+    while (tok->vocab <= id) tok->token[tok->vocab++] = (tl_token){0};
+    tok->token[id] = (tl_token){.text_at = (uint32_t)place,
+                                .text_n = (uint32_t)n,
+                                .bytes_at = (uint32_t)place,
+                                .bytes_n = (uint32_t)n,
+                                .decodes_at = (uint32_t)place,
+                                .decodes_n = (uint32_t)n,
+                                .present = true};
+    return 0;
 }
 
 int tl__bpe_add_added(tl_tokenizer *tok, const char *text, size_t n, int64_t id, tl_added about, const char *where,
@@ -192,7 +216,7 @@ int tl__bpe_add_added(tl_tokenizer *tok, const char *text, size_t n, int64_t id,
         return tl__fail(err, TL_EFORMAT, "%s: added token \"%.*s\" stands twice", where, (int)(n < 60 ? n : 60), text);
     if (!grow((void **)&tok->added, &tok->added_room, tok->n_added + 1, sizeof *tok->added)) return no_memory(err);
     if (known < 0) {
-        int status = put_token(tok, text, n, id, true, where, err);
+        int status = put_token(tok, text, n, id, true, NULL, where, err);
         if (status) return status;
     }
     tl_token *t = &tok->token[id];
@@ -308,7 +332,8 @@ static bool normalize_added(tl_tokenizer *tok) {
     for (int i = 0; i < tok->n_added && tok->n_norm && fine; i++) {
         tl_added *about = &tok->added[i];
         if (about->raw) continue;
-        a.n = 0;
+        a.n = b.n = 0;
+        a.most = b.most = tl__textbuf_most(about->key_n);
         tl__textbuf_add(&a, tok->text + about->key_at, about->key_n);
         for (int k = 0; k < tok->n_norm; k++) {
             bool kept;
@@ -334,9 +359,9 @@ static void find_cuts(tl_tokenizer *tok) {
     for (int id = 0; id < tok->vocab; id++) {
         const tl_token *t = &tok->token[id];
         if (!t->present) continue;
-        const uint8_t *s = (const uint8_t *)tok->text + t->text_at, *from = s;
-        for (const uint8_t *at; (at = memmem(from, (size_t)(s + t->text_n - from), mark, 3)); from = at + 1)
-            if (at > s) tok->keeps[at[-1]] = true;
+        const uint8_t *s = (const uint8_t *)tok->text + t->text_at;
+        for (uint32_t i = 1; i + 3 <= t->text_n; i++)
+            if (s[i] == mark[0] && memcmp(s + i, mark, 3) == 0) tok->keeps[s[i - 1]] = true;
     }
     /* ▁ itself ends as its last byte does: a run of them stays together, and no other character is cut from it. */
     tok->keeps[mark[2]] = true;
@@ -458,10 +483,18 @@ int tl__tokenizer_open(tl_tokenizer **out, const char *spec, tl_error *err) {
                         strlen(spec), PATH_MAX);
     if (!tl__path_exists(spec))
         return tl__fail(err, TL_ENOTFOUND,
-                        "tokenizer %s: no such file or folder; give \"bytes\", a tokenizer.json or a folder "
+                        "tokenizer %s: no such file or folder; give \"bytes\", a tokenizer.json, a GGUF file or a folder "
                         "that holds one",
                         spec);
     snprintf(path, sizeof path, "%s", spec);
+    if (!tl__path_is_folder(spec) && tl__gguf_is(spec)) {
+        tl_gguf *gguf;
+        int failed = tl__gguf_open(&gguf, spec, err);
+        if (failed) return failed;
+        failed = tl__tokenizer_from_gguf(out, gguf, err);
+        tl__gguf_close(gguf);
+        return failed;
+    }
     if (tl__path_is_folder(spec)) {
         tl__path_join(path, sizeof path, spec, "tokenizer.json");
         if (!tl__path_exists(path))

@@ -14,7 +14,7 @@
 typedef struct tl_tokenizer tl_tokenizer;
 
 /* spec: "bytes" (256 ids and <|endoftext|> = 256, itself written as a byte-level BPE without merges), a tokenizer.json,
- * or a folder holding one. */
+ * a folder holding one, or a GGUF file. */
 int tl__tokenizer_open(tl_tokenizer **tok, const char *spec, tl_error *err);
 /* The tokenizer in a GGUF file's metadata (tokenizer.ggml.*); keeps nothing of the handle. */
 int tl__tokenizer_from_gguf(tl_tokenizer **tok, const tl_gguf *gguf, tl_error *err);
@@ -28,6 +28,9 @@ bool tl__tokenizer_adds_eos(const tl_tokenizer *tok);
 int tl__tokenizer_id(const tl_tokenizer *tok, const char *token_text); /* −1: no such token */
 /* Publish tokenizer.json (and tokenizer_config.json for transformers' AutoTokenizer) into a folder. */
 int tl__tokenizer_save(const tl_tokenizer *tok, const char *folder, tl_error *err);
+/* The same as GGUF metadata, in as many tokens as the model's embedding has rows (those beyond the tokenizer's are
+ * unused); refuses what GGUF has no form for. */
+int tl__tokenizer_to_gguf(const tl_tokenizer *tok, int rows, tl_gguf_out *out, tl_error *err);
 /* XXH3 of what determines ids; recorded by runs and shards. hex[33] */
 void tl__tokenizer_hash(const tl_tokenizer *tok, char *hex);
 

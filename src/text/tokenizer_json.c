@@ -250,9 +250,10 @@ static int read_added(const tl_token_reader *r, const json_t *list) {
         if (!text) return tl__fail(r->err, TL_EFORMAT, "%s: added token %zu has no \"content\"", r->where, i);
         if (text[0] == 0) continue;
         int status = tl__reader_only_keys(r, obj, "an added token", keys);
-        int64_t id;
+        int64_t id = -1;
         tl_added about = {0};
         bool normalized;
+        if (!status) status = tl__json_int(obj, "id", 0, INT32_MAX, &id, r->where, r->err);
         if (!status) status = tl__json_bool_or(obj, "special", false, &about.special, r->where, r->err);
         if (!status) status = tl__json_bool_or(obj, "normalized", !about.special, &normalized, r->where, r->err);
         if (!status) status = tl__json_bool_or(obj, "single_word", false, &about.single_word, r->where, r->err);

@@ -79,9 +79,9 @@ static int train_tokenizer(tl_run *run, const char *number, tl_error *err) {
     return tl__tokenizer_train(&run->tokenizer, c->data, c->n_data, &options, err);
 }
 
-/* A folder whose weights (and tokenizer) the run begins with. */
+/* A folder or GGUF file whose weights (and tokenizer) the run begins with. */
 static bool begins_with_weights(const tl_train_config *c) {
-    return c->depth == 0 && !tl__arch_is_preset(c->model) && tl__path_is_folder(c->model);
+    return c->depth == 0 && !tl__arch_is_preset(c->model) && (tl__path_is_folder(c->model) || tl__gguf_is(c->model));
 }
 
 /* A resumed run uses the tokenizer that it wrote down when it began. */
@@ -99,7 +99,8 @@ static int open_tokenizer(tl_run *run, tl_error *err) {
     const char *spec = c->tokenizer;
     if (!spec) {
         tl__path_join(beside_model, sizeof beside_model, c->model, "tokenizer.json");
-        spec = begins_with_weights(c) && tl__path_exists(beside_model) ? c->model : "bpe:4096";
+        bool brings = begins_with_weights(c) && (tl__gguf_is(c->model) || tl__path_exists(beside_model));
+        spec = brings ? c->model : "bpe:4096";
     }
     snprintf(run->tokenizer_name, sizeof run->tokenizer_name, "%s", spec);
     if ((c->resume || run->rank > 0) && written) return tl__tokenizer_open(&run->tokenizer, own, err);
@@ -303,6 +304,7 @@ static int size_run(tl_run *run, const tl_arch *arch, tl_error *err) {
 static int load_weights(tl_run *run, tl_error *err) {
     const char *folder = run->config->model;
     json_t *manifest;
+    if (!tl__path_is_folder(folder)) return tl__model_load_into(&run->model, folder, err);
     int status = tl__manifest_read(&manifest, folder, err);
     if (!status) status = tl__manifest_verify(manifest, folder, TL_WEIGHTS_NAME, err);
     json_decref(manifest);
@@ -351,7 +353,7 @@ static int open_sampling(tl_run *run, tl_error *err) {
         return tl__fail(err, TL_ENOMEM, "no memory for samples; use --sample-tokens 0");
     if (c->sample_prompt) {
         int64_t n = tl__tokenizer_encode(run->tokenizer, c->sample_prompt, prompt_text, true, run->prompt,
-                                         prompt_text + 1, NULL);
+                                         (size_t)most_prompt + prompt_text + 2, NULL);
         if (n < 0) return tl__fail(err, TL_EINVALID, "--sample-prompt cannot be encoded");
         run->prompt_n = (int)(n < most_prompt ? n : most_prompt);
     } else if (tl__dataset_facts(run->data)->val_samples > 0) { /* the beginning of the validation text */
