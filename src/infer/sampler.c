@@ -55,10 +55,25 @@ static int32_t take_first(heap *h) {
 
 /* ---- the pick ---- */
 
+/* Where the largest logit is, the first of equals; NaNs are none. Eight maxima side by side, which no comparison waits
+ * for, over a stretch; a stretch that has a larger one is gone through again. */
 static int32_t largest(const float *logits, int V) {
+    enum { STRETCH = 1024, SIDE = 8 };
     int32_t best = -1;
-    for (int32_t i = 0; i < V; i++)
-        if (logits[i] == logits[i] && (best < 0 || logits[i] > logits[best])) best = i;
+    for (int i = 0; i < V; i += STRETCH) {
+        const int n = V - i < STRETCH ? V - i : STRETCH;
+        const float *z = logits + i;
+        float top[SIDE];
+        for (int k = 0; k < SIDE; k++) top[k] = -INFINITY;
+        int at = 0;
+        for (; at + SIDE <= n; at += SIDE)
+            for (int k = 0; k < SIDE; k++) top[k] = z[at + k] > top[k] ? z[at + k] : top[k];
+        for (; at < n; at++) top[0] = z[at] > top[0] ? z[at] : top[0];
+        for (int k = 1; k < SIDE; k++) top[0] = top[k] > top[0] ? top[k] : top[0];
+        if (best >= 0 && !(top[0] > logits[best])) continue;
+        for (int k = 0; k < n; k++)
+            if (z[k] == z[k] && (best < 0 || z[k] > logits[best])) best = i + k;
+    }
     return best < 0 ? 0 : best;
 }
 

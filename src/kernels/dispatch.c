@@ -11,12 +11,15 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
+#include "base/clock.h"
+#include "kernels/peak.h"
 #include "kernels/table.h"
 
 enum { ISA_REF, ISA_AVX2, ISA_AVX512, ISA_AVX512_VNNI, ISA_AVX512_BF16, ISA_AMX, ISAS };
 
 static const char *const isa_names[ISAS] = {"ref", "avx2", "avx512", "avx512_vnni", "avx512_bf16", "amx"};
 static tl_ops tables[ISAS];
+static int best_isa; /* what an unasked caller gets */
 static pthread_once_t tables_once = PTHREAD_ONCE_INIT;
 
 /* What the CPU offers and the operating system saves at a switch. */
@@ -134,6 +137,25 @@ void tl__ops_ref(tl_ops *ops) {
     tl__ops_stored_ref(ops);
 }
 
+#if TL_HAVE_X86_KERNELS
+/* Does the instruction for pairs of bf16 outrun the two multiply-adds that it stands for? On AMD's Zen 4 and 5 it does
+ * twice the work of a multiply-add in its time; Intel's Sapphire and Emerald Rapids take four times as long over it, and
+ * the chain by multiply-adds, the same to the bit, is twice as fast. A few microseconds tell. */
+static bool dots_pay(void) {
+    enum { ROUNDS = 100, TRIES = 5 };
+    const tl_peak *loops = tl__peak_select(isa_names[ISA_AVX512_BF16]);
+    int64_t best[2] = {INT64_MAX, INT64_MAX};
+    float sink;
+    for (int i = 0; i < 2 * TRIES; i++) {
+        const int64_t t = tl__now_ns();
+        (i % 2 ? loops->dot : loops->fma)(ROUNDS, &sink);
+        const int64_t took = tl__now_ns() - t;
+        if (took < best[i % 2]) best[i % 2] = took;
+    }
+    return best[1] < 2 * best[0]; /* a round of either has as many steps */
+}
+#endif
+
 static void tables_fill(void) {
     for (int isa = 0; isa < ISAS; isa++) tl__ops_ref(&tables[isa]), tables[isa].isa = isa_names[isa];
 #if TL_HAVE_X86_KERNELS
@@ -150,17 +172,24 @@ static void tables_fill(void) {
         tl__ops_stored_avx512(&tables[isa]);
     }
     for (int isa = ISA_AVX512_VNNI; isa < ISAS; isa++) tl__ops_stored_avx512_vnni(&tables[isa]);
-    for (int isa = ISA_AVX512_BF16; isa < ISAS; isa++) tl__ops_gemm_bf16_avx512_bf16(&tables[isa]);
+    /* Who asks for avx512_bf16 by name gets the instruction; who asks for the best, what is faster. */
+    const bool dots = cpu_runs(ISA_AVX512_BF16) && dots_pay();
+    tl__ops_gemm_bf16_avx512_bf16(&tables[ISA_AVX512_BF16]);
+    if (dots) tl__ops_gemm_bf16_avx512_bf16(&tables[ISA_AMX]);
     tl__ops_stored_amx(&tables[ISA_AMX]);
+#endif
+    for (int isa = 0; isa < ISAS; isa++)
+        if (cpu_runs(isa)) best_isa = isa;
+#if TL_HAVE_X86_KERNELS
+    if (best_isa == ISA_AVX512_BF16 && !dots) best_isa = ISA_AVX512_VNNI;
 #endif
 }
 
 int tl__ops_select(const tl_ops **ops, const char *want, tl_error *err) {
     const char *source = "asked for";
     if (!want || !*want) want = getenv("TRILITH_ISA"), source = "TRILITH_ISA";
-    int best = ISA_REF;
-    for (int isa = 0; isa < ISAS; isa++)
-        if (cpu_runs(isa)) best = isa;
+    pthread_once(&tables_once, tables_fill);
+    const int best = best_isa;
     int chosen = best;
     if (want && *want) {
         chosen = -1;
@@ -180,7 +209,6 @@ int tl__ops_select(const tl_ops **ops, const char *want, tl_error *err) {
                             isa_names[chosen], source, *has ? has : "none of AVX2, FMA, AVX-512", isa_names[best]);
         }
     }
-    pthread_once(&tables_once, tables_fill);
     *ops = &tables[chosen];
     return TL_OK;
 }

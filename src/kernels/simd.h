@@ -241,8 +241,13 @@ TL_INLINE v16 v16_load_halves_n(const uint16_t *p, int n) {
 }
 /* f16 to f32, exact. */
 TL_INLINE void v16_from_f16_pairs(v16 pairs, v16 *even, v16 *odd) {
-    *even = _mm512_cvtph_ps(_mm512_cvtepi32_epi16((__m512i)pairs));
-    *odd = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32((__m512i)pairs, 16)));
+    const __m512i order = _mm512_set_epi16(31, 29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1, 30, 28, 26, 24, 22,
+                                           20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+    /* Through memory: widening what is loaded needs no shuffle, of which the unit is short. */
+    __m512i apart = _mm512_permutexvar_epi16(order, (__m512i)pairs);
+    __asm__("" : "+m"(apart));
+    *even = _mm512_cvtph_ps(((const __m256i *)&apart)[0]);
+    *odd = _mm512_cvtph_ps(((const __m256i *)&apart)[1]);
 }
 
 /* r[i] lane j ↔ r[j] lane i, in registers. */

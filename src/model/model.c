@@ -230,16 +230,23 @@ typedef struct term {
     int64_t N;
 } term;
 
-/* Products that share their x. Those with stored weights are one call: x is prepared for them once. */
+/* Products that share their x. Those with stored weights are one call: x is prepared for them once, and threads are
+ * called together once. For use, plain f32 weights are stored ones too. */
 static void products(tl_ctx *ctx, const tl_model *m, const term *terms, int n, const float *x, int layer, int R,
                      int64_t K) {
+    const bool plain = m->stored && ctx->contract == TL_CONTRACT_F32 && m->arch.layout == TL_OUT_IN;
     tl_product together[TL_MAX_PRODUCTS];
+    tl_stored f32[TL_MAX_PRODUCTS];
     int k = 0;
     assert(n <= TL_MAX_PRODUCTS);
     for (int i = 0; i < n; i++) {
         const term *t = &terms[i];
         const tl_stored *w = stored(m, layer, t->w);
         const float *bias = weight(m, layer, t->b);
+        if (!w && plain) {
+            f32[i] = (tl_stored){TL_F32, (int)t->N, (int)K, weight(m, layer, t->w)};
+            w = &f32[i];
+        }
         if (w) together[k++] = (tl_product){w, t->y, t->ldy, bias};
         else tl__linear(ctx, t->y, t->ldy, x, K, weight(m, layer, t->w), m->arch.layout, bias, R, (int)t->N, (int)K);
     }

@@ -129,6 +129,8 @@ static void check(int M, int N, int K, bool turn_a, bool turn_b, int gap, bool w
 
 /* ---- shapes that both contracts are checked with ---- */
 
+#ifndef WITHOUT_SHAPES
+
 static void test_ragged_shapes_equal_ref(void **unused) {
     (void)unused;
     const int ks[] = {1, 15, 16, 17, 255, 256, 257, 300, 512, 700};
@@ -229,3 +231,5 @@ static void test_not_finite_stays_in_its_row_and_column(void **unused) {
         cmocka_unit_test(test_large_shapes_equal_ref_in_sampled_rows),                                                 \
         cmocka_unit_test(test_no_inputs_leave_bias_or_what_was),                                                       \
         cmocka_unit_test(test_not_finite_stays_in_its_row_and_column)
+
+#endif
