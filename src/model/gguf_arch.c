@@ -542,7 +542,8 @@ static int prove(const json_t *config, const json_t *meta, const family *f, cons
     tl_arch arch;
     char where[64];
     snprintf(where, sizeof where, "the %s model", a->family);
-    int status = to_config(again, f, meta, &t, where, err);
+    const family *reader = f->bit == LLAMA ? &families[0] : f; /* which cannot know that it was Mistral's */
+    int status = to_config(again, reader, meta, &t, where, err);
     if (!status) status = parse_config(&arch, again, where, err);
     if (!status) {
         snprintf(arch.family, sizeof arch.family, "%s", a->family);
