@@ -28,6 +28,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models as bpe_models, pr
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 import expert_models
+import interop_tokenizers
 import make_optimizer_vectors
 import make_reference
 import make_vectors
@@ -547,6 +548,7 @@ def main():
         checks.run("tokenizer encode GPT-2 style", lambda: same_ids(trilith, at("gpt2-style"), plain_encoder(theirs), texts, work))
         checks.run("tokenizer encode GPT-2 style --special",
                    lambda: same_ids(trilith, at("gpt2-style"), special_encoder(theirs), texts, work, special=True))
+        interop_tokenizers.run(checks, trilith, english() + code(), at)
 
     print(f"{checks.passed} passed, {checks.failed} failed")
     return 1 if checks.failed or not checks.passed else 0

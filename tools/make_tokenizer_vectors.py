@@ -7,6 +7,7 @@
   llama3.json    Llama 3's kind: its spelling of the split, ignore_merges, added tokens, a template
   cases.json     strings and their ids by each, with and without special tokens
   ties.json      small texts full of equal counts and of tokens made twice, and the merges learnt on them
+  kinds.json     a tokenizer for each other construct (shared models, and steps), strings, their ids and what these decode to
   nasty.json     the same with broken UTF-8, as hexadecimal bytes
 
 Usage: make_tokenizer_vectors.py [FOLDER]
@@ -77,6 +78,87 @@ def cases_of(rng, text):
         at = rng.randrange(len(text) - 60)
         out.append(text[at:at + rng.randint(1, 60)])
     return out
+
+
+def kinds_of(text):
+    """One small tokenizer for each construct that byte-level BPE after one scanner does not have."""
+    from tokenizers import models, normalizers as N, pre_tokenizers as P, decoders as D
+    words = text[:20000].split("\n")
+    byte = lambda regex=False, prefix=False: P.ByteLevel(add_prefix_space=prefix, use_regex=regex)
+
+    def bytes_bpe(pre, norm=None, alphabet=True):
+        t = Tokenizer(models.BPE())
+        t.pre_tokenizer, t.decoder = pre, D.ByteLevel()
+        if norm: t.normalizer = norm
+        t.train_from_iterator(words, trainers.BpeTrainer(vocab_size=360 if alphabet else 120, show_progress=False, special_tokens=["<s>"], limit_alphabet=256 if alphabet else 60,
+                                                         initial_alphabet=pre_tokenizers.ByteLevel.alphabet() if alphabet else []))
+        return t
+
+    def chars_bpe(norm, pre, decoder, fallback, fuse=True):
+        t = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=fuse, byte_fallback=fallback))
+        t.decoder = decoder
+        if norm: t.normalizer = norm
+        if pre: t.pre_tokenizer = pre
+        special = ["<unk>", "<s>"] + ([f"<0x{i:02X}>" for i in range(256)] if fallback else [])
+        t.train_from_iterator(words, trainers.BpeTrainer(vocab_size=len(special) + 110, special_tokens=special, show_progress=False, limit_alphabet=40, max_token_length=9))
+        data = json.loads(t.to_str())
+        data["added_tokens"] = [a for a in data["added_tokens"] if not a["content"].startswith("<0x")]
+        return Tokenizer.from_str(json.dumps(data))
+
+    def unigram(norm, pre, decoder):
+        t = Tokenizer(models.Unigram())
+        t.pre_tokenizer, t.decoder = pre, decoder
+        if norm: t.normalizer = norm
+        t.train_from_iterator(["".join(c for c in w if c.isascii()) for w in words],
+                              trainers.UnigramTrainer(vocab_size=180, special_tokens=["<unk>", "<s>"], unk_token="<unk>", show_progress=False, max_piece_length=9))
+        return t
+    spaces = lambda strip: D.Sequence([D.Replace("\u2581", " "), D.ByteFallback(), D.Fuse()] + ([D.Strip(" ", 1, 0)] if strip else []))
+    behaviors = ["removed", "isolated", "merged_with_previous", "merged_with_next", "contiguous"]
+    out = {
+        "smollm": bytes_bpe(P.Sequence([P.Digits(individual_digits=True), byte(True)])),
+        "falcon": bytes_bpe(P.Sequence([P.Punctuation("contiguous"), byte(True), P.Digits(), P.Split(Regex("[0-9][0-9][0-9]"), "isolated")])),
+        "prefix": bytes_bpe(byte(True, True), N.NFC()),
+        "few_bytes": bytes_bpe(byte(True), alphabet=False),
+        "nfkc": bytes_bpe(byte(True), N.Sequence([N.NFKC(), N.Lowercase(), N.Strip()])),
+        "accents": bytes_bpe(byte(True), N.Sequence([N.NFD(), N.StripAccents()])),
+        "nfkd": bytes_bpe(byte(True), N.Sequence([N.NFKD(), N.Replace(Regex(r"\s+|(?<=t)h|^x"), " "), N.Replace("th", "")])),
+        "words": bytes_bpe(P.Sequence([P.Whitespace(), P.Punctuation(), byte()])),
+        "white": bytes_bpe(P.Sequence([P.WhitespaceSplit(), P.Split(Regex(r"\w+|[^\w\s]+"), "isolated"), byte()])),
+        "llama2": chars_bpe(N.Sequence([N.Prepend("\u2581"), N.Replace(" ", "\u2581")]), None, spaces(True), True),
+        "gemma": chars_bpe(N.Replace(" ", "\u2581"), P.Split(" ", "merged_with_previous"), spaces(False), True),
+        "mistral": chars_bpe(None, P.Metaspace(prepend_scheme="first", split=False), spaces(True), True),
+        "unknown": chars_bpe(None, P.Metaspace(), D.Metaspace(), False),
+        "unknowns": chars_bpe(N.Replace(" ", "\u2581"), None, spaces(False), False, False),
+        "unigram": unigram(N.Sequence([N.NFKC(), N.Replace(Regex(" {2,}"), " ")]), P.Metaspace(), D.Metaspace()),
+        "unigram_whole": unigram(None, P.Metaspace(prepend_scheme="first", split=False), D.Metaspace(prepend_scheme="first")),
+    }
+    for i, behavior in enumerate(behaviors):
+        out["split_" + behavior] = bytes_bpe(P.Sequence([P.Split(Regex(r"[aeiou ]|\d{2}|\s*$|(?=t)"), behavior, i % 2 == 1), byte()]))
+    # What differs is the steps: models are shared, so that the file stays small.
+    model_of = {name: "prefix" if name not in ("few_bytes", "llama2", "gemma", "mistral", "unknown", "unknowns", "unigram", "unigram_whole") else
+                {"gemma": "llama2", "mistral": "llama2", "unigram_whole": "unigram"}.get(name, name) for name in out}
+    shared = {name: json.loads(out[name].to_str())["model"] for name in set(model_of.values())}
+    for name in out:
+        data = json.loads(out[name].to_str())
+        data["model"] = shared[model_of[name]]
+        out[name] = Tokenizer.from_str(json.dumps(data))
+    for i, t in enumerate(out.values()):
+        if i % 2 == 0:
+            t.add_special_tokens([AddedToken("<mask>", lstrip=True, normalized=False), AddedToken("<sep>", lstrip=True, rstrip=True, normalized=False)])
+            t.add_tokens([AddedToken("ab", single_word=True), AddedToken("Ba", normalized=True), AddedToken("  ", normalized=False)])
+    return out, shared, model_of
+
+
+def kinds(rng, text, folder):
+    (tokenizers, shared, model_of), cases = kinds_of(text), []
+    for s in rng.sample(cases_of(rng, text), 26) + ["\u00c5\ufb01\u2460\u212b e\u0301\u0323x 12\u00bd", " ab ab, Ba <mask>  ab<sep> x", "\u2581 \u2581\u2581a  b", "\U00011938\u0dda\u1100\u1161\u11a8\uac01\u11a8"]:
+        case = {"text": s}
+        for name, t in tokenizers.items():
+            ids = t.encode(s, add_special_tokens=False).ids
+            case[name] = [ids, t.decode(ids, skip_special_tokens=False)]
+        cases.append(case)
+    dump(os.path.join(folder, "kinds.json"), {"models": shared, "cases": cases, "kinds": {
+        name: {**json.loads(t.to_str()), "model": model_of[name]} for name, t in tokenizers.items()}})
 
 
 def dump(path, value):
@@ -163,6 +245,7 @@ def main():
         trained.encode_special_tokens = True
         nasty.append({"hex": raw.hex(), "replaced": clean, "trained": trained.encode(fixed, add_special_tokens=False).ids})
     dump(os.path.join(folder, "nasty.json"), nasty)
+    kinds(rng, text, folder)
 
 
 main()

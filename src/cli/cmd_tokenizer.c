@@ -139,20 +139,65 @@ static const tl_command train_command = {
 
 typedef struct encode_settings {
     const char *model, *text;
-    bool special, json;
+    bool special, lines, json;
 } encode_settings;
 
 static const tl_option encode_options[] = {
     {"model", TL_STRING(encode_settings, model), .value = "M", .required = true,
-     .help = "A tokenizer.json, a folder with one (a model, a checkpoint, a run), or bytes."},
+     .help = "A tokenizer.json, a folder with one (a model, a checkpoint, a run), a GGUF file, or bytes."},
     {"text", TL_STRING(encode_settings, text), .value = "FILE", .required = true,
      .help = "The text, exactly as it stands in the file. Invalid UTF-8 is replaced by U+FFFD and counted."},
     {"special", TL_FLAG(encode_settings, special),
      .help =
          "Names of special tokens in the text, such as <|endoftext|>, mean the tokens; else they are ordinary text."},
+    {"lines", TL_FLAG(encode_settings, lines),
+     .help = "Each line is a JSON string and a text of its own; prints a line of ids for each."},
     {"json", TL_FLAG(encode_settings, json), .not_in_yaml = true,
      .help = "Print one JSON object (ids; bytes of the text; replaced, a count) and nothing else."},
     {0}};
+
+/* Room that grows to what a text needs; the ids of one text. */
+static int64_t encode_text(const tl_tokenizer *tok, const char *text, size_t n, bool special, int32_t **ids, size_t *room,
+                           int64_t *replaced, tl_error *err) {
+    for (;;) {
+        int64_t count = *ids ? tl__tokenizer_encode(tok, text, n, special, *ids, *room, replaced) : (int64_t)n / 2 + 64;
+        if (count < 0) return tl__fail(err, (int)count, "not enough memory to encode a text of %zu bytes", n);
+        if (*ids && (size_t)count <= *room) return count;
+        free(*ids);
+        *ids = malloc((size_t)count * sizeof **ids);
+        *room = *ids ? (size_t)count : 0;
+        if (!*ids) return tl__fail(err, TL_ENOMEM, "not enough memory for %lld ids", (long long)count);
+    }
+}
+
+static int encode_lines(const encode_settings *o, tl_error *err) {
+    tl_tokenizer *tok = NULL;
+    char *bytes = NULL;
+    int32_t *ids = NULL;
+    size_t size = 0, room = 0, line = 0;
+    int status = open_tokenizer(&tok, o->model, err);
+    if (!status) status = tl__file_slurp(&bytes, &size, o->text, TEXT_LIMIT_BYTES, err);
+    for (size_t at = 0; !status && at < size;) {
+        char *end = memchr(bytes + at, '\n', size - at);
+        size_t n = end ? (size_t)(end - bytes) - at : size - at;
+        line++;
+        json_t *text = json_loadb(bytes + at, n, JSON_DECODE_ANY | JSON_ALLOW_NUL, NULL);
+        if (!json_is_string(text)) {
+            status = tl__fail(err, TL_EFORMAT, "%s: line %zu is not a JSON string", o->text, line);
+        } else {
+            int64_t count = encode_text(tok, json_string_value(text), json_string_length(text), o->special, &ids, &room, NULL, err);
+            if (count < 0) status = (int)count;
+            for (int64_t i = 0; i < count; i++) printf(i ? " %d" : "%d", ids[i]);
+            putchar('\n');
+        }
+        json_decref(text);
+        at += n + 1;
+    }
+    free(ids);
+    free(bytes);
+    tl__tokenizer_close(tok);
+    return status;
+}
 
 static int encode_file(const encode_settings *o, int32_t **ids, int64_t *n, size_t *size, int64_t *replaced,
                        tl_error *err) {
@@ -160,13 +205,9 @@ static int encode_file(const encode_settings *o, int32_t **ids, int64_t *n, size
     char *text = NULL;
     int status = open_tokenizer(&tok, o->model, err);
     if (!status) status = tl__file_slurp(&text, size, o->text, TEXT_LIMIT_BYTES, err);
-    for (size_t room = status ? 0 : *size / 2 + 64; !status; room = (size_t)*n) {
-        free(*ids);
-        *ids = malloc(room * sizeof **ids);
-        *n = *ids ? tl__tokenizer_encode(tok, text, *size, o->special, *ids, room, replaced) : TL_ENOMEM;
-        if (*n < 0) status = tl__fail(err, (int)*n, "not enough memory to encode the %zu bytes of %s", *size, o->text);
-        else if ((size_t)*n <= room) break;
-    }
+    size_t room = 0;
+    if (!status) *n = encode_text(tok, text, *size, o->special, ids, &room, replaced, err);
+    if (!status && *n < 0) status = (int)*n;
     free(text);
     tl__tokenizer_close(tok);
     return status;
@@ -179,6 +220,7 @@ static int encode(tl_cli *cli) {
     int64_t n = 0, replaced = 0;
     size_t size = 0;
     int code = TL_EXIT_DONE;
+    if (o->lines) return encode_lines(o, &err) ? tl__cli_fail(cli, &err) : TL_EXIT_DONE;
     if (encode_file(o, &ids, &n, &size, &replaced, &err)) {
         code = tl__cli_fail(cli, &err);
     } else if (o->json) {
@@ -200,7 +242,7 @@ static int encode(tl_cli *cli) {
 static const tl_command encode_command = {
     .name = "encode",
     .summary = "turn text into token ids",
-    .usage = "--model M --text FILE [--special] [--json]",
+    .usage = "--model M --text FILE [--special] [--lines] [--json]",
     .about = "Prints the ids of a text: those of the tokenizers library's encode(text, add_special_tokens=False).",
     .examples = "  trilith tokenizer encode --model runs/demo --text book.txt --json | jq '.ids | length'\n"
                 "      how many tokens the book has\n",
@@ -213,17 +255,19 @@ static const tl_command encode_command = {
 
 typedef struct decode_settings {
     const char *model, *tokens;
-    bool skip_special, json;
+    bool skip_special, lines, json;
 } decode_settings;
 
 static const tl_option decode_options[] = {
     {"model", TL_STRING(decode_settings, model), .value = "M", .required = true,
-     .help = "A tokenizer.json, a folder with one (a model, a checkpoint, a run), or bytes."},
+     .help = "A tokenizer.json, a folder with one (a model, a checkpoint, a run), a GGUF file, or bytes."},
     {"tokens", TL_STRING(decode_settings, tokens), .value = "FILE",
      .help = "A file of ids: numbers parted by white space, a JSON array, or what encode --json prints. Ids can stand "
              "as operands "
              "instead."},
     {"skip-special", TL_FLAG(decode_settings, skip_special), .help = "Leave special tokens out of the text."},
+    {"lines", TL_FLAG(decode_settings, lines),
+     .help = "Each line of --tokens is a text of its own; prints it as a JSON string on a line."},
     {"json", TL_FLAG(decode_settings, json), .not_in_yaml = true,
      .help = "Print one JSON object (text, tokens: a count) and nothing else."},
     {0}};
@@ -286,11 +330,41 @@ static int push_words(text_out *t, const tl_tokenizer *tok, const char *s, const
     }
 }
 
+static int decode_lines(const decode_settings *o, tl_error *err) {
+    tl_tokenizer *tok = NULL;
+    char *bytes = NULL;
+    size_t n = 0;
+    text_out t = {0};
+    int status = open_tokenizer(&tok, o->model, err);
+    if (!status) t.longest = tl__tokenizer_decode_room(tok);
+    if (!status) status = tl__file_slurp(&bytes, &n, o->tokens, TEXT_LIMIT_BYTES, err);
+    for (char *at = bytes, *end; !status && at < bytes + n; at = end + 1) {
+        end = memchr(at, '\n', (size_t)(bytes + n - at));
+        if (!end) end = bytes + n;
+        *end = 0;
+        t.n = 0;
+        t.decoder = (tl_decoder){0};
+        status = push_words(&t, tok, at, o->tokens, o->skip_special, err);
+        if (status) break;
+        if (t.bytes) t.n += tl__decoder_finish(&t.decoder, t.bytes + t.n);
+        json_t *text = json_stringn(t.bytes ? t.bytes : "", t.n);
+        json_dumpf(text, stdout, JSON_ENCODE_ANY);
+        putchar('\n');
+        json_decref(text);
+    }
+    free(t.bytes);
+    free(bytes);
+    tl__tokenizer_close(tok);
+    return status;
+}
+
 static int decode(tl_cli *cli) {
     const decode_settings *o = cli->values;
     if ((o->tokens != NULL) == (cli->operands.n > 0))
         return tl__cli_bad(cli, "give the ids either with --tokens FILE or as operands");
     tl_error err = {0};
+    if (o->lines && !o->tokens) return tl__cli_bad(cli, "--lines reads the file of --tokens");
+    if (o->lines) return decode_lines(o, &err) ? tl__cli_fail(cli, &err) : TL_EXIT_DONE;
     tl_tokenizer *tok = NULL;
     text_out t = {0};
     char *bytes = NULL;
@@ -326,7 +400,7 @@ static int decode(tl_cli *cli) {
 static const tl_command decode_command = {
     .name = "decode",
     .summary = "turn token ids into text",
-    .usage = "--model M (--tokens FILE | ID…) [--skip-special] [--json]",
+    .usage = "--model M (--tokens FILE | ID…) [--skip-special] [--lines] [--json]",
     .about = "Prints the text of ids, exactly: no line break is added. Bytes that form no character become U+FFFD.",
     .examples = "  trilith tokenizer decode --model runs/demo 464 2068 7586\n"
                 "      the text of three tokens\n",
@@ -343,6 +417,6 @@ const tl_command tl__cmd_tokenizer = {
     .name = "tokenizer",
     .summary = "train a tokenizer, turn text into ids and ids into text",
     .usage = "train|encode|decode …",
-    .about = "Byte-level BPE in the format tokenizer.json of Hugging Face.",
+    .about = "BPE and unigram, in the format tokenizer.json of Hugging Face or a GGUF file's metadata.",
     .subcommands = subcommands,
 };

@@ -1,115 +1,18 @@
-/* bpe_encode.c — owns the way from text to ids: added tokens found, the rest pre-split, each pre-token merged by rank;
- * promises the ids of `tokenizers` and safety from several threads.
+/* bpe_encode.c — owns the way from one piece of text to ids by merging; promises the ids of `tokenizers`.
  *
- * Merging: the pair of lowest rank first, leftmost among equals (Sennrich et al. 2016, algorithm 1). Words are short
- * and few forms make most of a text, so each running thread has a direct-mapped cache from a pre-token's bytes to its
- * ids; short words search their lowest rank by looking at all, long ones in a heap. */
-#include <assert.h>
+ * The pair of lowest rank first, leftmost among equals (Sennrich et al. 2016, algorithm 1). Words are short and few
+ * forms make most of a text, so each running thread has a direct-mapped cache from a piece's bytes to its ids; short
+ * words search their lowest rank by looking at all, long ones in a heap. */
 #include <limits.h>
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "text/bpe.h"
+#include "text/encode.h"
 
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
-enum {
-    CACHE_SLOTS = 1 << 14, /* × 64 bytes: half of a usual L2 */
-    CACHE_KEY_MOST = 22,
-    CACHE_IDS_MOST = 10,
-    SMALL_WORD_MOST = 64, /* symbols up to which all ranks are looked at for the lowest */
-};
-
-typedef struct cached {
-    uint8_t n, n_ids; /* n = 0: free */
-    uint8_t key[CACHE_KEY_MOST];
-    int32_t ids[CACHE_IDS_MOST];
-} cached;
-_Static_assert(sizeof(cached) == 64, "one slot is one cache line");
-
-/* A symbol of a long word: a doubly linked list within an array. */
-typedef struct symbol {
-    int32_t id, previous, next; /* next: index, −1 at the end; id −1: merged away */
-} symbol;
-
-typedef struct heap_item {
-    int32_t rank, at;
-} heap_item;
-
-struct tl_encode_scratch {
-    tl_encode_scratch *next;
-    cached *cache; /* [CACHE_SLOTS] */
-    symbol *symbols;
-    heap_item *heap;
-    size_t long_room; /* symbols that the two hold */
-};
-
-struct tl_scratches {
-    pthread_mutex_t lock;
-    tl_encode_scratch *free;
-};
-
-struct tl_scratches *tl__encode_scratches_open(void) {
-    struct tl_scratches *s = calloc(1, sizeof *s);
-    if (s) pthread_mutex_init(&s->lock, NULL);
-    return s;
-}
-
-static void scratch_free(tl_encode_scratch *scratch) {
-    free(scratch->cache);
-    free(scratch->symbols);
-    free(scratch->heap);
-    free(scratch);
-}
-
-void tl__encode_scratches_close(struct tl_scratches *s) {
-    if (!s) return;
-    while (s->free) {
-        tl_encode_scratch *next = s->free->next;
-        scratch_free(s->free);
-        s->free = next;
-    }
-    pthread_mutex_destroy(&s->lock);
-    free(s);
-}
-
-static tl_encode_scratch *borrow(struct tl_scratches *s) {
-    pthread_mutex_lock(&s->lock);
-    tl_encode_scratch *scratch = s->free;
-    if (scratch) s->free = scratch->next;
-    pthread_mutex_unlock(&s->lock);
-    if (scratch) return scratch;
-    scratch = calloc(1, sizeof *scratch);
-    if (!scratch) return NULL;
-    scratch->cache = calloc(CACHE_SLOTS, sizeof *scratch->cache);
-    if (!scratch->cache) {
-        free(scratch);
-        return NULL;
-    }
-    return scratch;
-}
-
-static void give_back(struct tl_scratches *s, tl_encode_scratch *scratch) {
-    pthread_mutex_lock(&s->lock);
-    scratch->next = s->free;
-    s->free = scratch;
-    pthread_mutex_unlock(&s->lock);
-}
-
-typedef struct output {
-    const tl_tokenizer *tok;
-    tl_encode_scratch *scratch;
-    int32_t *ids;
-    size_t cap;
-    int64_t n; /* ids so far, beyond cap as well */
-} output;
-
-static inline void put(output *out, int32_t id) {
-    if ((size_t)out->n < out->cap) out->ids[out->n] = id;
-    out->n++;
-}
+enum { SMALL_WORD_MOST = 64 }; /* symbols up to which all ranks are looked at for the lowest */
 
 /* ---- merging one pre-token ---- */
 
@@ -137,18 +40,18 @@ static int merge_small(const tl_tokenizer *tok, const uint8_t *s, int n, int32_t
     return n;
 }
 
-static inline bool before(heap_item a, heap_item b) {
+static inline bool before(tl_heap_item a, tl_heap_item b) {
     return a.rank != b.rank ? a.rank < b.rank : a.at < b.at;
 }
 
-static void heap_push(heap_item *heap, size_t *n, heap_item item) {
+static void heap_push(tl_heap_item *heap, size_t *n, tl_heap_item item) {
     size_t i = (*n)++;
     for (; i > 0 && before(item, heap[(i - 1) / 2]); i = (i - 1) / 2) heap[i] = heap[(i - 1) / 2];
     heap[i] = item;
 }
 
-static heap_item heap_pop(heap_item *heap, size_t *n) {
-    heap_item top = heap[0], last = heap[--*n];
+static tl_heap_item heap_pop(tl_heap_item *heap, size_t *n) {
+    tl_heap_item top = heap[0], last = heap[--*n];
     size_t i = 0;
     for (size_t child; (child = 2 * i + 1) < *n; i = child) {
         if (child + 1 < *n && before(heap[child + 1], heap[child])) child++;
@@ -159,54 +62,161 @@ static heap_item heap_pop(heap_item *heap, size_t *n) {
     return top;
 }
 
-/* A long pre-token: O(n log n). An entry whose pair has changed since is passed over. false: no memory. */
-static bool merge_long(output *out, const uint8_t *s, size_t n) {
-    const tl_tokenizer *tok = out->tok;
-    tl_encode_scratch *scratch = out->scratch;
+/* What two neighbours merge into: by their ids' rank, or by the score of the token that their bytes are together. */
+static inline int32_t pair_rank(const tl_tokenizer *tok, const uint8_t *s, const tl_symbol *a, const tl_symbol *b,
+                                int32_t *made) {
+    int32_t rank;
+    if (tok->model != TL_MODEL_SCORES) {
+        rank = tl__bpe_rank(tok, a->id, b->id);
+        *made = rank == INT32_MAX ? -1 : tok->merge[rank].made;
+        return rank;
+    }
+    size_t n = (size_t)a->n + b->n;
+    *made = n > tok->longest ? -1 : tl__bpe_find(tok, (const char *)s + a->at, n);
+    return *made < 0 ? INT32_MAX : tok->score_rank[*made];
+}
+
+static void push_pair(const tl_output *out, const uint8_t *s, int32_t at, size_t *heap_n) {
+    const tl_symbol *left = &out->scratch->symbols[at], *right = &out->scratch->symbols[left->next];
+    int32_t made, rank = pair_rank(out->tok, s, left, right, &made);
+    if (rank != INT32_MAX) heap_push(out->scratch->heap, heap_n, (tl_heap_item){rank, at, made, left->n + right->n});
+}
+
+/* Room for n symbols. */
+static bool long_room(tl_encode_scratch *scratch, size_t n) {
     if (n > INT32_MAX / 4) return false;
-    if (n > scratch->long_room) {
-        free(scratch->symbols);
-        free(scratch->heap);
-        scratch->symbols = malloc(n * sizeof *scratch->symbols);
-        scratch->heap = malloc(3 * n * sizeof *scratch->heap); /* n − 1 pairs, and at most two more a merge */
-        scratch->long_room = scratch->symbols && scratch->heap ? n : 0;
-        if (!scratch->long_room) return false;
+    if (n <= scratch->long_room) return true;
+    free(scratch->symbols);
+    free(scratch->heap);
+    scratch->symbols = malloc(n * sizeof *scratch->symbols);
+    scratch->heap = malloc(3 * n * sizeof *scratch->heap); /* n − 1 pairs, and at most two more a merge */
+    scratch->long_room = scratch->symbols && scratch->heap ? n : 0;
+    return scratch->long_room > 0;
+}
+
+/* Merges the n symbols of piece s: O(n log n). An entry whose pair has changed since is passed over. Few symbols are
+ * looked at all, which is faster. */
+static void merge_symbols(tl_output *out, const uint8_t *s, size_t n) {
+    tl_encode_scratch *scratch = out->scratch;
+    tl_symbol *symbols = scratch->symbols;
+    if (n <= SMALL_WORD_MOST / 2) {
+        int32_t rank[SMALL_WORD_MOST], made[SMALL_WORD_MOST];
+        for (size_t i = 0; i + 1 < n; i++) rank[i] = pair_rank(out->tok, s, &symbols[i], &symbols[i + 1], &made[i]);
+        while (n > 1) {
+            size_t best = 0;
+            for (size_t i = 1; i + 1 < n; i++)
+                if (rank[i] < rank[best]) best = i;
+            if (rank[best] == INT32_MAX) break;
+            symbols[best].id = made[best];
+            symbols[best].n += symbols[best + 1].n;
+            n--;
+            memmove(&symbols[best + 1], &symbols[best + 2], (n - best - 1) * sizeof *symbols);
+            memmove(&rank[best], &rank[best + 1], (n - best - 1) * sizeof *rank);
+            memmove(&made[best], &made[best + 1], (n - best - 1) * sizeof *made);
+            if (best > 0)
+                rank[best - 1] = pair_rank(out->tok, s, &symbols[best - 1], &symbols[best], &made[best - 1]);
+            if (best + 1 < n) rank[best] = pair_rank(out->tok, s, &symbols[best], &symbols[best + 1], &made[best]);
+        }
+        for (size_t i = 0; i < n; i++) symbols[i].next = i + 1 < n ? (int32_t)i + 1 : -1;
+        return;
     }
-    symbol *symbols = scratch->symbols;
-    heap_item *heap = scratch->heap;
     size_t heap_n = 0;
-    for (size_t i = 0; i < n; i++) {
-        symbols[i] = (symbol){tok->byte_id[s[i]], (int32_t)i - 1, i + 1 < n ? (int32_t)i + 1 : -1};
-        if (i + 1 == n) break;
-        int32_t rank = tok->byte_pair_rank[s[i] << 8 | s[i + 1]];
-        if (rank != INT32_MAX) heap_push(heap, &heap_n, (heap_item){rank, (int32_t)i});
-    }
+    for (size_t i = 0; i < n; i++) symbols[i].previous = (int32_t)i - 1, symbols[i].next = i + 1 < n ? (int32_t)i + 1 : -1;
+    for (size_t i = 0; i + 1 < n; i++) push_pair(out, s, (int32_t)i, &heap_n);
     while (heap_n) {
-        heap_item top = heap_pop(heap, &heap_n);
-        symbol *left = &symbols[top.at];
-        if (left->id < 0 || left->next < 0) continue;
-        symbol *right = &symbols[left->next];
-        const tl_merge *m = &tok->merge[top.rank];
-        if (left->id != m->left || right->id != m->right) continue;
-        left->id = m->made;
-        right->id = -1;
+        tl_heap_item top = heap_pop(scratch->heap, &heap_n);
+        tl_symbol *left = &symbols[top.at];
+        if (left->n == 0 || left->next < 0) continue;
+        tl_symbol *right = &symbols[left->next];
+        if (left->n + right->n != top.n) continue;
+        left->id = top.made;
+        left->n += right->n;
+        right->n = 0;
         left->next = right->next;
         if (left->next >= 0) symbols[left->next].previous = top.at;
-        if (left->previous >= 0) {
-            int32_t rank = tl__bpe_rank(tok, symbols[left->previous].id, left->id);
-            if (rank != INT32_MAX) heap_push(heap, &heap_n, (heap_item){rank, left->previous});
+        if (left->previous >= 0) push_pair(out, s, left->previous, &heap_n);
+        if (left->next >= 0) push_pair(out, s, top.at, &heap_n);
+    }
+}
+
+/* One monstrous word must not hold its memory for ever. */
+static void trim_long(tl_encode_scratch *scratch) {
+    if (scratch->long_room <= 1 << 20) return;
+    free(scratch->symbols);
+    free(scratch->heap);
+    scratch->symbols = NULL, scratch->heap = NULL, scratch->long_room = 0;
+}
+
+/* A long piece of bytes. */
+static bool merge_long(tl_output *out, const uint8_t *s, size_t n) {
+    if (!long_room(out->scratch, n)) return false;
+    tl_symbol *symbols = out->scratch->symbols;
+    for (size_t i = 0; i < n; i++) symbols[i] = (tl_symbol){.id = out->tok->byte_id[s[i]], .at = (uint32_t)i, .n = 1};
+    merge_symbols(out, s, n);
+    for (int32_t i = 0; i >= 0; i = symbols[i].next) tl__output_put(out, symbols[i].id);
+    trim_long(out->scratch);
+    return true;
+}
+
+/* ---- pieces of characters ---- */
+
+/* The characters of a piece as symbols; what the vocabulary lacks is spelled in bytes, becomes the unknown token or
+ * vanishes. At most n symbols. With scores, unknown characters stay for a while: their neighbours may complete a
+ * token. */
+static size_t symbols_of(const tl_tokenizer *tok, const uint8_t *s, size_t n, tl_symbol *symbols) {
+    size_t count = 0;
+    tl_symbol unknown = {.n = 0}; /* waits to be joined by the next one; as in the library, bytes overtake it */
+    for (size_t at = 0; at < n;) {
+        uint32_t c;
+        size_t width = (size_t)tl__utf8_at(s + at, &c);
+        int id = tl__bpe_char(tok, c, s + at, width);
+        if (id >= 0 && !tok->token[id].model) id = -1;
+        if (id >= 0 || tok->model == TL_MODEL_SCORES) {
+            if (unknown.n) symbols[count++] = unknown, unknown.n = 0;
+            symbols[count++] = (tl_symbol){.id = id, .at = (uint32_t)at, .n = (uint32_t)width};
+        } else {
+            bool spelled = tok->byte_fallback;
+            for (size_t i = 0; i < width && spelled; i++) spelled = tok->byte_id[s[at + i]] >= 0;
+            if (spelled) {
+                for (size_t i = 0; i < width; i++)
+                    symbols[count++] = (tl_symbol){.id = tok->byte_id[s[at + i]], .at = (uint32_t)(at + i), .n = 1};
+            } else if (tok->unk >= 0) {
+                if (unknown.n && tok->fuse_unk) {
+                    unknown.n += (uint32_t)width;
+                } else {
+                    if (unknown.n) symbols[count++] = unknown;
+                    unknown = (tl_symbol){.id = tok->unk, .at = (uint32_t)at, .n = (uint32_t)width};
+                }
+            }
         }
-        if (left->next >= 0) {
-            int32_t rank = tl__bpe_rank(tok, left->id, symbols[left->next].id);
-            if (rank != INT32_MAX) heap_push(heap, &heap_n, (heap_item){rank, top.at});
+        at += width;
+    }
+    if (unknown.n) symbols[count++] = unknown;
+    return count;
+}
+
+/* A symbol that no merge made known. */
+static void put_unknown(tl_output *out, const uint8_t *s, const tl_symbol *symbol) {
+    const tl_tokenizer *tok = out->tok;
+    bool spelled = true;
+    for (uint32_t i = 0; i < symbol->n && spelled; i++) spelled = tok->byte_id[s[symbol->at + i]] >= 0;
+    if (spelled)
+        for (uint32_t i = 0; i < symbol->n; i++) tl__output_put(out, tok->byte_id[s[symbol->at + i]]);
+    else if (tok->unk >= 0) tl__output_put(out, tok->unk);
+}
+
+static bool merge_chars(tl_output *out, const uint8_t *s, size_t n) {
+    if (n > UINT32_MAX || !long_room(out->scratch, n)) return false;
+    tl_symbol *symbols = out->scratch->symbols;
+    size_t count = symbols_of(out->tok, s, n, symbols);
+    if (count) {
+        merge_symbols(out, s, count);
+        for (int32_t i = 0; i >= 0; i = symbols[i].next) {
+            if (symbols[i].id >= 0) tl__output_put(out, symbols[i].id);
+            else put_unknown(out, s, &symbols[i]);
         }
     }
-    for (int32_t i = 0; i >= 0; i = symbols[i].next) put(out, symbols[i].id);
-    if (scratch->long_room > 1 << 20) { /* one monstrous word must not hold its memory for ever */
-        free(scratch->symbols);
-        free(scratch->heap);
-        scratch->symbols = NULL, scratch->heap = NULL, scratch->long_room = 0;
-    }
+    trim_long(out->scratch);
     return true;
 }
 
@@ -241,13 +251,14 @@ static inline uint64_t short_hash(const uint8_t *s, size_t n) {
     return a ^ b ^ c ^ c >> 31;
 }
 
-static bool encode_word(output *out, const uint8_t *s, size_t n) {
+static void put_id(void *user, int32_t id) {
+    tl__output_put(user, id);
+}
+
+/* The ids of a word, which is a piece or a part of one that merges do not leave. */
+static bool encode_word(tl_output *out, const uint8_t *s, size_t n) {
     const tl_tokenizer *tok = out->tok;
-    if (n == 1) {
-        put(out, tok->byte_id[s[0]]);
-        return true;
-    }
-    cached *slot = NULL;
+    tl_cached *slot = NULL;
     if (n <= CACHE_KEY_MOST) {
         uint64_t h = short_hash(s, n);
         slot = &out->scratch->cache[(h >> 24 ^ h) & (CACHE_SLOTS - 1)];
@@ -256,22 +267,34 @@ static bool encode_word(output *out, const uint8_t *s, size_t n) {
                 memcpy(out->ids + out->n, slot->ids, sizeof slot->ids);
                 out->n += slot->n_ids;
             } else {
-                for (int i = 0; i < slot->n_ids; i++) put(out, slot->ids[i]);
+                for (int i = 0; i < slot->n_ids; i++) tl__output_put(out, slot->ids[i]);
             }
             return true;
         }
     }
     int32_t ids[SMALL_WORD_MOST];
     int count = 0;
-    if (tok->whole_words) {
-        ids[0] = whole_word(tok, s, n, XXH3_64bits(s, n));
-        count = ids[0] >= 0;
+    if (tok->model != TL_MODEL_BYTES) {
+        int64_t from = out->n;
+        int whole = tok->whole_words ? tl__bpe_find(tok, (const char *)s, n) : -1;
+        if (whole >= 0 && tok->token[whole].model) tl__output_put(out, whole);
+        else if (tok->model == TL_MODEL_UNIGRAM) {
+            if (!tl__unigram_encode(tok, s, n, &out->scratch->lattice, put_id, out)) return false;
+        } else if (!merge_chars(out, s, n)) return false;
+        if (out->n - from > CACHE_IDS_MOST || (size_t)out->n > out->cap) return true;
+        count = (int)(out->n - from);
+        memcpy(ids, out->ids + from, (size_t)count * sizeof *ids);
+    } else {
+        if (tok->whole_words) {
+            ids[0] = whole_word(tok, s, n, XXH3_64bits(s, n));
+            count = ids[0] >= 0;
+        }
+        if (count == 0) {
+            if (n > SMALL_WORD_MOST) return merge_long(out, s, n);
+            count = merge_small(tok, s, (int)n, ids);
+        }
+        for (int i = 0; i < count; i++) tl__output_put(out, ids[i]);
     }
-    if (count == 0) {
-        if (n > SMALL_WORD_MOST) return merge_long(out, s, n);
-        count = merge_small(tok, s, (int)n, ids);
-    }
-    for (int i = 0; i < count; i++) put(out, ids[i]);
     if (slot && count <= CACHE_IDS_MOST) {
         slot->n = (uint8_t)n;
         slot->n_ids = (uint8_t)count;
@@ -281,106 +304,39 @@ static bool encode_word(output *out, const uint8_t *s, size_t n) {
     return true;
 }
 
-static bool encode_plain(output *out, const uint8_t *s, size_t n) {
-    for (size_t at = 0; at < n;) {
-        size_t end = tl__split_next(out->tok->split, s, n, at);
-        if (!encode_word(out, s + at, end - at)) return false;
-        at = end;
+/* Characters back to the bytes that they stand for. */
+static bool unspell(tl_output *out, const uint8_t **s, size_t *n) {
+    tl_textbuf *b = &out->scratch->spelled;
+    b->n = 0;
+    if (!tl__textbuf_reserve(b, *n)) return false;
+    for (size_t at = 0; at < *n;) {
+        uint32_t c;
+        at += (size_t)tl__utf8_at(*s + at, &c);
+        int byte = tl__char_byte(c);
+        if (byte >= 0) b->bytes[b->n++] = (char)byte; /* others are in no token, and there is no unknown one */
     }
+    *s = (const uint8_t *)b->bytes;
+    *n = b->n;
     return true;
 }
 
-/* ---- added tokens ---- */
-
-/* The longest added token of one round that starts at s[at]; its index in tok->added, −1: none. */
-static int added_at(const tl_tokenizer *tok, const uint8_t *s, size_t n, size_t at, bool special, bool raw) {
-    for (int k = tok->added_first[s[at]]; k < tok->added_first[s[at] + 1]; k++) {
-        const tl_added *a = &tok->added[tok->added_order[k]];
-        const tl_token *t = &tok->token[a->id];
-        if (a->raw == raw && (special || !a->special) && t->text_n <= n - at &&
-            memcmp(tok->text + t->text_at, s + at, t->text_n) == 0)
-            return tok->added_order[k];
-    }
-    return -1;
-}
-
-/* Cuts at added tokens, leftmost first and longest among those; in two rounds as the library does: raw ones, then, in
- * what is left, the others. */
-static bool encode_round(output *out, const uint8_t *s, size_t n, bool special, bool raw) {
+bool tl__encode_piece(tl_output *out, const uint8_t *s, size_t n) {
     const tl_tokenizer *tok = out->tok;
-    size_t from = 0;
-    for (size_t at = 0; at < n; at++) {
-        if (tok->added_first[s[at]] == tok->added_first[s[at] + 1]) continue;
-        int found = added_at(tok, s, n, at, special, raw);
-        if (found < 0) continue;
-        if (at > from &&
-            !(raw ? encode_round(out, s + from, at - from, special, false) : encode_plain(out, s + from, at - from)))
-            return false;
-        put(out, tok->added[found].id);
-        from = at + tok->token[tok->added[found].id].text_n;
-        at = from - 1;
+    if (tok->model == TL_MODEL_BYTES) {
+        if (tok->mapped && !unspell(out, &s, &n)) return false;
+        if (n > 1) return encode_word(out, s, n);
+        if (n == 1) tl__output_put(out, tok->byte_id[s[0]]);
+        return true;
     }
-    if (from == n) return true;
-    return raw ? encode_round(out, s + from, n - from, special, false) : encode_plain(out, s + from, n - from);
-}
-
-int64_t tl__tokenizer_encode(const tl_tokenizer *tok, const char *text, size_t n, bool special, int32_t *ids,
-                             size_t cap, int64_t *replaced) {
-    if (replaced) *replaced = 0;
-    if (n == 0) return 0;
-    char *repaired = NULL;
-    if (tl__utf8_valid((const uint8_t *)text, n) < n) {
-        if (n > SIZE_MAX / 3) return TL_ENOMEM;
-        repaired = malloc(3 * n);
-        if (!repaired) return TL_ENOMEM;
-        int64_t count = 0;
-        n = tl__utf8_repair(repaired, (const uint8_t *)text, n, &count);
-        if (replaced) *replaced = count;
-        text = repaired;
-    }
-    output out = {.tok = tok, .scratch = borrow(tok->scratches), .ids = ids, .cap = cap};
-    bool done = false;
-    if (out.scratch) {
-        bool search = false;
-        for (int i = 0; i < tok->n_added && !search; i++) search = special || !tok->added[i].special;
-        done = search ? encode_round(&out, (const uint8_t *)text, n, special, true)
-                      : encode_plain(&out, (const uint8_t *)text, n);
-        give_back(tok->scratches, out.scratch);
-    }
-    free(repaired);
-    return done ? out.n : TL_ENOMEM;
-}
-
-/* ---- cutting a text that is read in ranges ---- */
-
-/* Could an added token lie across `at`? What lies beyond the end of the text is taken as if it could. */
-static bool inside_added(const tl_tokenizer *tok, const uint8_t *s, size_t n, size_t at) {
-    for (int i = 0; i < tok->n_added; i++) {
-        const tl_token *t = &tok->token[tok->added[i].id];
-        const char *text = tok->text + t->text_at;
-        for (size_t k = 1; k < t->text_n && k <= at; k++) {
-            size_t length = t->text_n < n - at + k ? t->text_n : n - at + k;
-            if (memcmp(s + at - k, text, length) == 0) return true;
+    if (!tok->cuts) return encode_word(out, s, n);
+    for (size_t from = 0, at; from < n; from = at) {
+        at = from + 1;
+        while (at < n && !(s[at] == 0xE2 && n - at >= 3 && s[at + 1] == 0x96 && s[at + 2] == 0x81 &&
+                           !tok->keeps[s[at - 1]])) {
+            const uint8_t *next = memchr(s + at + 1, 0xE2, n - at - 1);
+            at = next ? (size_t)(next - s) : n;
         }
+        if (!encode_word(out, s + from, at - from)) return false;
     }
-    return false;
-}
-
-size_t tl__tokenizer_safe_cut(const tl_tokenizer *tok, const char *text, size_t n) {
-    const uint8_t *s = (const uint8_t *)text;
-    for (size_t at = n; at-- > 1;) {
-        if ((s[at] & 0xC0) == 0x80) continue;
-        /* Both characters around the place must be whole and well formed. */
-        if (tl__utf8_check(s + at, n - at, NULL, NULL) == 0) continue;
-        size_t from = at - 1;
-        while (from > 0 && at - from < 4 && (s[from] & 0xC0) == 0x80) from--;
-        if (tl__utf8_check(s + from, at - from, NULL, NULL) != (int)(at - from)) continue;
-        uint32_t before_char, after_char;
-        tl__utf8_at(s + from, &before_char);
-        tl__utf8_at(s + at, &after_char);
-        if (tl__split_always(tok->split, tl__char_class(before_char), tl__char_class(after_char)) &&
-            !inside_added(tok, s, n, at))
-            return at;
-    }
-    return 0;
+    return true;
 }

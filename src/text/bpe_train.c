@@ -633,7 +633,7 @@ int tl__tokenizer_train(tl_tokenizer **out, const char *const *paths, int n_path
     tl_tokenizer *tok;
     int status = tl__bpe_new(&tok, err);
     if (status) return status;
-    tok->split = TL_SPLIT_GPT4;
+    tl__bpe_set_plain(tok, TL_SPLIT_GPT4);
     /* Special tokens first, then the 256 characters of bytes in the order of their code points. */
     for (int i = 0; i < n_special && !status; i++) {
         if (special[i][0] == 0) status = tl__fail(err, TL_EINVALID, "special token %d is empty; give it a text", i + 1);
@@ -655,7 +655,8 @@ int tl__tokenizer_train(tl_tokenizer **out, const char *const *paths, int n_path
     if (!status) status = learn_merges(tok, &all, options->vocab, err);
     words_free(&all);
     for (int i = 0; i < n_special && !status; i++)
-        status = tl__bpe_add_added(tok, special[i], strlen(special[i]), i, true, true, "special tokens", err);
+        status = tl__bpe_add_added(tok, special[i], strlen(special[i]), i, (tl_added){.special = true, .raw = true},
+                                   "special tokens", err);
     if (!status) status = tl__bpe_finish(tok, "training", err);
     if (status) tl__tokenizer_close(tok);
     else *out = tok;

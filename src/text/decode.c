@@ -1,14 +1,181 @@
 /* decode.c — owns the way from ids to text, one id at a time; promises that what it hands out is valid UTF-8 and that
- * no character is split between two pushes. */
+ * no character is split between two pushes.
+ *
+ * What a token becomes is worked out when a tokenizer opens, step by step as in the `tokenizers` library; only what
+ * depends on a token's place (the first one's marks, white space at the beginning) is done on the way. The library
+ * replaces every byte of a row of byte tokens if the whole row is not UTF-8; here, where characters leave as they are
+ * complete, only those that belong to none. */
 #include <string.h>
 
 #include "text/bpe.h"
+
+void tl__decode_free(tl_decode *step) {
+    tl__pattern_free(step->pattern);
+    free(step->text);
+    *step = (tl_decode){0};
+}
+
+static bool uses(const tl_tokenizer *tok, tl_decode_kind kind) {
+    for (int i = 0; i < tok->n_decode; i++)
+        if (tok->decode[i].kind == kind) return true;
+    return false;
+}
+
+static void replace(tl_textbuf *text, tl_textbuf *spare, const tl_pattern *pattern, const char *by, size_t by_n) {
+    size_t done = 0, at = 0, last_end = SIZE_MAX, from, to;
+    const uint8_t *s = (const uint8_t *)text->bytes;
+    if (!tl__pattern_find(pattern, s, text->n, 0, &from, &to)) return;
+    spare->n = 0;
+    while (tl__pattern_next(pattern, s, text->n, &at, &last_end, &from, &to)) {
+        tl__textbuf_add(spare, text->bytes + done, from - done);
+        tl__textbuf_add(spare, by, by_n);
+        done = to;
+    }
+    tl__textbuf_add(spare, text->bytes + done, text->n - done);
+    tl_textbuf other = *text;
+    *text = *spare;
+    *spare = other;
+}
+
+static void strip(tl_textbuf *text, const tl_decode *step) {
+    int left = step->left, right = step->right;
+    size_t n = step->text_n, from = 0;
+    for (; left > 0 && text->n - from >= n && memcmp(text->bytes + from, step->text, n) == 0; left--) from += n;
+    for (; right > 0 && text->n - from >= n && memcmp(text->bytes + text->n - n, step->text, n) == 0; right--) text->n -= n;
+    memmove(text->bytes, text->bytes + from, text->n -= from);
+}
+
+static void spelled_bytes(tl_textbuf *text) {
+    size_t o = 0;
+    for (size_t pass = 0; pass < 2; pass++) { /* all of it, or none */
+        for (size_t at = 0; at < text->n;) {
+            uint32_t c;
+            at += (size_t)tl__utf8_at((const uint8_t *)text->bytes + at, &c);
+            int byte = tl__char_byte(c);
+            if (byte < 0) return;
+            if (pass) text->bytes[o++] = (char)byte;
+        }
+    }
+    text->n = o;
+}
+
+/* "<0xE2>": the byte; −1: another token. */
+static int fallback_byte(const char *s, size_t n) {
+    if (n != 6 || memcmp(s, "<0x", 3) != 0 || s[5] != '>') return -1;
+    int value = 0;
+    for (int i = 3; i < 5; i++) {
+        const char *digits = "0123456789abcdef", *at = s[i] ? strchr(digits, s[i] >= 'A' && s[i] <= 'F' ? s[i] + 32 : s[i]) : NULL;
+        if (!at) return -1;
+        value = value * 16 + (int)(at - digits);
+    }
+    return value;
+}
+
+/* A token through the steps, into text; *byte: it is one by byte fallback. */
+static void token_text(const tl_tokenizer *tok, const tl_token *t, bool first, tl_textbuf *text, tl_textbuf *spare, bool *byte) {
+    *byte = false;
+    text->n = 0;
+    tl__textbuf_add(text, tok->text + t->decodes_at, t->decodes_n);
+    for (int i = 0; i < tok->n_decode && !text->failed && !spare->failed; i++) {
+        const tl_decode *step = &tok->decode[i];
+        switch (step->kind) {
+        case TL_DECODE_BYTE_LEVEL:
+            if (!t->added) spelled_bytes(text); /* an added token is its text */
+            break;
+        case TL_DECODE_REPLACE:
+            replace(text, spare, step->pattern, step->text, step->text_n);
+            break;
+        case TL_DECODE_METASPACE:
+            replace(text, spare, step->pattern, " ", step->strip && first ? 0 : 1);
+            break;
+        case TL_DECODE_BYTE_FALLBACK: {
+            int value = fallback_byte(text->bytes, text->n);
+            if (value >= 0) *byte = true, text->bytes[0] = (char)value, text->n = 1;
+            break;
+        }
+        case TL_DECODE_STRIP:
+            strip(text, step);
+            break;
+        case TL_DECODE_FUSE:
+            return; /* what follows works on the whole text */
+        }
+    }
+}
+
+/* The bytes without which a token passes all steps as it is: most tokens have none of them. */
+static void find_watched(const tl_tokenizer *tok, bool watched[256]) {
+    for (int i = 0; i < tok->n_decode; i++) {
+        const tl_decode *step = &tok->decode[i];
+        size_t n;
+        bool regex;
+        const uint8_t *source = step->pattern ? (const uint8_t *)tl__pattern_source(step->pattern, &n, &regex) : NULL;
+        if (step->kind == TL_DECODE_FUSE) return;
+        for (int byte = 0; byte < 256; byte++)
+            watched[byte] |= step->kind == TL_DECODE_STRIP || (step->kind == TL_DECODE_BYTE_LEVEL && byte >= 0x80) ||
+                             (step->kind == TL_DECODE_BYTE_FALLBACK && byte == '<') ||
+                             (source && (regex || byte == source[0]));
+    }
+}
+
+int tl__decode_finish(tl_tokenizer *tok, const char *where, tl_error *err) {
+    bool fused = false, bytes = false;
+    for (int i = 0; i < tok->n_decode; i++) {
+        const tl_decode *step = &tok->decode[i];
+        bool can = !fused || (step->kind == TL_DECODE_STRIP && step->right == 0 && i == tok->n_decode - 1);
+        can = can && (!bytes || step->kind == TL_DECODE_FUSE || step->kind == TL_DECODE_STRIP);
+        if (!can)
+            return tl__fail(err, TL_EUNSUPPORTED,
+                            "%s: decoder step %d works on what the steps before it have joined, which is not supported; a "
+                            "Strip at the beginning after Fuse is",
+                            where, i + 1);
+        fused |= step->kind == TL_DECODE_FUSE;
+        bytes |= step->kind == TL_DECODE_BYTE_FALLBACK;
+    }
+    for (int i = 0; i < tok->n_added; i++) { /* as the library has it: by what is matched */
+        tl_token *t = &tok->token[tok->added[i].id];
+        t->decodes_at = tok->added[i].key_at, t->decodes_n = tok->added[i].key_n;
+    }
+    bool watched[256] = {0};
+    size_t most = tl__textbuf_most(tok->text_used);
+    find_watched(tok, watched);
+    tl_textbuf text = {0}, spare = {0};
+    for (int id = 0; id < tok->vocab; id++) {
+        tl_token *t = &tok->token[id];
+        if (!t->present) continue;
+        const uint8_t *s = (const uint8_t *)tok->text + t->decodes_at;
+        uint32_t passed = 0;
+        while (passed < t->decodes_n && !watched[s[passed]]) passed++;
+        if (passed == t->decodes_n && t->decodes_at == t->text_at) continue;
+        bool byte;
+        text.n = spare.n = 0;
+        text.most = spare.most = tl__textbuf_most(t->decodes_n);
+        if (tok->text_used > most) text.failed = true;
+        token_text(tok, t, false, &text, &spare, &byte);
+        t->byte = byte;
+        if (text.n == t->text_n && memcmp(text.bytes, tok->text + t->text_at, text.n) == 0) continue;
+        int64_t place = text.failed || spare.failed ? -1 : tl__bpe_keep(tok, text.bytes, text.n);
+        if (place < 0) {
+            free(text.bytes);
+            free(spare.bytes);
+            return tl__fail(err, TL_ENOMEM, "%s: not enough memory for what the decoder makes of %d tokens", where, tok->vocab);
+        }
+        t->bytes_at = (uint32_t)place, t->bytes_n = (uint32_t)text.n;
+    }
+    free(text.bytes);
+    free(spare.bytes);
+    return 0;
+}
 
 size_t tl__tokenizer_decode_room(const tl_tokenizer *tok) {
     size_t longest = 0;
     for (int id = 0; id < tok->vocab; id++)
         if (tok->token[id].present && tok->token[id].bytes_n > longest) longest = tok->token[id].bytes_n;
     return 3 * longest + 16; /* every byte may be wrong and become the three of U+FFFD, those held back too */
+}
+
+static size_t put_replacement(char *out, int n) {
+    for (int i = 0; i < n; i++) memcpy(out + 3 * i, "\xEF\xBF\xBD", 3);
+    return 3 * (size_t)n;
 }
 
 /* Moves what is whole in in[0, n) to out, repaired; what could be the beginning of a character stays in d. */
@@ -26,18 +193,44 @@ static size_t flow(tl_decoder *d, const uint8_t *in, size_t n, char *out) {
             memcpy(d->held, in + at, n - at);
             return o;
         } else {
-            memcpy(out + o, "\xEF\xBF\xBD", 3);
-            o += 3, at += (size_t)skip;
+            o += put_replacement(out + o, d->bytewise ? skip : 1);
+            at += (size_t)skip;
         }
     }
     return o;
+}
+
+/* What a Strip on the whole takes from its beginning. */
+static size_t strip_beginning(const tl_tokenizer *tok, tl_decoder *d, char *out, size_t n) {
+    const tl_decode *last = tok->n_decode ? &tok->decode[tok->n_decode - 1] : NULL;
+    if (!last || last->kind != TL_DECODE_STRIP || !uses(tok, TL_DECODE_FUSE)) d->begun = true;
+    while (!d->begun && n > 0) {
+        bool strips = d->stripped < last->left && last->text_n <= n && memcmp(out, last->text, last->text_n) == 0;
+        d->begun = !strips;
+        if (!strips) break;
+        d->stripped++;
+        n -= last->text_n;
+        memmove(out, out + last->text_n, n);
+    }
+    return n;
 }
 
 size_t tl__decoder_push(const tl_tokenizer *tok, tl_decoder *d, int32_t id, bool skip_special, char *out) {
     if (skip_special && tl__tokenizer_is_special(tok, id)) return 0;
     size_t n;
     const uint8_t *bytes = (const uint8_t *)tl__tokenizer_bytes(tok, id, &n);
+    if (id < 0 || id >= tok->vocab || !tok->token[id].present) return 0;
+    tl_textbuf text = {0}, spare = {0};
+    if (!d->some && uses(tok, TL_DECODE_METASPACE)) { /* the first token loses its marks */
+        bool byte;
+        token_text(tok, &tok->token[id], true, &text, &spare, &byte);
+        if (!text.failed && !spare.failed) bytes = (const uint8_t *)text.bytes, n = text.n;
+    }
+    d->some = true;
+    d->bytewise = uses(tok, TL_DECODE_BYTE_FALLBACK);
     size_t o = 0, used = 0;
+    /* Bytes of fallback make characters among themselves only. */
+    if (d->bytewise && !tok->token[id].byte && d->n > 0) o += tl__decoder_finish(d, out);
     /* First, complete or give up what was held back: with at most 4 bytes it is decided. */
     while (d->n > 0 && used < n) {
         uint8_t head[8];
@@ -47,12 +240,14 @@ size_t tl__decoder_push(const tl_tokenizer *tok, tl_decoder *d, int32_t id, bool
         d->n = 0;
         o += flow(d, head, held + 1, out + o);
     }
-    return o + flow(d, bytes + used, n - used, out + o);
+    o += flow(d, bytes + used, n - used, out + o);
+    free(text.bytes);
+    free(spare.bytes);
+    return d->begun ? o : strip_beginning(tok, d, out, o);
 }
 
 size_t tl__decoder_finish(tl_decoder *d, char *out) {
-    size_t o = d->n > 0 ? 3 : 0; /* what is held back is one maximal subpart */
-    memcpy(out, "\xEF\xBF\xBD", o);
+    size_t o = d->n > 0 ? put_replacement(out, d->bytewise ? d->n : 1) : 0; /* held back is one maximal subpart */
     d->n = 0;
     return o;
 }

@@ -1,9 +1,9 @@
-/* tokenizer.h — text to token ids and back: byte-level BPE read from and written as Hugging Face tokenizer.json, or
- * plain bytes.
+/* tokenizer.h — text to token ids and back: BPE (of bytes or characters) and unigram, read from Hugging Face's
+ * tokenizer.json or GGUF metadata and written as either, or plain bytes.
  *
- * Ids equal those of the `tokenizers` library for the constructs that are read; any other construct in the file
- * (normalizer, pre-tokenizer, model, post-processor that would change ids) is refused by name. Encoding is safe from
- * several threads. */
+ * Ids equal those of the `tokenizers` library (tokenizer.json) and of llama.cpp (GGUF) for the constructs that are read;
+ * any other construct (normalizer, pre-tokenizer, model, post-processor that would change ids) is refused by name.
+ * Encoding is safe from several threads. */
 #ifndef TL_TEXT_TOKENIZER_H
 #define TL_TEXT_TOKENIZER_H
 
@@ -14,7 +14,7 @@
 typedef struct tl_tokenizer tl_tokenizer;
 
 /* spec: "bytes" (256 ids and <|endoftext|> = 256, itself written as a byte-level BPE without merges), a tokenizer.json,
- * or a folder holding one. */
+ * a folder holding one, or a GGUF file. */
 int tl__tokenizer_open(tl_tokenizer **tok, const char *spec, tl_error *err);
 /* The tokenizer in a GGUF file's metadata (tokenizer.ggml.*); keeps nothing of the handle. */
 int tl__tokenizer_from_gguf(tl_tokenizer **tok, const tl_gguf *gguf, tl_error *err);
@@ -28,6 +28,8 @@ bool tl__tokenizer_adds_eos(const tl_tokenizer *tok);
 int tl__tokenizer_id(const tl_tokenizer *tok, const char *token_text); /* −1: no such token */
 /* Publish tokenizer.json (and tokenizer_config.json for transformers' AutoTokenizer) into a folder. */
 int tl__tokenizer_save(const tl_tokenizer *tok, const char *folder, tl_error *err);
+/* The same as GGUF metadata; refuses what GGUF has no form for. */
+int tl__tokenizer_to_gguf(const tl_tokenizer *tok, tl_gguf_out *out, tl_error *err);
 /* XXH3 of what determines ids; recorded by runs and shards. hex[33] */
 void tl__tokenizer_hash(const tl_tokenizer *tok, char *hex);
 
@@ -47,8 +49,9 @@ bool tl__tokenizer_is_special(const tl_tokenizer *tok, int32_t id);
  * bytes become U+FFFD). out needs 3·(longest token)+16 bytes: tl__tokenizer_decode_room. */
 typedef struct tl_decoder {
     unsigned char held[4];
-    int n;
-} tl_decoder;
+    int n, stripped;
+    bool some, begun, bytewise; /* a token came; the beginning is past; each wrong byte is a U+FFFD */
+} tl_decoder; /* begins as {0} */
 size_t tl__tokenizer_decode_room(const tl_tokenizer *tok);
 size_t tl__decoder_push(const tl_tokenizer *tok, tl_decoder *d, int32_t id, bool skip_special, char *out);
 size_t tl__decoder_finish(tl_decoder *d, char *out); /* flushes what was held back as U+FFFD */

@@ -353,7 +353,7 @@ static int open_sampling(tl_run *run, tl_error *err) {
         return tl__fail(err, TL_ENOMEM, "no memory for samples; use --sample-tokens 0");
     if (c->sample_prompt) {
         int64_t n = tl__tokenizer_encode(run->tokenizer, c->sample_prompt, prompt_text, true, run->prompt,
-                                         prompt_text + 1, NULL);
+                                         (size_t)most_prompt + prompt_text + 2, NULL);
         if (n < 0) return tl__fail(err, TL_EINVALID, "--sample-prompt cannot be encoded");
         run->prompt_n = (int)(n < most_prompt ? n : most_prompt);
     } else if (tl__dataset_facts(run->data)->val_samples > 0) { /* the beginning of the validation text */

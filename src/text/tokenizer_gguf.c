@@ -1,0 +1,416 @@
+/* tokenizer_gguf.c — owns the tokenizer in GGUF metadata (tokenizer.ggml.*): reads it into the same steps and tables as
+ * tokenizer.json, and writes it.
+ *
+ * Models: gpt2 (byte-level BPE), llama (SentencePiece's BPE, by scores), gemma4 (the same by merges), t5 (unigram). Added
+ * tokens are the control, unknown and user-defined ones, found in the text as it is. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "text/gguf_presplit.h"
+
+enum { TYPE_NORMAL = 1, TYPE_UNKNOWN, TYPE_CONTROL, TYPE_USER_DEFINED, TYPE_UNUSED, TYPE_BYTE };
+
+#define MARK "\xE2\x96\x81"
+
+typedef struct reader {
+    tl_tokenizer *tok;
+    const tl_gguf *gguf;
+    const char *where;
+    tl_error *err;
+} reader;
+
+/* ---- reading ---- */
+
+/* An array of `count` (−1: any) elements; strings or numbers. NULL and 0: not there. */
+static int get_array(const reader *r, const char *key, bool strings, int64_t count, const tl_gguf_value **out) {
+    const tl_gguf_value *v = *out = tl__gguf_find(r->gguf, key);
+    if (!v) return 0;
+    if (v->kind != TL_GGUF_ARRAY || (v->of == TL_GGUF_STRING) != strings || v->of == TL_GGUF_ARRAY)
+        return tl__fail(r->err, TL_EFORMAT, "%s: %s is not an array of %s; check the file", r->where, key,
+                        strings ? "strings" : "numbers");
+    if (count >= 0 && v->count != count)
+        return tl__fail(r->err, TL_EFORMAT, "%s: %s has %lld elements where tokenizer.ggml.tokens has %lld", r->where, key,
+                        (long long)v->count, (long long)count);
+    return 0;
+}
+
+static int get_flag(const reader *r, const char *key, bool usual, bool *out) {
+    const tl_gguf_value *v = tl__gguf_find(r->gguf, key);
+    int64_t value = usual;
+    if (v && (v->kind != TL_GGUF_BOOL || !tl__gguf_int(v, 0, &value)))
+        return tl__fail(r->err, TL_EFORMAT, "%s: %s is not a boolean; check the file", r->where, key);
+    *out = value != 0;
+    return 0;
+}
+
+static int get_id(const reader *r, const char *key, int usual, int *out) {
+    const tl_gguf_value *v = tl__gguf_find(r->gguf, key);
+    int64_t value = usual < r->tok->vocab ? usual : -1;
+    if (v && (v->kind == TL_GGUF_ARRAY || v->kind == TL_GGUF_STRING || !tl__gguf_int(v, 0, &value)))
+        return tl__fail(r->err, TL_EFORMAT, "%s: %s is not a whole number; check the file", r->where, key);
+    if (value == UINT32_MAX) value = -1; /* none, as some writers put it */
+    if (value < -1 || value >= r->tok->vocab)
+        return tl__fail(r->err, TL_EFORMAT, "%s: %s is %lld; ids are 0 to %d", r->where, key, (long long)value,
+                        r->tok->vocab - 1);
+    *out = (int)value;
+    return 0;
+}
+
+static tl_gguf_text get_text(const reader *r, const char *key) {
+    const tl_gguf_value *v = tl__gguf_find(r->gguf, key);
+    return v && v->kind == TL_GGUF_STRING ? v->texts[0] : (tl_gguf_text){"", 0};
+}
+
+static bool text_is(tl_gguf_text text, const char *want) {
+    return text.n == strlen(want) && memcmp(text.bytes, want, text.n) == 0;
+}
+
+static int read_tokens(const reader *r) {
+    tl_tokenizer *tok = r->tok;
+    const tl_gguf_value *tokens, *types, *scores;
+    int status = get_array(r, "tokenizer.ggml.tokens", true, -1, &tokens);
+    if (!status && (!tokens || tokens->count == 0 || tokens->count >= 1 << 26 || tokens->count < 0))
+        return tl__fail(r->err, TL_EFORMAT, "%s: tokenizer.ggml.tokens is %s; a vocabulary is needed", r->where,
+                        tokens ? "empty or too long" : "missing");
+    if (!status) status = get_array(r, "tokenizer.ggml.token_type", false, tokens->count, &types);
+    if (!status) status = get_array(r, "tokenizer.ggml.scores", false, tokens->count, &scores);
+    if (status) return status;
+    bool scored = tok->model == TL_MODEL_SCORES || tok->model == TL_MODEL_UNIGRAM;
+    if (scored && !scores) return tl__fail(r->err, TL_EFORMAT, "%s: tokenizer.ggml.scores is missing", r->where);
+    int n = (int)tokens->count;
+    size_t bytes = 0;
+    for (int id = 0; id < n; id++) bytes += tokens->texts[id].n;
+    status = tl__bpe_expect(tok, n, 2 * bytes, r->err);
+    if (scored && !status) {
+        tok->score = calloc((size_t)tokens->count, sizeof *tok->score);
+        tok->score_n = n;
+        if (!tok->score) status = tl__fail(r->err, TL_ENOMEM, "%s: not enough memory for %d scores", r->where, n);
+    }
+    for (int id = 0; id < n && !status; id++) {
+        tl_gguf_text text = tokens->texts[id];
+        int64_t type = TYPE_NORMAL;
+        if (types && !tl__gguf_int(types, id, &type))
+            return tl__fail(r->err, TL_EFORMAT, "%s: tokenizer.ggml.token_type %d is not a whole number", r->where, id);
+        if (scored && (!tl__gguf_real(scores, id, &tok->score[id]) || !isfinite((float)tok->score[id])))
+            return tl__fail(r->err, TL_EFORMAT, "%s: tokenizer.ggml.scores %d is not a finite number", r->where, id);
+        if (tl__utf8_valid((const uint8_t *)text.bytes, text.n) != text.n)
+            return tl__fail(r->err, TL_EFORMAT, "%s: token %d is not valid UTF-8; convert the model anew", r->where, id);
+        bool twice;
+        status = tl__bpe_add_or_nameless(tok, text.bytes, text.n, id, &twice, r->where, r->err);
+        if (status) break;
+        if (twice) {
+            tok->token[id].special = type == TYPE_CONTROL;
+            continue;
+        }
+        if (type == TYPE_CONTROL || type == TYPE_UNKNOWN || type == TYPE_USER_DEFINED)
+            status = tl__bpe_add_added(tok, text.bytes, text.n, id,
+                                       (tl_added){.special = type != TYPE_USER_DEFINED, .raw = true}, r->where, r->err);
+        if (tok->model == TL_MODEL_UNIGRAM && type == TYPE_USER_DEFINED) tok->score[id] = 0;
+        if (tok->model == TL_MODEL_UNIGRAM && (type == TYPE_CONTROL || type == TYPE_UNKNOWN || type == TYPE_BYTE))
+            tok->token[id].model = false;
+    }
+    return status;
+}
+
+static int read_merges(const reader *r) {
+    tl_tokenizer *tok = r->tok;
+    const tl_gguf_value *merges;
+    int status = get_array(r, "tokenizer.ggml.merges", true, -1, &merges);
+    if (!status && !merges) return tl__fail(r->err, TL_EFORMAT, "%s: tokenizer.ggml.merges is missing", r->where);
+    tl_textbuf joined = {0};
+    for (int64_t i = 0; !status && i < merges->count; i++) {
+        tl_gguf_text text = merges->texts[i];
+        const char *gap = text.n > 2 ? memchr(text.bytes + 1, ' ', text.n - 1) : NULL;
+        size_t left_n = gap ? (size_t)(gap - text.bytes) : 0, right_n = gap ? text.n - left_n - 1 : 0;
+        joined.n = 0;
+        tl__textbuf_add(&joined, text.bytes, left_n);
+        tl__textbuf_add(&joined, gap + 1, right_n);
+        if (joined.failed) {
+            status = tl__fail(r->err, TL_ENOMEM, "%s: not enough memory for a merge of %zu bytes", r->where, text.n);
+            break;
+        }
+        int left = tl__bpe_find(tok, text.bytes, left_n), right = right_n ? tl__bpe_find(tok, gap + 1, right_n) : -1;
+        int made = tl__bpe_find(tok, joined.bytes, joined.n);
+        if (left < 0 || right < 0 || made < 0)
+            status = tl__fail(r->err, TL_EFORMAT,
+                              "%s: tokenizer.ggml.merges %lld, \"%.*s\", is not of two tokens that make a third", r->where,
+                              (long long)i, (int)(text.n < 60 ? text.n : 60), text.bytes);
+        else status = tl__bpe_add_merge(tok, left, right, made, r->err);
+    }
+    free(joined.bytes);
+    return status;
+}
+
+static int add_replace(const reader *r, const char *from, const char *to, bool regex) {
+    tl_norm step = {.kind = TL_NORM_REPLACE, .text = strdup(to), .text_n = strlen(to)};
+    int status = regex ? tl__pattern_regex(&step.pattern, from, r->where, r->err)
+                       : tl__pattern_literal(&step.pattern, from, strlen(from), r->err);
+    if (!step.text && !status) status = tl__fail(r->err, TL_ENOMEM, "%s: not enough memory", r->where);
+    if (status) tl__norm_free(&step);
+    else r->tok->norm[r->tok->n_norm++] = step;
+    return status;
+}
+
+static int add_prepend(const reader *r) {
+    tl_norm step = {.kind = TL_NORM_PREPEND, .text = strdup(MARK), .text_n = strlen(MARK)};
+    if (!step.text) return tl__fail(r->err, TL_ENOMEM, "%s: not enough memory", r->where);
+    r->tok->norm[r->tok->n_norm++] = step;
+    return 0;
+}
+
+/* ▁ becomes a space again, bytes bytes, and the space that was put before the text goes. */
+static int add_mark_decoder(const reader *r, bool prefix) {
+    tl_tokenizer *tok = r->tok;
+    tl_decode replace = {.kind = TL_DECODE_REPLACE, .text = strdup(" "), .text_n = 1};
+    int status = tl__pattern_literal(&replace.pattern, MARK, strlen(MARK), r->err);
+    tok->decode[tok->n_decode++] = replace;
+    tok->decode[tok->n_decode++] = (tl_decode){.kind = TL_DECODE_BYTE_FALLBACK};
+    tok->decode[tok->n_decode++] = (tl_decode){.kind = TL_DECODE_FUSE};
+    char *space = prefix ? strdup(" ") : NULL;
+    if (space) tok->decode[tok->n_decode++] = (tl_decode){.kind = TL_DECODE_STRIP, .text = space, .text_n = 1, .left = 1};
+    if (!status && (!replace.text || (prefix && !space)))
+        status = tl__fail(r->err, TL_ENOMEM, "%s: not enough memory", r->where);
+    return status;
+}
+
+/* sentencepiece's normalisation: its map of characters, spaces in a row as one and none at the ends, ▁ for spaces. */
+static int read_marks(const reader *r) {
+    tl_tokenizer *tok = r->tok;
+    bool unigram = tok->model == TL_MODEL_UNIGRAM, prefix, squeeze;
+    int status = get_flag(r, "tokenizer.ggml.add_space_prefix", tok->model != TL_MODEL_CHARS, &prefix);
+    if (!status) status = get_flag(r, "tokenizer.ggml.remove_extra_whitespaces", false, &squeeze);
+    const tl_gguf_value *map = NULL;
+    if (!status) status = get_array(r, "tokenizer.ggml.precompiled_charsmap", false, -1, &map);
+    if (!status && map && map->count && (map->of == TL_GGUF_U8 || map->of == TL_GGUF_I8)) {
+        tl_norm step = {.kind = TL_NORM_CHARSMAP};
+        status = tl__charsmap_open(&step.map, map->data, (size_t)map->count, true, r->where, r->err);
+        if (!status) tok->norm[tok->n_norm++] = step;
+    }
+    /* llama.cpp squeezes spaces in unigram models only. */
+    if (!status && unigram && squeeze) status = add_replace(r, "\\A +| +\\z", "", true);
+    if (!status && unigram && squeeze) status = add_replace(r, " +", " ", true);
+    if (!status && (prefix || (unigram && squeeze))) status = add_prepend(r);
+    if (!status) status = add_replace(r, " ", MARK, false);
+    return status ? status : add_mark_decoder(r, prefix);
+}
+
+static int read_specials(const reader *r, bool adds_bos, bool adds_eos) {
+    tl_tokenizer *tok = r->tok;
+    bool marks = tok->model == TL_MODEL_SCORES;
+    int status = get_id(r, "tokenizer.ggml.bos_token_id", marks ? 1 : -1, &tok->bos);
+    if (!status) status = get_id(r, "tokenizer.ggml.eos_token_id", marks ? 2 : -1, &tok->eos);
+    if (!status) status = get_id(r, "tokenizer.ggml.unknown_token_id", marks ? 0 : -1, &tok->unk);
+    if (!status) status = get_id(r, "tokenizer.ggml.padding_token_id", -1, &tok->pad);
+    if (!status) status = get_flag(r, "tokenizer.ggml.add_bos_token", adds_bos, &adds_bos);
+    if (!status) status = get_flag(r, "tokenizer.ggml.add_eos_token", adds_eos, &adds_eos);
+    if (adds_bos && tok->bos >= 0) tok->prefix[tok->n_prefix++] = tok->bos;
+    if (adds_eos && tok->eos >= 0) tok->suffix[tok->n_suffix++] = tok->eos;
+    tl_gguf_text chat = get_text(r, "tokenizer.chat_template");
+    if (!status && chat.n) {
+        tok->chat_template = malloc(chat.n + 1);
+        if (!tok->chat_template) return tl__fail(r->err, TL_ENOMEM, "%s: not enough memory", r->where);
+        memcpy(tok->chat_template, chat.bytes, tok->chat_template_n = chat.n);
+        tok->chat_template[chat.n] = 0;
+    }
+    return status;
+}
+
+static int read_all(const reader *r) {
+    tl_tokenizer *tok = r->tok;
+    tl_gguf_text model = get_text(r, "tokenizer.ggml.model"), pre = get_text(r, "tokenizer.ggml.pre");
+    bool adds_bos = false, adds_eos = false, merges = true;
+    int status = 0;
+    if (text_is(model, "gpt2")) {
+        tok->model = TL_MODEL_BYTES;
+        tok->decode[tok->n_decode++] = (tl_decode){.kind = TL_DECODE_BYTE_LEVEL};
+        status = pre.n ? tl__gguf_presplit(tok, pre.bytes, pre.n, &adds_bos, r->where, r->err)
+                       : tl__gguf_presplit(tok, "default", 7, &adds_bos, r->where, r->err);
+    } else if (text_is(model, "llama")) {
+        tok->model = TL_MODEL_SCORES;
+        adds_bos = true;
+        merges = false;
+    } else if (text_is(model, "gemma4")) {
+        tok->model = TL_MODEL_CHARS;
+        adds_bos = true;
+    } else if (text_is(model, "t5")) {
+        tok->model = TL_MODEL_UNIGRAM;
+        tok->fuse_unk = true;
+        adds_eos = true;
+        merges = false;
+    } else {
+        return tl__fail(r->err, TL_EUNSUPPORTED,
+                        "%s: tokenizer.ggml.model is \"%.*s\"; gpt2, llama, gemma4 and t5 are supported", r->where,
+                        (int)(model.n < 60 ? model.n : 60), model.bytes);
+    }
+    tok->byte_fallback = tok->model == TL_MODEL_SCORES || tok->model == TL_MODEL_CHARS;
+    if (!status && tok->model != TL_MODEL_BYTES) status = read_marks(r);
+    if (!status) status = read_tokens(r);
+    if (!status && merges) status = read_merges(r);
+    if (!status) status = read_specials(r, adds_bos, adds_eos);
+    if (tok->model == TL_MODEL_BYTES) tok->unk = -1; /* bytes are never unknown */
+    return status ? status : tl__bpe_finish(tok, r->where, r->err);
+}
+
+int tl__tokenizer_from_gguf(tl_tokenizer **out, const tl_gguf *gguf, tl_error *err) {
+    *out = NULL;
+    reader r = {.gguf = gguf, .where = tl__gguf_path(gguf), .err = err};
+    int status = tl__bpe_new(&r.tok, err);
+    if (status) return status;
+    status = read_all(&r);
+    if (status) tl__tokenizer_close(r.tok);
+    else *out = r.tok;
+    return status;
+}
+
+/* ---- writing ---- */
+
+typedef struct writer {
+    const tl_tokenizer *tok;
+    tl_gguf_out *out;
+    tl_error *err;
+    int status;
+} writer;
+
+static void put_text(writer *w, const char *key, const char *text, size_t n) {
+    tl_gguf_text value = {text, n};
+    if (!w->status) w->status = tl__gguf_put(w->out, key, TL_GGUF_STRING, false, NULL, &value, 1, w->err);
+}
+
+static void put_flag(writer *w, const char *key, bool value) {
+    uint8_t byte = value;
+    if (!w->status) w->status = tl__gguf_put(w->out, key, TL_GGUF_BOOL, false, &byte, NULL, 1, w->err);
+}
+
+static void put_id(writer *w, const char *key, int id) {
+    uint32_t value = (uint32_t)id;
+    if (!w->status && id >= 0) w->status = tl__gguf_put(w->out, key, TL_GGUF_U32, false, &value, NULL, 1, w->err);
+}
+
+static void put_tokens(writer *w) {
+    const tl_tokenizer *tok = w->tok;
+    size_t n = (size_t)tok->vocab;
+    tl_gguf_text *texts = malloc(n * sizeof *texts);
+    int32_t *types = malloc(n * sizeof *types);
+    char(*names)[24] = malloc(n * sizeof *names); /* of gaps, which GGUF cannot have */
+    if (!texts || !types || !names) {
+        w->status = tl__fail(w->err, TL_ENOMEM, "not enough memory to write %d tokens", tok->vocab);
+    } else {
+        for (int id = 0; id < tok->vocab; id++) {
+            const tl_token *t = &tok->token[id];
+            int named = snprintf(names[id], sizeof names[id], "[PAD%d]", id);
+            texts[id] = t->present ? (tl_gguf_text){tok->text + t->text_at, t->text_n} : (tl_gguf_text){names[id], (size_t)named};
+            bool byte = t->byte && !t->added;
+            types[id] = !t->present               ? TYPE_UNUSED
+                        : id == tok->unk           ? TYPE_UNKNOWN
+                        : t->added && t->special   ? TYPE_CONTROL
+                        : t->added                 ? TYPE_USER_DEFINED
+                        : byte                     ? TYPE_BYTE
+                                                   : TYPE_NORMAL;
+        }
+        w->status = tl__gguf_put(w->out, "tokenizer.ggml.tokens", TL_GGUF_STRING, true, NULL, texts, tok->vocab, w->err);
+        if (!w->status)
+            w->status = tl__gguf_put(w->out, "tokenizer.ggml.token_type", TL_GGUF_I32, true, types, NULL, tok->vocab, w->err);
+    }
+    free(texts);
+    free(types);
+    free(names);
+}
+
+static void put_merges(writer *w) {
+    const tl_tokenizer *tok = w->tok;
+    tl_textbuf all = {0};
+    size_t n = (size_t)tok->n_merges;
+    tl_gguf_text *texts = malloc((n + 1) * sizeof *texts);
+    for (size_t i = 0; i < n && texts; i++) {
+        const tl_token *a = &tok->token[tok->merge[i].left], *b = &tok->token[tok->merge[i].right];
+        texts[i].n = (size_t)a->text_n + b->text_n + 1;
+        tl__textbuf_add(&all, tok->text + a->text_at, a->text_n);
+        tl__textbuf_add(&all, " ", 1);
+        tl__textbuf_add(&all, tok->text + b->text_at, b->text_n);
+    }
+    if (!texts || all.failed) {
+        w->status = tl__fail(w->err, TL_ENOMEM, "not enough memory to write %d merges", tok->n_merges);
+    } else {
+        size_t at = 0;
+        for (size_t i = 0; i < n; at += texts[i++].n) texts[i].bytes = all.bytes + at;
+        w->status = tl__gguf_put(w->out, "tokenizer.ggml.merges", TL_GGUF_STRING, true, NULL, texts, tok->n_merges, w->err);
+    }
+    free(texts);
+    free(all.bytes);
+}
+
+/* Scores as they were, or, of merges, the higher the earlier a token is made. */
+static void put_scores(writer *w) {
+    const tl_tokenizer *tok = w->tok;
+    float *scores = calloc((size_t)tok->vocab + 1, sizeof *scores);
+    if (!scores) {
+        w->status = tl__fail(w->err, TL_ENOMEM, "not enough memory to write %d scores", tok->vocab);
+        return;
+    }
+    if (tok->score) {
+        for (int id = 0; id < tok->score_n; id++) scores[id] = (float)tok->score[id];
+    } else {
+        for (int id = 0; id < tok->vocab; id++) scores[id] = -1e9f;
+        for (int i = tok->n_merges; i-- > 0;) scores[tok->merge[i].made] = -(float)i;
+    }
+    w->status = tl__gguf_put(w->out, "tokenizer.ggml.scores", TL_GGUF_F32, true, scores, NULL, tok->vocab, w->err);
+    free(scores);
+}
+
+/* Is the text normalised as GGUF's models with ▁ have it: perhaps ▁ put before, ▁ for spaces? */
+static bool marks_spaces(const tl_tokenizer *tok, bool *prefix) {
+    int i = 0;
+    *prefix = false;
+    size_t n;
+    bool regex;
+    if (tok->n_norm == 0 && tok->n_pre == 1 && tok->pre[0].kind == TL_PRE_METASPACE) {
+        *prefix = tok->pre[0].prepend != TL_PREPEND_NEVER;
+        return strcmp(tl__pattern_source(tok->pre[0].pattern, &n, &regex), MARK) == 0;
+    }
+    if (i < tok->n_norm && tok->norm[i].kind == TL_NORM_PREPEND && strcmp(tok->norm[i].text, MARK) == 0) *prefix = true, i++;
+    if (i + 1 != tok->n_norm || tok->norm[i].kind != TL_NORM_REPLACE || strcmp(tok->norm[i].text, MARK) != 0) return false;
+    const char *source = tl__pattern_source(tok->norm[i].pattern, &n, &regex);
+    if (regex || strcmp(source, " ") != 0) return false;
+    /* Gemma's Split at spaces finds none any more. */
+    for (i = 0; i < tok->n_pre; i++) {
+        if (tok->pre[i].kind != TL_PRE_SPLIT || tok->pre[i].name) return false;
+        source = tl__pattern_source(tok->pre[i].pattern, &n, &regex);
+        if (regex || strcmp(source, " ") != 0) return false;
+    }
+    return true;
+}
+
+int tl__tokenizer_to_gguf(const tl_tokenizer *tok, tl_gguf_out *out, tl_error *err) {
+    writer w = {.tok = tok, .out = out, .err = err};
+    bool prefix = false;
+    if (tok->model == TL_MODEL_BYTES && !tok->mapped) {
+        /* Qwen's normal form C is left out, as llama.cpp and its converter do. */
+        const char *pre = tok->n_norm == 0 || (tok->n_norm == 1 && tok->norm[0].kind == TL_NORM_NFC) ? tl__gguf_presplit_name(tok) : NULL;
+        if (!pre)
+            return tl__fail(err, TL_EUNSUPPORTED,
+                            "GGUF has no name for this tokenizer's normalizer and pre-tokenizer; it can be written as "
+                            "tokenizer.json only");
+        put_text(&w, "tokenizer.ggml.model", "gpt2", 4);
+        put_text(&w, "tokenizer.ggml.pre", pre, strlen(pre));
+    } else if ((tok->model == TL_MODEL_SCORES || (tok->model == TL_MODEL_CHARS && tok->byte_fallback)) && marks_spaces(tok, &prefix)) {
+        put_text(&w, "tokenizer.ggml.model", "llama", 5);
+        put_text(&w, "tokenizer.ggml.pre", "default", 7);
+    } else {
+        return tl__fail(err, TL_EUNSUPPORTED,
+                        "a tokenizer of this kind has no form in GGUF; byte-level BPE and SentencePiece's BPE with byte "
+                        "fallback do");
+    }
+    if (!w.status) put_tokens(&w);
+    if (!w.status && tok->model == TL_MODEL_BYTES) put_merges(&w);
+    if (!w.status && tok->model != TL_MODEL_BYTES) put_scores(&w);
+    put_id(&w, "tokenizer.ggml.bos_token_id", tok->bos);
+    put_id(&w, "tokenizer.ggml.eos_token_id", tok->eos);
+    put_id(&w, "tokenizer.ggml.unknown_token_id", tok->unk);
+    put_id(&w, "tokenizer.ggml.padding_token_id", tok->pad);
+    put_flag(&w, "tokenizer.ggml.add_bos_token", tok->n_prefix > 0);
+    put_flag(&w, "tokenizer.ggml.add_eos_token", tok->n_suffix > 0);
+    put_flag(&w, "tokenizer.ggml.add_space_prefix", prefix);
+    return w.status;
+}
