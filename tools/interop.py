@@ -21,8 +21,11 @@ os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from gguf import GGMLQuantizationType, GGUFReader, quants
+from gguf.constants import GGML_QUANT_SIZES
 from safetensors.torch import load_file
 from tokenizers import AddedToken, Tokenizer, decoders, models as bpe_models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
@@ -439,6 +442,51 @@ def real_models(folder):
     return {"SmolLM2-135M-Instruct Q4_1": smollm2[0], "Gemma 3 270M Q4_K_M": gemma3}
 
 
+def converted(trilith, folder, model, ids, work):
+    """A folder as GGUF and back: gguf-py finds what its own quantisers make of the file in F32, transformers the same model. What GGUF cannot
+    say is refused by field."""
+    whole, back = os.path.join(work, "whole.gguf"), os.path.join(work, "back")
+    try:
+        trilith.run("convert", folder, whole, "--type", "F32", "--overwrite")
+    except AssertionError as refusal:
+        assert "would be lost" in str(refusal) or "cannot" in str(refusal) or "GGUF" in str(refusal), refusal
+        return "GGUF cannot say it"
+    tensors = {t.name: t for t in GGUFReader(whole).tensors}
+    blocks = 0
+    for name in ("Q8_0", "Q4_0", "F16", "BF16"):
+        path, type = os.path.join(work, f"{name}.gguf"), GGMLQuantizationType[name]
+        trilith.run("convert", folder, path, "--type", name, "--overwrite")
+        for t in GGUFReader(path).tensors:
+            if t.tensor_type != type:
+                continue
+            want = quants.quantize(np.asarray(tensors[t.name].data, dtype=np.float32), type)
+            assert np.array_equal(np.ascontiguousarray(want).view(np.uint8).ravel(), np.ascontiguousarray(t.data).view(np.uint8).ravel()), f"{t.name} in {name}"
+            blocks += t.n_elements // GGML_QUANT_SIZES[type][0]
+    trilith.run("convert", whole, back, "--overwrite")
+    again, info = AutoModelForCausalLM.from_pretrained(back, output_loading_info=True, attn_implementation="eager")
+    assert not any(info[k] for k in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
+    with torch.no_grad():
+        a, b = (m.float().eval()(input_ids=torch.tensor([ids]), use_cache=False).logits[0] for m in (model, again))
+    exact = "gemma" not in model.config.model_type  # whose gains lose what adding 1 loses
+    assert torch.equal(a, b) if exact else (a - b).abs().max() <= 1e-5 * a.abs().max(), f"other logits: {(a - b).abs().max().item():.2e} apart"
+    return f"{blocks} blocks, {len(tensors)} tensors"
+
+
+def converted_real(trilith, model, work):
+    """A real GGUF file as a folder: it is certified as the file is, and made a GGUF file again gguf-py finds its own quantiser's blocks in it."""
+    folder, again, reference = os.path.join(work, "real"), os.path.join(work, "real.gguf"), os.path.join(work, "real.safetensors")
+    trilith.run("convert", model, folder, "--overwrite")
+    make_reference.make(model, reference, english(8_000), 64)
+    said = certified(trilith, folder, reference)
+    trilith.run("convert", folder, again, "--type", "Q8_0", "--overwrite")
+    theirs = {t.name: t for t in GGUFReader(model).tensors}
+    for t in GGUFReader(again).tensors:
+        if t.tensor_type == GGMLQuantizationType.Q8_0:
+            wide = quants.dequantize(theirs[t.name].data, theirs[t.name].tensor_type)
+            assert np.array_equal(quants.quantize(wide, GGMLQuantizationType.Q8_0).ravel(), t.data.ravel()), t.name
+    return said
+
+
 def certified(trilith, model, reference, *options):
     """verify MODEL --against what transformers makes of it: every check holds; what the logits' says."""
     said = trilith.json("verify", model, "--against", reference, *options)
@@ -487,6 +535,7 @@ def main():
             model.save_pretrained(folder)
             ids = torch.randint(0, make_vectors.V, (90,)).tolist()
             checks.run(f"score {name}", lambda: score_tokens(trilith, folder, model, ids, work))
+            checks.run(f"convert {name}", lambda: converted(trilith, folder, model, ids, work))
             checks.run(f"inspect {name}", lambda: inspected_weights(trilith, folder, model, at("model", name + "-other")))
 
         checks.run("another model is noticed", lambda: noticed(lambda: score_tokens(trilith, at("model", "llama-tied"), model, ids, work)))
@@ -529,6 +578,7 @@ def main():
         checks.run("real models", lambda: real.update(real_models(at("real"))) or f"{len(real)} files")
         for name, path in real.items():
             checks.run(f"verify {name}", lambda: imported(trilith, path, work))
+            checks.run(f"convert {name}", lambda: converted_real(trilith, path, work))
 
         texts = [*AWKWARD, english(60_000), code()[:60_000]]
         for label, text, vocab in (("English", english(), 2000), ("code", code(), 1000), ("awkward", "\n".join(AWKWARD), 400)):

@@ -9,18 +9,19 @@
 #include "infer/engine.h"
 #include "infer/session.h"
 #include "io/manifest.h"
+#include "model/gguf_model.h"
+#include "observe/machine.h"
 
 typedef struct settings {
     bool tensors, json;
 } settings;
 
-static const tl_option options[] = {
-    {"tensors", TL_FLAG(settings, tensors),
-     .help = "List every tensor; else those that repeat in each layer share a line."},
-    {"json", TL_FLAG(settings, json), .not_in_yaml = true,
-     .help =
-         "Print one JSON object (kind, parameters, types, tensors, weights_hash, architecture, …) and nothing else."},
-    {0}};
+static const tl_option options[] = {{"tensors", TL_FLAG(settings, tensors),
+                                     .help = "List every tensor; else those that repeat in each layer share a line."},
+                                    {"json", TL_FLAG(settings, json), .not_in_yaml = true,
+                                     .help = "Print one JSON object (kind, parameters, types, tensors, weights_hash, "
+                                             "architecture, to_run, …) and nothing else."},
+                                    {0}};
 
 typedef struct subject {
     const char *given;
@@ -28,8 +29,15 @@ typedef struct subject {
     char folder[4096]; /* of the model; of a run: its newest checkpoint */
     bool has_model, has_tokenizer;
     tl_arch arch;
-    int vocab; /* of the tokenizer */
-    tl_safetensors *file;
+    int vocab;            /* of the tokenizer */
+    tl_safetensors *file; /* one of the two is NULL; both where a run has saved nothing */
+    tl_gguf *gguf;
+    tl_error unknown; /* of a GGUF file: why its architecture is not known */
+    bool has_size;
+    tl_engine_size size; /* what it takes to generate with `context` tokens */
+    int context;
+    int64_t available_bytes;   /* of this machine; 0: not known */
+    int context_that_fits;     /* in these, at most all positions; 0: none */
     int64_t parameters, bytes; /* of all tensors */
     int64_t by_type[TL_TYPES];
     tl_hash hash;
@@ -41,7 +49,19 @@ typedef struct subject {
 /* ---- gathering ---- */
 
 static int64_t element_count(const tl_tensor_info *t) {
-    return t->size_bytes / (int64_t)tl__type_bytes(t->type);
+    return t->size_bytes / (int64_t)tl__type_bytes(t->type) * tl__type_block(t->type);
+}
+
+static int tensor_count(const subject *s) {
+    return s->gguf ? tl__gguf_count(s->gguf) : s->file ? tl__safetensors_count(s->file) : 0;
+}
+
+static const tl_tensor_info *tensor_at(const subject *s, int i) {
+    return s->gguf ? tl__gguf_tensor_at(s->gguf, i) : tl__safetensors_at(s->file, i);
+}
+
+static int file_count(const subject *s) {
+    return s->gguf ? tl__gguf_files(s->gguf) : tl__safetensors_files(s->file);
 }
 
 /* The last whole line of a file of JSON lines; NULL where there is none. What is damaged is no reason to refuse the
@@ -116,27 +136,79 @@ static int gather_folder(subject *s, tl_error *err) {
     return status || !s->manifest ? status : tl__manifest_verify(s->manifest, s->folder, TL_WEIGHTS_NAME, err);
 }
 
+/* A file of a family that is not known is told for what it holds, and why it would not run. */
+static int gather_gguf(subject *s, const char *path, tl_error *err) {
+    s->kind = "gguf";
+    TRY(tl__gguf_open(&s->gguf, path, err));
+    snprintf(s->folder, sizeof s->folder, "%s", path);
+    s->has_model = tl__arch_from_gguf(&s->arch, s->gguf, &s->unknown) == 0;
+    tl_tokenizer *tok;
+    s->has_tokenizer = tl__gguf_find(s->gguf, "tokenizer.ggml.tokens") && !tl__tokenizer_from_gguf(&tok, s->gguf, NULL);
+    if (!s->has_tokenizer) return 0;
+    s->vocab = tl__tokenizer_vocab(tok);
+    tl__tokenizer_close(tok);
+    return 0;
+}
+
+/* What generating takes, with a common context, and the largest that this machine's memory has room for. */
+static int predict_memory(subject *s, tl_error *err) {
+    enum { COMMON = 4096, CHUNK = 256 };
+    tl_engine engine;
+    tl_engine_options options = {0};
+    int status = tl__engine_open(&engine, s->folder, false, err);
+    s->context = s->arch.max_positions < COMMON ? s->arch.max_positions : COMMON;
+    if (!status) status = tl__engine_size(&s->size, &engine, &options, s->context, CHUNK, err);
+    s->has_size = !status;
+    const tl_limits limits = tl__cgroup_limits();
+    s->available_bytes = tl__memory_available_bytes();
+    if (limits.memory_max_bytes > 0 && limits.memory_max_bytes < s->available_bytes)
+        s->available_bytes = limits.memory_max_bytes;
+    int least = 0, most = status ? 0 : s->arch.max_positions; /* the largest that fits lies in [least, most] */
+    while (least < most) {
+        const int middle = least + (most - least + 1) / 2;
+        tl_engine_size size;
+        if (tl__engine_size(&size, &engine, &options, middle, CHUNK, NULL) || size.generating > s->available_bytes)
+            most = middle - 1;
+        else least = middle;
+    }
+    s->context_that_fits = least;
+    tl__engine_close(&engine);
+    return status;
+}
+
 static int gather(subject *s, tl_error *err) {
     int status;
+    char gguf[4096];
     if (!tl__path_exists(s->given)) return tl__fail(err, TL_ENOTFOUND, "there is no file or folder '%s'", s->given);
-    if (tl__path_is_folder(s->given)) {
+    TRY(tl__source_gguf_path(gguf, sizeof gguf, s->given, err));
+    if (gguf[0]) {
+        status = gather_gguf(s, gguf, err);
+    } else if (tl__path_is_folder(s->given)) {
         status = gather_folder(s, err);
     } else {
         s->kind = "safetensors";
         status = tl__safetensors_open(&s->file, s->given, err);
     }
-    if (status || !s->file) return status;
-    for (int i = 0; i < tl__safetensors_count(s->file); i++) {
-        const tl_tensor_info *t = tl__safetensors_at(s->file, i);
+    if (status) return status;
+    for (int i = 0; i < tensor_count(s); i++) {
+        const tl_tensor_info *t = tensor_at(s, i);
         s->parameters += element_count(t);
         s->bytes += t->size_bytes;
         s->by_type[t->type] += element_count(t);
     }
-    return tl__safetensors_hash(s->file, &s->hash, err);
+    if (s->has_model) {
+        tl_error why;
+        status = predict_memory(s, &why);
+        if (status && s->gguf)
+            s->unknown = why, s->has_model = false; /* its tensors are others than its metadata say */
+        else if (status) return *err = why, status;
+    }
+    return s->file ? tl__safetensors_hash(s->file, &s->hash, err) : 0;
 }
 
 static void release(subject *s) {
     if (s->file) tl__safetensors_close(s->file);
+    tl__gguf_close(s->gguf);
     json_decref(s->manifest);
     json_decref(s->metrics);
     json_decref(s->plan);
@@ -158,8 +230,8 @@ static const char *act_name(const tl_arch *a) {
 
 static json_t *tensors_json(const subject *s) {
     json_t *list = json_array();
-    for (int i = 0; i < tl__safetensors_count(s->file); i++) {
-        const tl_tensor_info *t = tl__safetensors_at(s->file, i);
+    for (int i = 0; i < tensor_count(s); i++) {
+        const tl_tensor_info *t = tensor_at(s, i);
         json_t *shape = json_array();
         for (int d = 0; d < t->dims; d++) json_array_append_new(shape, json_integer(t->shape[d]));
         json_array_append_new(list, json_pack("{s:s, s:s, s:o, s:I}", "name", t->name, "type", tl__type_name(t->type),
@@ -176,6 +248,56 @@ static json_t *arch_json(const tl_arch *a) {
                      "tied", (int)a->tied);
 }
 
+/* A GGUF file's keys; an array longer than this is told by its length. */
+enum { MOST_ELEMENTS = 64 };
+
+static json_t *text_json(tl_gguf_text text) {
+    char *utf8 = malloc(6 * text.n + 16);
+    json_t *out = NULL;
+    if (utf8) {
+        int n = tl__json_quote(utf8, 6 * text.n + 16, text.bytes, text.n); /* repairs what is no UTF-8 */
+        out = n > 0 ? json_loadb(utf8, (size_t)n, JSON_DECODE_ANY | JSON_ALLOW_NUL, NULL) : NULL;
+    }
+    free(utf8);
+    return out ? out : json_null();
+}
+
+static json_t *element_json(const tl_gguf_value *v, int64_t i) {
+    int64_t whole;
+    double real;
+    if (v->texts) return text_json(v->texts[i]);
+    if (v->of == TL_GGUF_BOOL) return json_boolean(tl__gguf_int(v, i, &whole) && whole);
+    if (v->of != TL_GGUF_F32 && v->of != TL_GGUF_F64 && tl__gguf_int(v, i, &whole)) return json_integer(whole);
+    return tl__gguf_real(v, i, &real) && isfinite(real) ? json_real(real) : json_null();
+}
+
+static json_t *metadata_json(const subject *s) {
+    json_t *out = json_object();
+    for (int i = 0; i < tl__gguf_values(s->gguf); i++) {
+        const tl_gguf_value *v = tl__gguf_value_at(s->gguf, i);
+        json_t *value;
+        if (v->kind != TL_GGUF_ARRAY) {
+            value = element_json(v, 0);
+        } else if (v->count > MOST_ELEMENTS) {
+            value = json_pack("{s:s, s:I}", "array_of", tl__gguf_kind_name(v->of), "count", (json_int_t)v->count);
+        } else {
+            value = json_array();
+            for (int64_t k = 0; k < v->count; k++) json_array_append_new(value, element_json(v, k));
+        }
+        json_object_setn_new(out, v->key.bytes, v->key.n, value);
+    }
+    return out;
+}
+
+static json_t *to_run_json(const subject *s) {
+    return json_pack("{s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:i}", "context", s->context, "bytes",
+                     (json_int_t)s->size.generating, "weights_bytes", (json_int_t)s->size.weights.total_bytes,
+                     "mapped_bytes", (json_int_t)s->size.weights.mapped_bytes, "kv_bytes", (json_int_t)s->size.kv,
+                     "activation_bytes", (json_int_t)(s->size.activations + s->size.workspace),
+                     "machine_available_bytes", (json_int_t)s->available_bytes, "context_that_fits",
+                     s->context_that_fits);
+}
+
 /* How much the run's training takes with each way of recomputing activations; NULL: its plan does not say. */
 static const json_t *predicted_peaks(const subject *s) {
     const json_t *peaks = json_object_get(json_object_get(s->plan, "predicted"), "peak_bytes_by_recompute");
@@ -190,22 +312,25 @@ static const json_t *ranks_of(const subject *s) {
 
 static json_t *as_json(const subject *s) {
     json_t *out = json_pack("{s:s, s:s}", "path", s->given, "kind", s->kind);
-    if (s->file) {
+    if (s->file || s->gguf) {
         json_t *types = json_object();
         for (int t = 0; t < TL_TYPES; t++)
             if (s->by_type[t]) json_object_set_new(types, tl__type_name((tl_type)t), json_integer(s->by_type[t]));
         json_object_set_new(out, "parameters", json_integer(s->parameters));
         json_object_set_new(out, "bytes", json_integer(s->bytes));
-        json_object_set_new(out, "files", json_integer(tl__safetensors_files(s->file)));
+        json_object_set_new(out, "files", json_integer(file_count(s)));
         json_object_set_new(out, "types", types);
-        json_object_set_new(out, "weights_hash", json_string(s->hash.hex));
+        if (s->file) json_object_set_new(out, "weights_hash", json_string(s->hash.hex));
     }
+    if (s->gguf) json_object_set_new(out, "metadata", metadata_json(s));
+    if (s->gguf && !s->has_model) json_object_set_new(out, "unknown", json_string(s->unknown.text));
     if (s->has_model) {
         json_object_set_new(out, "model_folder", json_string(s->folder));
         json_object_set_new(out, "architecture", arch_json(&s->arch));
         json_object_set_new(out, "kv_bytes_per_token", json_integer(kv_bytes_per_token(&s->arch)));
         json_object_set_new(out, "session_bytes",
                             json_integer((json_int_t)tl__session_bytes(&s->arch, s->arch.max_positions, 0)));
+        if (s->has_size) json_object_set_new(out, "to_run", to_run_json(s));
         json_object_set_new(out, "tokenizer_ids", s->has_tokenizer ? json_integer(s->vocab) : json_null());
         json_object_set_new(out, "verified", s->manifest ? json_true() : json_null());
     }
@@ -214,7 +339,7 @@ static json_t *as_json(const subject *s) {
     if (s->metrics) json_object_set(out, "last_metrics", s->metrics);
     if (ranks_of(s)) json_object_set(out, "run", (json_t *)(uintptr_t)ranks_of(s));
     if (predicted_peaks(s)) json_object_set(out, "training_peak_bytes", (json_t *)(uintptr_t)predicted_peaks(s));
-    if (s->file) json_object_set_new(out, "tensors", tensors_json(s));
+    if (s->file || s->gguf) json_object_set_new(out, "tensors", tensors_json(s));
     return out;
 }
 
@@ -285,7 +410,7 @@ static void print_model(const subject *s) {
     }
     row("vocabulary");
     printf("%s%s", grouped(a->V), a->tied ? ", embedding and head tied" : "");
-    if (!s->has_tokenizer) printf("; no tokenizer.json");
+    if (!s->has_tokenizer) printf(s->gguf ? "; no tokenizer that is known" : "; no tokenizer.json");
     else if (s->vocab != a->V) printf("; the tokenizer has %s ids", grouped(s->vocab));
     putchar('\n');
     row("positions");
@@ -300,6 +425,42 @@ static void print_memory(const subject *s) {
     row("memory");
     printf("%s of weights; %s of keys and values a token, %s at %s tokens\n", scaled((double)s->bytes, "B"),
            scaled((double)token, "B"), scaled((double)token * a->max_positions, "B"), grouped(a->max_positions));
+    if (!s->has_size) return;
+    row("to run");
+    printf("%s with a context of %s tokens", scaled((double)s->size.generating, "B"), grouped(s->context));
+    if (s->available_bytes > 0) {
+        printf("; %s are free here: ", scaled((double)s->available_bytes, "B"));
+        if (s->context_that_fits == a->max_positions) printf("all %s fit", grouped(a->max_positions));
+        else if (s->context_that_fits > 0) printf("%s fit", grouped(s->context_that_fits));
+        else printf("it does not fit");
+    }
+    putchar('\n');
+}
+
+/* A GGUF file's keys, one a line; what is long is told by its length. */
+static void print_metadata(const subject *s) {
+    putchar('\n');
+    for (int i = 0; i < tl__gguf_values(s->gguf); i++) {
+        const tl_gguf_value *v = tl__gguf_value_at(s->gguf, i);
+        printf("  ");
+        tl__cli_show(stdout, v->key.bytes, v->key.n, true);
+        const int pad = 44 - (int)(v->key.n < 44 ? v->key.n : 44);
+        printf("%*s ", pad, "");
+        if (v->kind == TL_GGUF_ARRAY && v->count > 8) {
+            printf("%s of %s\n", grouped(v->count), tl__gguf_kind_name(v->of));
+            continue;
+        }
+        for (int64_t k = 0; k < v->count; k++) {
+            json_t *value = element_json(v, k);
+            char *text = json_dumps(value, JSON_ENCODE_ANY | JSON_REAL_PRECISION(9));
+            if (k) fputs(", ", stdout);
+            if (text) tl__cli_show(stdout, text, strlen(text) < 100 ? strlen(text) : 97, true);
+            if (text && strlen(text) >= 100) fputs("…", stdout);
+            free(text);
+            json_decref(value);
+        }
+        putchar('\n');
+    }
 }
 
 static void print_training(const subject *s) {
@@ -416,19 +577,19 @@ static void print_tensor(const tl_tensor_info *t, const char *name, int count) {
 /* One line a form, at its first tensor in name order. Quadratic in the forms only: each tensor is compared with those
  * before it that began a form. */
 static void print_tensors(const subject *s, bool all) {
-    int n = tl__safetensors_count(s->file), forms = 0;
+    int n = tensor_count(s), forms = 0;
     int *first = calloc((size_t)n + 1, sizeof *first), *count = calloc((size_t)n + 1, sizeof *count);
     enum { MOST_FORMS = 4096 }; /* a hostile file may hold a million forms */
     for (int i = 0; first && count && i < n; i++) {
         int f = 0;
         if (all || forms >= MOST_FORMS) f = forms;
-        while (f < forms && !same_form(tl__safetensors_at(s->file, first[f]), tl__safetensors_at(s->file, i))) f++;
+        while (f < forms && !same_form(tensor_at(s, first[f]), tensor_at(s, i))) f++;
         if (f == forms) first[forms++] = i;
         count[f]++;
     }
     putchar('\n');
     for (int f = 0; f < forms; f++) {
-        const tl_tensor_info *t = tl__safetensors_at(s->file, first[f]);
+        const tl_tensor_info *t = tensor_at(s, first[f]);
         char name[192];
         template_of(name, sizeof name, t->name);
         if (count[f] == 1) {
@@ -443,18 +604,19 @@ static void print_tensors(const subject *s, bool all) {
 }
 
 static void print_text(const subject *s, bool all) {
-    printf("%s: %s\n", s->given, !strcmp(s->kind, "safetensors") ? "tensors" : s->kind);
+    printf("%s: %s\n", s->given, !strcmp(s->kind, "safetensors") ? "tensors" : s->gguf ? "a GGUF file" : s->kind);
     if (s->has_model && strcmp(s->folder, s->given)) row("model"), printf("%s\n", s->folder);
     print_state(s);
-    if (!s->file) {
+    if (!s->file && !s->gguf) {
         puts("  no finished checkpoint yet");
         return;
     }
     if (s->has_model) print_model(s);
+    else if (s->gguf) row("architecture"), printf("not known: %s\n", s->unknown.text);
     row("parameters");
     printf("%s (%s) in %s tensors", scaled((double)s->parameters, ""), grouped(s->parameters),
-           grouped(tl__safetensors_count(s->file)));
-    if (tl__safetensors_files(s->file) > 1) printf(" of %d files", tl__safetensors_files(s->file));
+           grouped(tensor_count(s)));
+    if (file_count(s) > 1) printf(" of %d files", file_count(s));
     for (int t = 0; t < TL_TYPES; t++)
         if (s->by_type[t] == s->parameters) printf(", %s", tl__type_name((tl_type)t));
         else if (s->by_type[t]) printf(", %s of %s", scaled((double)s->by_type[t], ""), tl__type_name((tl_type)t));
@@ -462,8 +624,11 @@ static void print_text(const subject *s, bool all) {
     if (s->has_model) print_memory(s);
     print_training(s);
     print_ranks(s);
-    row("weights hash");
-    printf("%s%s\n", s->hash.hex, s->manifest ? "; every tensor is as its manifest says" : "");
+    if (s->file) {
+        row("weights hash");
+        printf("%s%s\n", s->hash.hex, s->manifest ? "; every tensor is as its manifest says" : "");
+    }
+    if (s->gguf) print_metadata(s);
     print_tensors(s, all);
 }
 
@@ -483,9 +648,10 @@ const tl_command tl__cmd_inspect = {
     .name = "inspect",
     .summary = "say what a tensor file, model, checkpoint or run holds",
     .usage = "FILE|DIR [--tensors] [--json]",
-    .about = "Reads a .safetensors file, a model folder (sharded or not), a checkpoint or a run, and says what it is, "
-             "how large, what a "
-             "conversation with it takes in memory, and the hash of its weights. A checkpoint whose tensors differ "
+    .about = "Reads a .safetensors or GGUF file, a model folder (sharded or not), a checkpoint or a run, and says what "
+             "it is, "
+             "how large, what it takes in memory to run, what context this machine has room for, and (but of GGUF) the "
+             "hash of its weights. A checkpoint whose tensors differ "
              "from its manifest is refused, by tensor. The hash covers names, types, shapes "
              "and bytes, and "
              "not how they are spread over files: two models with the same hash hold the same weights.",

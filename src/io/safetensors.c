@@ -468,12 +468,17 @@ static char *make_header(const tl_tensor_out *tensors, int n, size_t *size) {
     return text;
 }
 
-int tl__safetensors_write_to(tl_sink *sink, const tl_tensor_out *tensors, int n, tl_hash *hashes, tl_error *err) {
+int tl__safetensors_write_header(tl_sink *sink, const tl_tensor_out *tensors, int n, tl_error *err) {
     size_t header_bytes;
     char *header = make_header(tensors, n, &header_bytes);
     if (!header) return tl__fail(err, TL_ENOMEM, "no memory for a header of %d tensors; free some and try again", n);
     int rc = tl__sink_write(sink, header, header_bytes, err);
     free(header);
+    return rc;
+}
+
+int tl__safetensors_write_to(tl_sink *sink, const tl_tensor_out *tensors, int n, tl_hash *hashes, tl_error *err) {
+    int rc = tl__safetensors_write_header(sink, tensors, n, err);
     for (int i = 0; i < n && !rc; i++) {
         const unsigned char *bytes = tensors[i].data;
         size_t left = (size_t)bytes_of(&tensors[i]);

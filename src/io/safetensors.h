@@ -71,4 +71,7 @@ int tl__safetensors_write(const char *path, const tl_tensor_out *tensors, int n,
  */
 int tl__safetensors_write_to(tl_sink *sink, const tl_tensor_out *tensors, int n, tl_hash *hashes, tl_error *err);
 
+/* The header alone, for a caller that then writes the tensors' bytes in this order; data is not read. */
+int tl__safetensors_write_header(tl_sink *sink, const tl_tensor_out *tensors, int n, tl_error *err);
+
 #endif

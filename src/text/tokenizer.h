@@ -28,8 +28,9 @@ bool tl__tokenizer_adds_eos(const tl_tokenizer *tok);
 int tl__tokenizer_id(const tl_tokenizer *tok, const char *token_text); /* −1: no such token */
 /* Publish tokenizer.json (and tokenizer_config.json for transformers' AutoTokenizer) into a folder. */
 int tl__tokenizer_save(const tl_tokenizer *tok, const char *folder, tl_error *err);
-/* The same as GGUF metadata; refuses what GGUF has no form for. */
-int tl__tokenizer_to_gguf(const tl_tokenizer *tok, tl_gguf_out *out, tl_error *err);
+/* The same as GGUF metadata, in as many tokens as the model's embedding has rows (those beyond the tokenizer's are
+ * unused); refuses what GGUF has no form for. */
+int tl__tokenizer_to_gguf(const tl_tokenizer *tok, int rows, tl_gguf_out *out, tl_error *err);
 /* XXH3 of what determines ids; recorded by runs and shards. hex[33] */
 void tl__tokenizer_hash(const tl_tokenizer *tok, char *hex);
 

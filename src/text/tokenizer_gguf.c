@@ -268,6 +268,7 @@ int tl__tokenizer_from_gguf(tl_tokenizer **out, const tl_gguf *gguf, tl_error *e
 
 typedef struct writer {
     const tl_tokenizer *tok;
+    int rows; /* ≥ the tokenizer's ids */
     tl_gguf_out *out;
     tl_error *err;
     int status;
@@ -290,15 +291,16 @@ static void put_id(writer *w, const char *key, int id) {
 
 static void put_tokens(writer *w) {
     const tl_tokenizer *tok = w->tok;
-    size_t n = (size_t)tok->vocab;
+    size_t n = (size_t)w->rows;
     tl_gguf_text *texts = malloc(n * sizeof *texts);
     int32_t *types = malloc(n * sizeof *types);
     char(*names)[24] = malloc(n * sizeof *names); /* of gaps, which GGUF cannot have */
     if (!texts || !types || !names) {
-        w->status = tl__fail(w->err, TL_ENOMEM, "not enough memory to write %d tokens", tok->vocab);
+        w->status = tl__fail(w->err, TL_ENOMEM, "not enough memory to write %d tokens", w->rows);
     } else {
-        for (int id = 0; id < tok->vocab; id++) {
-            const tl_token *t = &tok->token[id];
+        for (int id = 0; id < w->rows; id++) {
+            static const tl_token none;
+            const tl_token *t = id < tok->vocab ? &tok->token[id] : &none;
             int named = snprintf(names[id], sizeof names[id], "[PAD%d]", id);
             texts[id] = t->present ? (tl_gguf_text){tok->text + t->text_at, t->text_n} : (tl_gguf_text){names[id], (size_t)named};
             bool byte = t->byte && !t->added;
@@ -309,9 +311,9 @@ static void put_tokens(writer *w) {
                         : byte                     ? TYPE_BYTE
                                                    : TYPE_NORMAL;
         }
-        w->status = tl__gguf_put(w->out, "tokenizer.ggml.tokens", TL_GGUF_STRING, true, NULL, texts, tok->vocab, w->err);
+        w->status = tl__gguf_put(w->out, "tokenizer.ggml.tokens", TL_GGUF_STRING, true, NULL, texts, w->rows, w->err);
         if (!w->status)
-            w->status = tl__gguf_put(w->out, "tokenizer.ggml.token_type", TL_GGUF_I32, true, types, NULL, tok->vocab, w->err);
+            w->status = tl__gguf_put(w->out, "tokenizer.ggml.token_type", TL_GGUF_I32, true, types, NULL, w->rows, w->err);
     }
     free(texts);
     free(types);
@@ -344,18 +346,18 @@ static void put_merges(writer *w) {
 /* Scores as they were, or, of merges, the higher the earlier a token is made. */
 static void put_scores(writer *w) {
     const tl_tokenizer *tok = w->tok;
-    float *scores = calloc((size_t)tok->vocab + 1, sizeof *scores);
+    float *scores = calloc((size_t)w->rows + 1, sizeof *scores);
     if (!scores) {
-        w->status = tl__fail(w->err, TL_ENOMEM, "not enough memory to write %d scores", tok->vocab);
+        w->status = tl__fail(w->err, TL_ENOMEM, "not enough memory to write %d scores", w->rows);
         return;
     }
     if (tok->score) {
         for (int id = 0; id < tok->score_n; id++) scores[id] = (float)tok->score[id];
     } else {
-        for (int id = 0; id < tok->vocab; id++) scores[id] = -1e9f;
+        for (int id = 0; id < w->rows; id++) scores[id] = -1e9f;
         for (int i = tok->n_merges; i-- > 0;) scores[tok->merge[i].made] = -(float)i;
     }
-    w->status = tl__gguf_put(w->out, "tokenizer.ggml.scores", TL_GGUF_F32, true, scores, NULL, tok->vocab, w->err);
+    w->status = tl__gguf_put(w->out, "tokenizer.ggml.scores", TL_GGUF_F32, true, scores, NULL, w->rows, w->err);
     free(scores);
 }
 
@@ -382,8 +384,10 @@ static bool marks_spaces(const tl_tokenizer *tok, bool *prefix) {
     return true;
 }
 
-int tl__tokenizer_to_gguf(const tl_tokenizer *tok, tl_gguf_out *out, tl_error *err) {
-    writer w = {.tok = tok, .out = out, .err = err};
+int tl__tokenizer_to_gguf(const tl_tokenizer *tok, int rows, tl_gguf_out *out, tl_error *err) {
+    if (rows < tok->vocab)
+        return tl__fail(err, TL_EUNSUPPORTED, "the tokenizer has %d ids, where the model has rows for %d", tok->vocab, rows);
+    writer w = {.tok = tok, .rows = rows, .out = out, .err = err};
     bool prefix = false;
     if (tok->model == TL_MODEL_BYTES && !tok->mapped) {
         /* Qwen's normal form C is left out, as llama.cpp and its converter do. */
