@@ -111,8 +111,8 @@ static const tl_ops counting = {
 
 static double roofline_seconds(const tl_span *span, const tl_machine *machine) {
     double compute = span->flops / (span->bf16 ? machine->bf16_flops : machine->f32_flops);
-    double memory = span->bytes / machine->read_bytes_per_second;
-    return compute > memory ? compute : memory;
+    double memory = span->bytes / machine->read_bytes_per_second, pace = machine->pace[span->bucket];
+    return (compute > memory ? compute : memory) * (pace > 0 ? pace : 1);
 }
 
 static void add_spans(tl_totals *out, tl_spans *spans, double times, const tl_machine *machine) {
@@ -260,6 +260,16 @@ int tl__train_predict_ranks(tl_totals *out, tl_train_traffic *traffic, const tl_
     out->seconds[TL_BUCKET_COMM] += traffic->exposed_seconds;
     out->wall_seconds += traffic->exposed_seconds;
     return status;
+}
+
+void tl__machine_learn(tl_machine *m, const tl_totals *predicted, const tl_train_traffic *traffic,
+                       const tl_totals *seen, const tl_comm_traffic *seen_traffic) {
+    for (int b = 0; b <= TL_BUCKET_OPTIMIZER; b++) {
+        double was = m->pace[b] > 0 ? m->pace[b] : 1;
+        if (predicted->seconds[b] > 0 && seen->seconds[b] > 0) m->pace[b] = was * seen->seconds[b] / predicted->seconds[b];
+    }
+    if (traffic->seconds > 0 && seen_traffic->seconds > 0)
+        m->link_bytes_per_second *= traffic->seconds / seen_traffic->seconds;
 }
 
 int tl__train_predict(tl_totals *out, const tl_arch *arch, const tl_train_shape *s, const tl_machine *machine,

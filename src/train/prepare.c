@@ -555,16 +555,42 @@ static int open_saver(tl_run *run, const char *folder, tl_error *err) {
     return status;
 }
 
+/* Which of the ranks takes the most memory, and how much: ranks own parts of different sizes. */
+static int find_most_loaded(tl_run *run, tl_error *err) {
+    typedef struct sizes {
+        tl_train_bytes bytes;
+        int64_t by_recompute[TL_RECOMPUTES], by_shard[TL_SHARDS];
+    } sizes;
+    tl_ticket ticket;
+    sizes mine = {.bytes = run->bytes}, *all = calloc((size_t)run->ranks, sizeof *all);
+    if (!all) return tl__fail(err, TL_ENOMEM, "no memory to hear of %d ranks", run->ranks);
+    memcpy(mine.by_recompute, run->bytes_by_recompute, sizeof mine.by_recompute);
+    memcpy(mine.by_shard, run->bytes_by_shard, sizeof mine.by_shard);
+    int status = tl__comm_gather_start(run->comm, TL_AXIS_DP, all, &mine, sizeof mine, &ticket, err);
+    if (!status) status = tl__comm_wait(run->comm, ticket, tl__exchange_timeout_ns, err);
+    for (int r = 0; !status && r < run->ranks; r++) {
+        if (all[r].bytes.total > run->bytes.total) run->bytes = all[r].bytes;
+        for (int i = 0; i < TL_RECOMPUTES; i++)
+            if (all[r].by_recompute[i] > run->bytes_by_recompute[i]) run->bytes_by_recompute[i] = all[r].by_recompute[i];
+        for (int i = 0; i < TL_SHARDS; i++)
+            if (all[r].by_shard[i] > run->bytes_by_shard[i]) run->bytes_by_shard[i] = all[r].by_shard[i];
+    }
+    free(all);
+    return status;
+}
+
 static int open_rest(tl_run *run, tl_error *err) {
     int64_t samples = tl__dataset_facts(run->data)->val_samples;
     if (samples > run->config->val_samples) samples = run->config->val_samples;
     TRY(open_sampling(run, err));
     TRY(tl__agree_open(&run->agree, run->ranks, &run->model.params, run->state.step, err));
     run->validation = calloc((size_t)samples + 1, 2 * sizeof *run->validation);
+    run->peaks = calloc((size_t)run->ranks, sizeof *run->peaks);
     run->step_seconds = calloc((size_t)run->schedule.steps, sizeof *run->step_seconds);
     run->step_comm = calloc(run->ranks > 1 ? 3 * (size_t)run->schedule.steps : 1, sizeof *run->step_comm);
-    if (!run->step_seconds || !run->step_comm || !run->validation)
+    if (!run->step_seconds || !run->step_comm || !run->validation || !run->peaks)
         return tl__fail(err, TL_ENOMEM, "no memory for the times of %lld steps", (long long)run->schedule.steps);
+    TRY(find_most_loaded(run, err));
     return run->rank == 0 ? tl__run_put_plan(run, "running", NULL, err) : 0;
 }
 
@@ -621,7 +647,7 @@ void tl__run_close(tl_run *run) {
     if (run->comm) tl__comm_close(run->comm); /* whose thread may be reading what follows */
     if (run->session) tl__session_close(run->session);
     free(run->prompt), free(run->logits), free(run->sampler_scratch), free(run->text), free(run->line);
-    free(run->step_seconds), free(run->step_comm), free(run->validation);
+    free(run->step_seconds), free(run->step_comm), free(run->validation), free(run->peaks);
     tl__agree_close(&run->agree);
     tl__arena_close(&run->arena);
     free(run->averaged.weight);

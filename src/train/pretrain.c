@@ -193,6 +193,8 @@ static void record_step(tl_run *run, tl_step_metrics *m, double model_flops) {
         comm[2 * run->schedule.steps] = m->traffic.bytes;
     }
     run->step_seconds[run->step_seconds_n++] = m->totals.wall_seconds;
+    run->stalled_seconds += m->totals.seconds[TL_BUCKET_CHECKPOINT];
+    if (run->step_seconds_n >= 2 && run->step_seconds_n < 2 + TL_WARM_STEPS) run->warm[run->step_seconds_n - 2] = *m;
     if (run->rank == 0) {
         int n = tl__metrics_line(line, sizeof line, m);
         tl__run_folder_metrics(&run->folder, line, (size_t)n);
@@ -251,6 +253,16 @@ static int64_t validation_interval(const tl_train_config *c, int64_t steps) {
     return twentieth > affordable ? twentieth : affordable;
 }
 
+/* plan.json tells of the rank that took the most. */
+static int share_peaks(tl_run *run, tl_error *err) {
+    tl_ticket ticket;
+    TRY(tl__comm_gather_start(run->comm, TL_AXIS_DP, run->peaks, &run->peak_bytes, sizeof *run->peaks, &ticket, err));
+    TRY(tl__comm_wait(run->comm, ticket, tl__exchange_timeout_ns, err));
+    for (int r = 0; r < run->ranks; r++)
+        if (run->peaks[r] > run->peak_bytes) run->peak_bytes = run->peaks[r];
+    return 0;
+}
+
 static int loop(tl_run *run, tl_train_outcome *outcome, tl_error *err) {
     const tl_train_config *c = run->config;
     int64_t steps = run->schedule.steps, val_every = c->val_every ? c->val_every : validation_interval(c, steps);
@@ -301,7 +313,8 @@ static int loop(tl_run *run, tl_train_outcome *outcome, tl_error *err) {
         }
     }
     tl__ledger_bottleneck(outcome->bottleneck, sizeof outcome->bottleneck, &all, &run->traffic, &run->machine);
-    return final_checkpoint(run, saved, err);
+    TRY(final_checkpoint(run, saved, err));
+    return share_peaks(run, err);
 }
 
 /* ---- the whole ---- */
