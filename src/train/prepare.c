@@ -310,6 +310,14 @@ static int load_weights(tl_run *run, tl_error *err) {
     return tl__model_load_into(&run->model, folder, err);
 }
 
+static int begin_weights(tl_run *run, tl_error *err) {
+    if (begins_with_weights(run->config)) TRY(load_weights(run, err));
+    else tl__model_init(&run->model, run->config->seed, run->ctx.pool);
+    if (run->memory.average) /* what a checkpoint before the first update holds */
+        memcpy(run->memory.average, run->model.flat, sizeof(float) * (size_t)run->model.flat_count);
+    return 0;
+}
+
 static int open_memory(tl_run *run, const tl_arch *arch, tl_error *err) {
     tl_arena dry = tl__arena_dry();
     tl__train_place(&run->memory, &dry, arch, &run->shape);
@@ -425,18 +433,13 @@ static int compare_settings(tl_run *run, const json_t *was, const char *where, t
     return 0;
 }
 
-/* Every rank takes the same one: they look together. */
-static int load_checkpoint(tl_run *run, const char *folder, tl_error *err) {
+/* Every rank takes the same one: they look together. TL_ENOTFOUND: there is none. */
+static int load_checkpoint(tl_run *run, const char *folder, char from[PATH_BYTES], tl_error *err) {
     char path[PATH_BYTES];
     char *text = NULL;
     tl_train_state state = {0};
     if (run->rank == 0) tl__checkpoint_sweep(folder);
     int status = tl__checkpoint_find(folder, run->comm, tl__exchange_timeout_ns, path, sizeof path, &state, &text, err);
-    if (status == TL_ENOTFOUND) {
-        if (run->rank == 0) tl__info("no checkpoint yet in %s: starting from the first step", run->folder.path);
-        if (err) *err = (tl_error){0};
-        return 0;
-    }
     if (status) return status;
     json_t *settings = tl__json_parse(text, strlen(text), path, err);
     free(text);
@@ -446,7 +449,29 @@ static int load_checkpoint(tl_run *run, const char *folder, tl_error *err) {
     TRY(tl__checkpoint_load(path, run->comm, tl__exchange_timeout_ns, &run->model, &run->memory, run->shape.optimizer,
                             err));
     run->state = state;
-    if (run->rank == 0) tl__info("resumed from %s", path);
+    snprintf(from, PATH_BYTES, "%s", path);
+    return 0;
+}
+
+int tl__run_rewind(tl_run *run, tl_error *err) {
+    char folder[PATH_BYTES], from[PATH_BYTES];
+    tl_train_memory *m = &run->memory;
+    tl__run_folder_path(&run->folder, folder, sizeof folder, "checkpoints");
+    int status = load_checkpoint(run, folder, from, err);
+    if (status != TL_ENOTFOUND) return status;
+    run->state = (tl_train_state){0};
+    memset(m->exp_avg, 0, sizeof *m->exp_avg * (size_t)m->avg_count);
+    memset(m->exp_avg_sq, 0, sizeof *m->exp_avg_sq * (size_t)m->sq_count);
+    return agree(run, begin_weights(run, err), err);
+}
+
+static int resume(tl_run *run, const char *folder, tl_error *err) {
+    char from[PATH_BYTES];
+    int status = load_checkpoint(run, folder, from, err);
+    if (!status && run->rank == 0) tl__info("resumed from %s", from);
+    if (status != TL_ENOTFOUND) return status;
+    if (run->rank == 0) tl__info("no checkpoint yet in %s: starting from the first step", run->folder.path);
+    if (err) *err = (tl_error){0};
     return 0;
 }
 
@@ -476,10 +501,7 @@ static int open_model(tl_run *run, tl_error *err) {
     TRY(turn_dial(run, &arch, err));
     TRY(size_run(run, &arch, err));
     TRY(open_memory(run, &arch, err));
-    if (weights) TRY(load_weights(run, err));
-    else tl__model_init(&run->model, run->config->seed, run->ctx.pool);
-    if (run->memory.average) /* what a checkpoint before the first update holds */
-        memcpy(run->memory.average, run->model.flat, sizeof(float) * (size_t)run->model.flat_count);
+    TRY(begin_weights(run, err));
     TRY(tl__spans_open(&run->ctx.spans, SPAN_CAPACITY, err));
     tl__spans_keep(run->ctx.spans, true);
     return 0;
@@ -636,7 +658,7 @@ int tl__run_open(tl_run *run, const tl_train_config *config, const tl_train_obse
     TRY(agree(run, open_model(run, err), err));
     TRY(agree(run, open_settings(run, begun_ns, err), err));
     tl__run_folder_path(&run->folder, folder, sizeof folder, "checkpoints");
-    if (config->resume) TRY(agree(run, load_checkpoint(run, folder, err), err));
+    if (config->resume) TRY(agree(run, resume(run, folder, err), err));
     TRY(agree(run, run->rank == 0 ? open_record(run, err) : 0, err));
     TRY(agree(run, open_saver(run, folder, err), err));
     return agree(run, open_rest(run, err), err);

@@ -225,6 +225,26 @@ static int hear_others(tl_run *run, bool *asked, tl_error *err) {
     return status;
 }
 
+/* The ranks' weights differ, and there are too few to tell whose are wrong: all go back to the newest checkpoint, which
+ * was compared before it was written, and come here again. A fault that does not come again shows who had it. The steps
+ * are those that resuming will take anyway. TL_EDIVERGED, in err who is wrong where that is known now; else ranks have
+ * lost each other, which leaves err as it was. */
+static int replay(tl_run *run, tl_error *err) {
+    int64_t step = run->state.step;
+    tl_error failure = {0};
+    tl_step_metrics unused;
+    int status = tl__run_rewind(run, &failure);
+    int64_t from = run->state.step;
+    if (!status && run->rank == 0)
+        tl__info("ranks differ at step %lld: all take the steps from %lld again, to see whose weights were wrong",
+                 (long long)step, (long long)from);
+    while (!status && run->state.step < step) {
+        tl__comm_set_step(run->comm, run->state.step + 1);
+        status = step_once(run, &unused, &failure);
+    }
+    return status ? status : tl__agree_replayed(&run->agree, &run->ctx, run->comm, &run->model, from, step, err);
+}
+
 /* All ranks compare what they have and compute. A difference is known to all at once, and told of by one. */
 static int compare_ranks(tl_run *run, tl_error *err) {
     tl_train_memory *m = &run->memory;
@@ -234,11 +254,13 @@ static int compare_ranks(tl_run *run, tl_error *err) {
     if (!status)
         status = tl__agree(&run->agree, &run->ctx, run->comm, &run->model, m, &run->shape, run->state.step, err);
     tl__span_end(run->ctx.spans, 0, 0, run->ranks, 0, 0);
-    if (status == TL_EDIVERGED) { /* what is being written is from before: once it is there it can be named */
-        tl_error ignored = {0};
-        run->told = tl__saver_wait_published(run->saver, &ignored) != TL_ECOMM;
-    }
-    return status;
+    if (status != TL_EDIVERGED) return status;
+    /* What is being written is from before: once it is there it can be named, and gone back to. */
+    tl_error ignored = {0};
+    bool together = tl__saver_wait_published(run->saver, &ignored) != TL_ECOMM;
+    if (together && run->agree.undecided) together = replay(run, err) == TL_EDIVERGED;
+    run->told = together;
+    return TL_EDIVERGED;
 }
 
 static bool due(int64_t step, int64_t every, int64_t last) {

@@ -78,6 +78,9 @@ void tl__run_close(tl_run *run);
 int tl__run_load_batch(tl_run *run, int64_t first, tl_error *err);
 int tl__run_load_validation(tl_run *run, int64_t first, int n, tl_error *err);
 
+/* All ranks: back to the newest intact checkpoint, or to where the run began. The writer must be idle. */
+int tl__run_rewind(tl_run *run, tl_error *err);
+
 /* The settings that determine bits, for run.json and manifests; the caller json_decref()s. */
 json_t *tl__run_settings(const tl_run *run);
 /* Write plan.json: status "running", or what happened when outcome is not NULL. */
