@@ -3,6 +3,7 @@
 #include "comm/many.h"
 
 #include "base/clock.h"
+#include "base/log.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -159,6 +160,38 @@ static void await_or_fail(many *c, uint64_t s, int64_t begun_ns, int64_t timeout
     else if (lost) fail_late(c, s, now - begun_ns, allowed);
 }
 
+void tl__many_notice_lost(many *c) {
+    char text[sizeof c->failure.text];
+    int64_t now = tl__now_ns();
+    int lost = 0, used = 0;
+    pthread_mutex_lock(&c->lock);
+    for (int r = 0; r < c->size && !c->waiting && !c->failed && c->open; r++) {
+        const peer *p = &c->peer[r];
+        if (r == c->rank || !p->here || p->left || now - p->heard_ns <= TL_MANY_HURRY_NS) continue;
+        if (++lost > SAY_AT_MOST) continue;
+        used = add(text, sizeof text, used,
+                   "rank %d (%s) is silent for %.1f s (stopped, dead or cut off), last at collective %llu, step %lld; ",
+                   r, p->host, (double)(now - p->heard_ns) * 1e-9, (unsigned long long)p->sequence, (long long)p->step);
+    }
+    bool first = lost > 0; /* of those that live: one speaks */
+    for (int r = 0; r < c->rank; r++) first &= now - c->peer[r].heard_ns > TL_MANY_HURRY_NS;
+    for (int r = 0, shown = 0; first && r < c->size && shown <= SAY_AT_MOST; r++) {
+        bool mine = r == c->rank;
+        if (!mine && now - c->peer[r].heard_ns > TL_MANY_HURRY_NS) continue;
+        used = shown++ == SAY_AT_MOST
+                   ? add(text, sizeof text, used, ", …")
+                   : add(text, sizeof text, used, "%srank %d (%s) is at collective %llu, step %lld", shown > 1 ? ", " : "",
+                         r, c->peer[r].host, (unsigned long long)(mine ? c->started : c->peer[r].sequence),
+                         (long long)(mine ? c->step : c->peer[r].step));
+    }
+    if (first) {
+        add(text, sizeof text, used, "; resume from the last checkpoint.");
+        tl__many_fail(c, TL_ECOMM, "%s", text);
+    }
+    pthread_mutex_unlock(&c->lock);
+    if (first) tl__warn("%s", text);
+}
+
 /* ---- the table's calls ---- */
 
 static int many_rank(const tl_comm *comm, tl_axis axis) {
@@ -207,7 +240,9 @@ static int many_start(tl_comm *comm, const tl_comm_request *request, tl_ticket *
     pthread_mutex_lock(&c->lock);
     uint64_t s = c->started + 1;
     int64_t begun_ns = tl__now_ns();
+    c->waiting = true;
     while (!c->failed && s > c->complete + TL_MANY_OPS) await_or_fail(c, c->complete + 1, begun_ns, c->timeout_ns);
+    c->waiting = false;
     if (c->failed) {
         rc = report_failure(c, err);
     } else {
@@ -235,7 +270,9 @@ static int many_wait(tl_comm *comm, tl_ticket ticket, int64_t timeout_ns, tl_err
                      (unsigned long long)ticket.sequence, (unsigned long long)c->started);
     } else {
         int64_t begun_ns = tl__now_ns();
+        c->waiting = true;
         while (!c->failed && !is_done(c, ticket.sequence)) await_or_fail(c, ticket.sequence, begun_ns, timeout_ns);
+        c->waiting = false;
         if (c->failed) rc = report_failure(c, err);
     }
     pthread_mutex_unlock(&c->lock);
