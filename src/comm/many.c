@@ -220,18 +220,13 @@ static void many_set_step(tl_comm *comm, int64_t step) {
 }
 
 /* Everything was taken when it was opened; here its pages are made real, so that no step pays for it. */
-static int many_reserve(tl_comm *comm, int64_t most_bytes, int pending, tl_error *err) {
+static void many_reserve(tl_comm *comm) {
     many *c = (many *)comm;
-    (void)most_bytes;
-    if (pending > TL_MANY_OPS)
-        return tl__fail(err, TL_EINVALID, "At most %d collectives can be under way at once, not %d.", TL_MANY_OPS,
-                        pending);
     pthread_mutex_lock(&c->lock);
     bool idle = c->busy == 0;
     pthread_mutex_unlock(&c->lock);
     for (int l = 0; idle && l < TL_MANY_LANES; l++)
         memset(c->lane[l].scratch, 0, (size_t)((c->size - 1) * c->slice_bytes));
-    return 0;
 }
 
 static int many_start(tl_comm *comm, const tl_comm_request *request, tl_ticket *ticket, tl_error *err) {
@@ -409,10 +404,10 @@ int tl__comm_open_many(tl_comm **comm, const tl_wire_ops *wire, void *where, int
     *comm = NULL;
     many *c = calloc(1, sizeof *c);
     if (!c) return tl__fail(err, TL_ENOMEM, "No memory for a communicator; free some and try again.");
-    c->base.ops = &many_ops;
+    c->base = (tl_comm){&many_ops, TL_COMM_PATIENCE_NS};
     c->wire_ops = wire, c->where = where;
     c->timeout_ns = timeout_ns;
-    c->silence_ns = 600000000000;
+    c->silence_ns = TL_COMM_PATIENCE_NS;
     pthread_condattr_t monotonic;
     pthread_condattr_init(&monotonic);
     pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
@@ -436,7 +431,7 @@ int tl__comm_open_many(tl_comm **comm, const tl_wire_ops *wire, void *where, int
     while (!c->open && !c->failed)
         if (!await_news(c, deadline) && !c->open) fail_meeting(c, timeout_ns);
     int rc = c->failed ? report_failure(c, err) : 0;
-    c->timeout_ns = 600000000000;
+    c->timeout_ns = TL_COMM_PATIENCE_NS;
     pthread_mutex_unlock(&c->lock);
     if (rc) many_close(&c->base);
     else *comm = &c->base;

@@ -140,7 +140,7 @@ static int tell(tl_agree *agree, const tl_comm *comm, int n, int ranks, int64_t 
 static int gather(tl_agree *agree, tl_comm *comm, tl_error *err) {
     tl_ticket ticket;
     TRY(tl__comm_gather_start(comm, TL_AXIS_DP, agree->all, &agree->mine, sizeof agree->mine, &ticket, err));
-    return tl__comm_wait(comm, ticket, tl__exchange_timeout_ns, err);
+    return tl__comm_wait(comm, ticket, tl__comm_patience(comm), err);
 }
 
 int tl__agree(tl_agree *agree, tl_ctx *ctx, tl_comm *comm, const tl_model *model, tl_train_memory *memory,

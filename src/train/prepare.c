@@ -15,7 +15,7 @@
 #include "train/ranks.h"
 #include "train/run.h"
 
-enum { PATH_BYTES = 4096, SPAN_CAPACITY = 1 << 15, DEFAULT_PROMPT_TOKENS = 8, SAMPLE_CHUNK = 64, MOST_PENDING = 64 };
+enum { PATH_BYTES = 4096, SPAN_CAPACITY = 1 << 15, DEFAULT_PROMPT_TOKENS = 8, SAMPLE_CHUNK = 64 };
 static const double MEASURE_SECONDS = 0.04, MEASURE_LINK_SECONDS = 0.05;
 static const double ROUTER_Z = 0.001; /* Zoph et al. 2022 §3.3; OLMoE too */
 
@@ -325,8 +325,7 @@ static int open_memory(tl_run *run, const tl_arch *arch, tl_error *err) {
     tl__train_place(&run->memory, &run->arena, arch, &run->shape);
     TRY(tl__model_create_owned(&run->model, arch, run->shape.positions,
                                run->shape.shard == TL_SHARD_ZERO3 ? run->memory.owner : NULL, run->rank, err));
-    int pending = run->memory.tickets < MOST_PENDING ? run->memory.tickets : MOST_PENDING; /* beyond it a start waits */
-    TRY(tl__comm_reserve(run->comm, run->memory.exchange_bytes, pending, err));
+    tl__comm_reserve(run->comm);
     if (!run->memory.average) return 0;
     run->averaged = run->model;
     run->averaged.flat = run->memory.average;
@@ -439,14 +438,14 @@ static int load_checkpoint(tl_run *run, const char *folder, char from[PATH_BYTES
     char *text = NULL;
     tl_train_state state = {0};
     if (run->rank == 0) tl__checkpoint_sweep(folder);
-    int status = tl__checkpoint_find(folder, run->comm, tl__exchange_timeout_ns, path, sizeof path, &state, &text, err);
+    int status = tl__checkpoint_find(folder, run->comm, tl__comm_patience(run->comm), path, sizeof path, &state, &text, err);
     if (status) return status;
     json_t *settings = tl__json_parse(text, strlen(text), path, err);
     free(text);
     status = settings ? compare_settings(run, settings, path, err) : TL_EFORMAT;
     json_decref(settings);
     TRY(agree(run, status, err));
-    TRY(tl__checkpoint_load(path, run->comm, tl__exchange_timeout_ns, &run->model, &run->memory, run->shape.optimizer,
+    TRY(tl__checkpoint_load(path, run->comm, tl__comm_patience(run->comm), &run->model, &run->memory, run->shape.optimizer,
                             err));
     run->state = state;
     snprintf(from, PATH_BYTES, "%s", path);
@@ -566,7 +565,7 @@ static int open_saver(tl_run *run, const char *folder, tl_error *err) {
                               .memory = &run->memory,
                               .optimizer = run->shape.optimizer,
                               .comm = run->comm,
-                              .timeout_ns = tl__exchange_timeout_ns,
+                              .timeout_ns = tl__comm_patience(run->comm),
                               .run_id = run_id,
                               .tokenizer = run->tokenizer,
                               .settings_json = text,
@@ -589,7 +588,7 @@ static int find_most_loaded(tl_run *run, tl_error *err) {
     memcpy(mine.by_recompute, run->bytes_by_recompute, sizeof mine.by_recompute);
     memcpy(mine.by_shard, run->bytes_by_shard, sizeof mine.by_shard);
     int status = tl__comm_gather_start(run->comm, TL_AXIS_DP, all, &mine, sizeof mine, &ticket, err);
-    if (!status) status = tl__comm_wait(run->comm, ticket, tl__exchange_timeout_ns, err);
+    if (!status) status = tl__comm_wait(run->comm, ticket, tl__comm_patience(run->comm), err);
     for (int r = 0; !status && r < run->ranks; r++) {
         if (all[r].bytes.total > run->bytes.total) run->bytes = all[r].bytes;
         for (int i = 0; i < TL_RECOMPUTES; i++)
@@ -645,8 +644,7 @@ int tl__run_open(tl_run *run, const tl_train_config *config, const tl_train_obse
     snprintf(run->run_name, sizeof run->run_name, "%s", slash && slash[1] ? slash + 1 : config->out);
     run->folder = (tl_run_folder){.lock = -1, .metrics = -1, .samples = -1};
     TRY(tl__comm_open(&run->comm, err));
-    if (config->comm_timeout > 0) tl__exchange_timeout_ns = (int64_t)(config->comm_timeout * 1e9);
-    tl__comm_set_silence(run->comm, tl__exchange_timeout_ns);
+    if (config->comm_timeout > 0) tl__comm_set_patience(run->comm, (int64_t)(config->comm_timeout * 1e9));
     run->rank = tl__comm_rank(run->comm, TL_AXIS_DP);
     run->ranks = tl__comm_size(run->comm, TL_AXIS_DP);
     if (run->rank > 0) run->observer = &nobody;

@@ -215,7 +215,7 @@ static int ask_others(tl_run *run, tl_error *err) {
 static int hear_others(tl_run *run, bool *asked, tl_error *err) {
     tl_error failure = {0};
     tl__span_begin(run->ctx.spans, "stop", TL_BUCKET_COMM);
-    int status = tl__comm_wait(run->comm, run->stop_ticket, tl__exchange_timeout_ns, err);
+    int status = tl__comm_wait(run->comm, run->stop_ticket, tl__comm_patience(run->comm), err);
     tl__span_end(run->ctx.spans, 0, 0, 0, 0, 0);
     *asked = run->stop[0] > 0 || (run->ranks == 1 && stop_requested);
     if (status || run->stop[1] < run->ranks) return status;
@@ -279,7 +279,7 @@ static int64_t validation_interval(const tl_train_config *c, int64_t steps) {
 static int share_peaks(tl_run *run, tl_error *err) {
     tl_ticket ticket;
     TRY(tl__comm_gather_start(run->comm, TL_AXIS_DP, run->peaks, &run->peak_bytes, sizeof *run->peaks, &ticket, err));
-    TRY(tl__comm_wait(run->comm, ticket, tl__exchange_timeout_ns, err));
+    TRY(tl__comm_wait(run->comm, ticket, tl__comm_patience(run->comm), err));
     for (int r = 0; r < run->ranks; r++)
         if (run->peaks[r] > run->peak_bytes) run->peak_bytes = run->peaks[r];
     return 0;

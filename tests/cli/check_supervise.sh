@@ -85,18 +85,11 @@ code=$?
 exit $code
 END
 chmod +x relay.sh
-await() { # FILE LINES
-    n=0
-    while [ "$(cat "$1" 2>/dev/null | wc -l)" -lt "$2" ] && [ $n -lt 600 ]; do
-        sleep 0.05
-        n=$((n + 1))
-    done
-}
 long=$(echo "$settings" | sed 's/--steps 12/--steps 4000/')
 # shellcheck disable=SC2086
 "$trilith" train --supervise $long --ranks 2 --out stop --launcher ./relay.sh >out 2>err </dev/null &
 pid=$!
-await stop/metrics.jsonl 20
+await_lines stop/metrics.jsonl 20
 kill -TERM $pid
 wait $pid
 code=$?

@@ -36,6 +36,12 @@ same_bytes 2 experts-zero2 --model "$work/experts.json" --leaves 4 --shard zero2
 same_bytes 2 experts-zero3 --model "$work/experts.json" --leaves 8 --shard zero3
 same_bytes 2 muon-zero1 --depth 3 --optimizer muon --ema 0.9 --micro-batch 2 --seq 128 --shard zero1
 same_bytes 3 muon-zero3 --depth 3 --optimizer muon --ema 0.9 --micro-batch 2 --seq 128 --shard zero3
+# The prediction is made again from the first steps, of the same bytes, and at a pace that a step really had.
+tr -d ' \n' <"$work/tied-2-none/plan.json" | sed 's/.*"predicted_again"//' >"$work/again"
+awk -v a="$(number "$work/again" comm bytes)" -v b="$(number "$work/predicted" comm bytes)" 'BEGIN { exit !(a > 0) }' || fail 'there is no second prediction'
+sed 's/.*"wall":\([0-9.e+-]*\).*/\1/' "$work/tied-2-none/metrics.jsonl" | sort -g >"$work/walls"
+again=$(sed 's/.*"step_seconds":\([0-9.e+-]*\).*/\1/' "$work/again")
+awk -v s="$again" '{ x[NR] = $1 } END { exit !(s > 0.5 * x[1] && s < 1.5 * x[NR]) }' "$work/walls" || fail "a step of $again s is predicted again; seen were: $(tr '\n' ' ' <"$work/walls")"
 grep -q 'Between ranks' "$work/tied-2-none/report.html" || fail 'the page does not tell of communication'
 run inspect "$work/tied-3-zero1" || fail inspect
 grep -q 'ranks *3 on 1 host .*shard zero1' "$work/out" || fail 'inspect does not tell of ranks'
