@@ -64,6 +64,6 @@ void tl__keeper_open(const char *name) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
         if (getppid() != keeper) _exit(TL_EXIT_LOST);
         setpgid(0, 0); /* what is sent to the launcher's group comes by the keeper alone */
-    } /* else no process is to be had: the rank goes on without one */
+    }                  /* else no process is to be had: the rank goes on without one */
     sigprocmask(SIG_SETMASK, &before, NULL);
 }

@@ -178,11 +178,11 @@ void tl__many_notice_lost(many *c) {
     for (int r = 0, shown = 0; first && r < c->size && shown <= SAY_AT_MOST; r++) {
         bool mine = r == c->rank;
         if (!mine && now - c->peer[r].heard_ns > TL_MANY_HURRY_NS) continue;
-        used = shown++ == SAY_AT_MOST
-                   ? add(text, sizeof text, used, ", …")
-                   : add(text, sizeof text, used, "%srank %d (%s) is at collective %llu, step %lld", shown > 1 ? ", " : "",
-                         r, c->peer[r].host, (unsigned long long)(mine ? c->started : c->peer[r].sequence),
-                         (long long)(mine ? c->step : c->peer[r].step));
+        used = shown++ == SAY_AT_MOST ? add(text, sizeof text, used, ", …")
+                                      : add(text, sizeof text, used, "%srank %d (%s) is at collective %llu, step %lld",
+                                            shown > 1 ? ", " : "", r, c->peer[r].host,
+                                            (unsigned long long)(mine ? c->started : c->peer[r].sequence),
+                                            (long long)(mine ? c->step : c->peer[r].step));
     }
     if (first) {
         add(text, sizeof text, used, "; resume from the last checkpoint.");

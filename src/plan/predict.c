@@ -111,7 +111,7 @@ static const tl_ops counting = {
 
 static double roofline_seconds(const tl_span *span, const tl_machine *machine) {
     double compute = span->flops / (span->bf16 ? machine->bf16_flops : machine->f32_flops);
-    double memory = span->bytes / machine->read_bytes_per_second, pace = machine->pace[span->bucket];
+    double memory = span->bytes / machine->read_bytes_per_second, pace = machine->pace[span->backward][span->bucket];
     return (compute > memory ? compute : memory) * (pace > 0 ? pace : 1);
 }
 
@@ -122,6 +122,7 @@ static void add_spans(tl_totals *out, tl_spans *spans, double times, const tl_ma
         double seconds = times * roofline_seconds(&span[i], machine);
         int b = span[i].bucket;
         out->seconds[b] += seconds;
+        if (span[i].backward) out->backward_seconds[b] += seconds;
         out->wall_seconds += seconds;
         out->flops[b] += times * span[i].flops;
         if (span[i].bf16) out->bf16_flops[b] += times * span[i].flops;
@@ -264,10 +265,14 @@ int tl__train_predict_ranks(tl_totals *out, tl_train_traffic *traffic, const tl_
 
 void tl__machine_learn(tl_machine *m, const tl_totals *predicted, const tl_train_traffic *traffic,
                        const tl_totals *seen, const tl_comm_traffic *seen_traffic) {
-    for (int b = 0; b <= TL_BUCKET_OPTIMIZER; b++) {
-        double was = m->pace[b] > 0 ? m->pace[b] : 1;
-        if (predicted->seconds[b] > 0 && seen->seconds[b] > 0) m->pace[b] = was * seen->seconds[b] / predicted->seconds[b];
-    }
+    for (int b = 0; b <= TL_BUCKET_OPTIMIZER; b++)
+        for (int backward = 0; backward < 2; backward++) {
+            double *pace = &m->pace[backward][b], was = *pace > 0 ? *pace : 1;
+            double p =
+                backward ? predicted->backward_seconds[b] : predicted->seconds[b] - predicted->backward_seconds[b];
+            double s = backward ? seen->backward_seconds[b] : seen->seconds[b] - seen->backward_seconds[b];
+            if (p > 0 && s > 0) *pace = was * s / p;
+        }
     if (traffic->seconds > 0 && seen_traffic->seconds > 0)
         m->link_bytes_per_second *= traffic->seconds / seen_traffic->seconds;
 }

@@ -236,8 +236,8 @@ void tl__train_bytes(tl_train_bytes *bytes, const tl_arch *arch, const tl_train_
     bytes->average = shape->average ? memory.weight_count * one : 0;
     bytes->activations =
         (int64_t)arena.used_bytes - bytes->gradients - bytes->moments - bytes->average - memory.muon_bytes - gathered;
-    bytes->scratch = (int64_t)tl__ops_workspace_bytes(shape->threads) + memory.muon_bytes +
-                     tl__comm_reserve_bytes(ranks_of(shape));
+    bytes->scratch =
+        (int64_t)tl__ops_workspace_bytes(shape->threads) + memory.muon_bytes + tl__comm_reserve_bytes(ranks_of(shape));
     bytes->sampling = sampling_bytes;
     bytes->program = PROGRAM_BYTES;
     bytes->total = bytes->weights + bytes->gradients + bytes->moments + bytes->average + bytes->activations +

@@ -168,8 +168,8 @@ int tl__agree_replayed(tl_agree *agree, tl_ctx *ctx, tl_comm *comm, const tl_mod
     int ranks = tl__comm_size(comm, TL_AXIS_DP), first = 0;
     char who[512];
     /* Each rank's word against its own. */
-    agree->mine = (tl_agree_record){.gradient = agree->mine.weights,
-                                    .again = hash_all(agree, ctx, &model->params, model->flat)};
+    agree->mine =
+        (tl_agree_record){.gradient = agree->mine.weights, .again = hash_all(agree, ctx, &model->params, model->flat)};
     TRY(gather(agree, comm, err));
     int n = tl__agree_judge(agree->wrong, agree->all, ranks);
     if (n <= 0 || n == ranks) return TL_EDIVERGED;

@@ -438,15 +438,16 @@ static int load_checkpoint(tl_run *run, const char *folder, char from[PATH_BYTES
     char *text = NULL;
     tl_train_state state = {0};
     if (run->rank == 0) tl__checkpoint_sweep(folder);
-    int status = tl__checkpoint_find(folder, run->comm, tl__comm_patience(run->comm), path, sizeof path, &state, &text, err);
+    int status =
+        tl__checkpoint_find(folder, run->comm, tl__comm_patience(run->comm), path, sizeof path, &state, &text, err);
     if (status) return status;
     json_t *settings = tl__json_parse(text, strlen(text), path, err);
     free(text);
     status = settings ? compare_settings(run, settings, path, err) : TL_EFORMAT;
     json_decref(settings);
     TRY(agree(run, status, err));
-    TRY(tl__checkpoint_load(path, run->comm, tl__comm_patience(run->comm), &run->model, &run->memory, run->shape.optimizer,
-                            err));
+    TRY(tl__checkpoint_load(path, run->comm, tl__comm_patience(run->comm), &run->model, &run->memory,
+                            run->shape.optimizer, err));
     run->state = state;
     snprintf(from, PATH_BYTES, "%s", path);
     return 0;
@@ -592,7 +593,8 @@ static int find_most_loaded(tl_run *run, tl_error *err) {
     for (int r = 0; !status && r < run->ranks; r++) {
         if (all[r].bytes.total > run->bytes.total) run->bytes = all[r].bytes;
         for (int i = 0; i < TL_RECOMPUTES; i++)
-            if (all[r].by_recompute[i] > run->bytes_by_recompute[i]) run->bytes_by_recompute[i] = all[r].by_recompute[i];
+            if (all[r].by_recompute[i] > run->bytes_by_recompute[i])
+                run->bytes_by_recompute[i] = all[r].by_recompute[i];
         for (int i = 0; i < TL_SHARDS; i++)
             if (all[r].by_shard[i] > run->bytes_by_shard[i]) run->bytes_by_shard[i] = all[r].by_shard[i];
     }

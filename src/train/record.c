@@ -148,9 +148,9 @@ static json_t *record_learnt(const tl_run *run) {
     if (n == 0) return NULL;
     tl__machine_learn(&machine, &run->seconds, &run->expected_traffic, &w->totals, &w->traffic);
     if (tl__train_predict_ranks(&seconds, &t, &run->model.arch, &run->shape, &machine, NULL)) return NULL;
-    json_t *learnt = json_pack("{s:I,s:o,s:o}", "step", (json_int_t)w->step, "step_seconds",
-                               real_or_null(seconds.wall_seconds), "tokens_per_second",
-                               real_or_null(tokens / seconds.wall_seconds));
+    json_t *learnt =
+        json_pack("{s:I,s:o,s:o}", "step", (json_int_t)w->step, "step_seconds", real_or_null(seconds.wall_seconds),
+                  "tokens_per_second", real_or_null(tokens / seconds.wall_seconds));
     if (run->ranks > 1)
         json_object_set_new(learnt, "comm",
                             record_traffic(t.exposed_seconds, fmax(0, t.seconds - t.exposed_seconds), t.bytes));
@@ -186,8 +186,7 @@ static json_t *record_happened(const tl_run *run, const tl_train_outcome *o) {
         int64_t n = run->step_seconds_n, steps = run->schedule.steps;
         double *comm = run->step_comm;
         json_object_set_new(
-            h, "comm",
-            record_traffic(median_of(comm, n), median_of(comm + steps, n), median_of(comm + 2 * steps, n)));
+            h, "comm", record_traffic(median_of(comm, n), median_of(comm + steps, n), median_of(comm + 2 * steps, n)));
     }
     tl_saver_work work = tl__saver_work(run->saver);
     if (work.saves > 0)

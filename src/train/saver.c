@@ -61,7 +61,7 @@ struct tl_saver {
     part *part;               /* part_bytes */
     unsigned char *parts;     /* [ranks · part_bytes] */
     size_t part_bytes;
-    double mine_bytes; /* of all tensors that this rank writes */
+    double mine_bytes;      /* of all tensors that this rank writes */
     tl_sink *sink[TL_SETS]; /* the thread's: written, and not published */
 
     bool begun;  /* the trainer's: a save was started, and the ranks have not exchanged their parts */
@@ -370,7 +370,8 @@ static int take_memory(tl_saver *s, tl_error *err) {
         int n = s->sets.set[k].n;
         largest = n > largest ? n : largest;
         for (int i = 0; i < n; i++)
-            if (s->sets.set[k].writer[i] == s->rank) s->mine_bytes += (double)tl__tensor_bytes(&s->sets.set[k].tensors[i]);
+            if (s->sets.set[k].writer[i] == s->rank)
+                s->mine_bytes += (double)tl__tensor_bytes(&s->sets.set[k].tensors[i]);
         s->hashes[k] = calloc((size_t)n + 1, sizeof *s->hashes[k]);
         taken = taken && s->hashes[k];
     }

@@ -100,6 +100,20 @@ steps=$(wc -l <stop/metrics.jsonl)
 # shellcheck disable=SC2086
 run train --supervise $long --ranks 2 --out stop --launcher ./relay.sh --resume --stop-after $((steps + 20)) --quiet || fail 'a stopped job resumed'
 
+# ---- a supervisor that is killed takes its job along, in order
+# shellcheck disable=SC2086
+"$trilith" train --supervise $long --ranks 2 --out orphan --launcher ./relay.sh >out 2>err </dev/null &
+pid=$!
+await_lines orphan/metrics.jsonl 5
+kill -KILL $pid
+n=0
+until grep -qs '"status": "stopped"' orphan/plan.json || [ $n -ge 200 ]; do
+    sleep 0.05
+    n=$((n + 1))
+done
+grep -q '"status": "stopped"' orphan/plan.json || fail 'the job of a killed supervisor goes on'
+[ -e orphan/checkpoints/latest/manifest.json ] || fail 'the job of a killed supervisor left no checkpoint'
+
 # ---- the launcher itself
 cat >broken.sh <<'END'
 #!/bin/sh
