@@ -86,7 +86,7 @@ same_run "$work/one" "$work/limit" 'train.sbatch, signalled before its time limi
 hosts_rate 1mbit
 limit='--time=1 --signal=B:USR1@50'
 job=$(submit --out "$work/timed" $settings)
-until_true 80 grep -q 'its time is up; back into the queue' "$work/job.log" || fail 'Slurm did not say that the time is up'
+until_true 80 grep -qs 'its time is up; back into the queue' "$work/job.log" || fail 'Slurm did not say that the time is up'
 steps=$(wc -l <"$work/timed/metrics.jsonl")
 [ "$steps" -lt 12 ] || fail 'the time limit came after the run'
 hosts_rate 10mbit
