@@ -15,10 +15,8 @@ hosts_up 2 && slurm_up || {
     exit
 }
 
-limit=--time=5
 submit() { # ARGUMENT…: the script on four ranks; the job's number
-    # shellcheck disable=SC2086
-    slurm sbatch --parsable --ntasks-per-node=2 $limit --output="$work/job.log" "$script" "$@"
+    slurm sbatch --parsable --ntasks-per-node=2 --time=5 --output="$work/job.log" "$script" "$@"
 }
 state_of() { slurm scontrol show job "$1" 2>/dev/null | sed -n "s/.*\\b$2=\\([^ ]*\\).*/\\1/p"; }
 # until_true SECONDS COMMAND…: whether it came true in time, asked ten times a second.
@@ -80,21 +78,6 @@ slurm scancel --batch --signal=USR1 "$job"
 ends_as "$job" COMPLETED 0 1 'train.sbatch, signalled before its time limit'
 [ "$(grep -c '^stopped after step' "$work/said")" -eq 1 ] || fail 'stopping was to be told of once, by rank 0'
 same_run "$work/one" "$work/limit" 'train.sbatch, signalled before its time limit'
-
-# A limit of a minute, the least there is, and the signal within its first seconds: Slurm counts by tens of seconds. The link is so slow
-# that the run is not done by then.
-hosts_rate 1mbit
-limit='--time=1 --signal=B:USR1@50'
-job=$(submit --out "$work/timed" $settings)
-until_true 80 grep -qs 'its time is up; back into the queue' "$work/job.log" || fail 'Slurm did not say that the time is up'
-steps=$(wc -l <"$work/timed/metrics.jsonl")
-[ "$steps" -lt 12 ] || fail 'the time limit came after the run'
-hosts_rate 10mbit
-limit=--time=5
-slurm scontrol update JobId="$job" TimeLimit=5
-ends_as "$job" COMPLETED 0 1 'train.sbatch, its time limit'
-grep -q "^resumed from .*/step-$steps\$" "$work/said" || fail "the job did not go on from step $steps, where its time was up"
-same_run "$work/one" "$work/timed" 'train.sbatch, its time limit'
 
 job=$(submit --out "$work/killed" $settings)
 until_true 30 test -e "$work/killed/checkpoints/latest" || fail 'the job did not begin'
