@@ -21,6 +21,9 @@ typedef struct tl_machine {
     int ranks;                    /* that took part; 0: not measured */
     double link_latency_seconds;  /* of one exchange in which each rank sends next to nothing to each other */
     double link_bytes_per_second; /* that a rank sends and receives, both added, while all do */
+    /* Seconds that a step took for each second that its operators take at the peaks, by bucket, once one has been seen
+     * (plan/traffic.h), in backward passes and outside of them: exchanges compete with the former. 0: not seen, as 1. */
+    double pace[2][TL_BUCKETS];
 } tl_machine;
 
 /* What it is: fast, nothing measured. ctx->ops NULL: the best table this CPU has. */
