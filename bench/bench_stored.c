@@ -2,7 +2,7 @@
  * with them: operations a second of many rows against the byte peak, bytes of weights a second of few rows against a
  * plain read.
  *
- *   build/bench_stored [--threads N] [--isa NAME] [--seconds S] [--warm] [TYPE …]
+ *   build/bench_stored [--threads N] [--isa NAME] [--seconds S] [--shape NAME] [--warm] [TYPE …]
  *
  * Weights are copied so often that a pass over the copies leaves the last cache behind; --warm uses one copy. */
 #include <stdio.h>
@@ -85,7 +85,7 @@ int main(int argc, char **argv) {
         return 2;
     }
     const tl_peak *loops = tl__peak_select(ctx.ops->isa);
-    const size_t memory_bytes = (size_t)1 << 30;
+    const size_t memory_bytes = (size_t)1 << (warm ? 28 : 30);
     unsigned char *memory = mmap(NULL, memory_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED) return 2;
     madvise(memory, memory_bytes, MADV_HUGEPAGE);
@@ -93,10 +93,12 @@ int main(int argc, char **argv) {
         const uint32_t x = (uint32_t)(i * 2654435761u >> 7) & 0x3bff3bffu;
         memcpy(memory + i, &x, 4);
     }
-    float *x = malloc(512 * 2048 * sizeof *x), *y = malloc((size_t)512 * 262144 * sizeof *y);
-    if (!x || !y) return 2;
+    float *x = malloc(512 * 2048 * sizeof *x);
+    const size_t y_bytes = (size_t)512 * 49152 * sizeof(float);
+    float *y = mmap(NULL, y_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (!x || y == MAP_FAILED) return 2;
+    madvise(y, y_bytes, MADV_HUGEPAGE); /* as arenas are */
     for (int i = 0; i < 512 * 2048; i++) x[i] = (float)(i * 2654435761u >> 20) / 2048.f - 1;
-    for (size_t i = 0; i < (size_t)512 * 262144; i += 1024) y[i] = 0;
     printf("%s, %d threads; best of trials in turn with the peaks\n", ctx.ops->isa, tl__pool_threads(ctx.pool));
     printf("%-7s %-17s %5s %9s %9s %9s %7s %8s %8s %7s\n", "type", "products", "rows", "ms", "GOP/s", "peak", "share",
            "GB/s", "read", "share");
@@ -117,7 +119,8 @@ int main(int argc, char **argv) {
                 size_t copy = 0;
                 const int64_t start = tl__now_ns();
                 for (int trial = 0; trial < 3 || (double)(tl__now_ns() - start) < seconds * 1e9; trial++) {
-                    peak = trial % 8 ? peak : (peak > (peak_once(ctx.pool, loops)) ? peak : peak_once(ctx.pool, loops));
+                    const double p_now = trial % 8 ? 0 : peak_once(ctx.pool, loops);
+                    if (p_now > peak) peak = p_now;
                     if (R <= 16 && trial % 8 == 0) {
                         const size_t piece = warm ? bytes : 64u << 20;
                         const double rate = read_once(ctx.pool, loops, memory + (warm ? 0 : (trial / 8 % 16) * piece), piece);
