@@ -50,9 +50,10 @@ static const struct shape {
     const char *name;
     int K, N[TL_MAX_PRODUCTS];
 } shapes[] = {
-    {"smol qkv", 576, {576, 192, 192}}, {"smol o", 576, {576}},           {"smol gate+up", 576, {1536, 1536}},
-    {"smol down", 1536, {576}},         {"smol vocabulary", 576, {49152}}, {"gemma gate+up", 640, {2048, 2048}},
-    {"gemma down", 2048, {640}},        {"gemma vocabulary", 640, {262144}},
+    {"smol qkv", 576, {576, 192, 192}},  {"smol o", 576, {576}},
+    {"smol gate+up", 576, {1536, 1536}}, {"smol down", 1536, {576}},
+    {"smol vocabulary", 576, {49152}},   {"gemma gate+up", 640, {2048, 2048}},
+    {"gemma down", 2048, {640}},         {"gemma vocabulary", 640, {262144}},
 };
 static const int rows[] = {1, 2, 4, 8, 16, 512};
 
@@ -69,7 +70,8 @@ int main(int argc, char **argv) {
         else if (!strcmp(argv[i], "--seconds") && i + 1 < argc) seconds = atof(argv[++i]);
         else if (!strcmp(argv[i], "--shape") && i + 1 < argc) only = argv[++i];
         else if (!strcmp(argv[i], "--warm")) warm = true;
-        else if (tl__type_named(argv[i]) < TL_TYPES && tl__forms[tl__type_named(argv[i])].low) want[count++] = tl__type_named(argv[i]);
+        else if (tl__type_named(argv[i]) < TL_TYPES && tl__forms[tl__type_named(argv[i])].low)
+            want[count++] = tl__type_named(argv[i]);
         else {
             fprintf(stderr, "bench_stored: '%s' is no quantised type\n", argv[i]);
             return 2;
@@ -123,7 +125,8 @@ int main(int argc, char **argv) {
                     if (p_now > peak) peak = p_now;
                     if (R <= 16 && trial % 8 == 0) {
                         const size_t piece = warm ? bytes : 64u << 20;
-                        const double rate = read_once(ctx.pool, loops, memory + (warm ? 0 : (trial / 8 % 16) * piece), piece);
+                        const double rate =
+                            read_once(ctx.pool, loops, memory + (warm ? 0 : (trial / 8 % 16) * piece), piece);
                         if (rate > read) read = rate;
                     }
                     const unsigned char *at = memory + copy * bytes;
@@ -142,8 +145,8 @@ int main(int argc, char **argv) {
                     if (ns < best) best = ns;
                 }
                 const double rate = 2 * weights * R / best, moved = (double)bytes / best;
-                printf("%-7s %-17s %5d %9.4f %9.1f %9.1f %6.1f%%", tl__type_name(want[t]), sh->name, R, best / 1e6, rate,
-                       peak, 100 * rate / peak);
+                printf("%-7s %-17s %5d %9.4f %9.1f %9.1f %6.1f%%", tl__type_name(want[t]), sh->name, R, best / 1e6,
+                       rate, peak, 100 * rate / peak);
                 if (R <= 16) printf(" %8.2f %8.2f %6.1f%%", moved, read, 100 * moved / read);
                 printf("\n");
                 fflush(stdout);

@@ -1,8 +1,8 @@
 /* cpu/quantised.c — products with quantised weights, equal to ref/stored.c's to the bit; compiled once for each way
  * that a CPU has of multiplying bytes.
  *
- * Integers are exact in any order, so a group of 32 of k may be summed as the instructions like it; what must be kept is
- * the f32 chain over groups. Outputs lie across lanes (stored.h), rows share what was read of the weights.
+ * Integers are exact in any order, so a group of 32 of k may be summed as the instructions like it; what must be kept
+ * is the f32 chain over groups. Outputs lie across lanes (stored.h), rows share what was read of the weights.
  *
  *   x       is quantised once for all products of a call, in groups of up to sixteen rows: [group of k][row][32 bytes],
  *           with each row's s and sums beside them, in the upper halves of the workers' scratch
@@ -43,9 +43,9 @@ enum {
     AHEAD = 3072, /* bytes between asking for a panel's memory and using it */
     GROUP_ROWS = 16,
     CUT_GROUPS = TL_KB / TL_GROUP,
-    PASS_K = 16384,    /* of k quantised at a time */
+    PASS_K = 16384, /* of k quantised at a time */
     TASK_ROWS = 512,
-    MOST_PANELS = 4,  /* that a task unpacks at a time */
+    MOST_PANELS = 4,                             /* that a task unpacks at a time */
     X_BYTES = TL_WORKSPACE_PER_WORKER_BYTES / 2, /* quantised rows in a worker's scratch: its upper half */
 };
 
@@ -127,7 +127,8 @@ TL_INLINE i16 four_bytes(const int8_t *p) { /* of k, to every lane */
 TL_INLINE bool is_small(const tl_form f) { /* at most six bits, unsigned */
     return f.low + f.high <= 6 && !f.looked_up;
 }
-/* Whether quants are multiplied as unsigned bytes, their zero being taken off where dots begin. Tiles take signed ones. */
+/* Whether quants are multiplied as unsigned bytes, their zero being taken off where dots begin. Tiles take signed ones.
+ */
 TL_INLINE bool keeps_zero(const tl_form f) {
     return f.zero != 0 && (VNNI || is_small(f));
 }
@@ -200,13 +201,13 @@ typedef struct job {
     const tl_product *products;
     const float *x;
     int64_t ldx;
-    int count, R, k0, kc;   /* of this pass: rows, the k that it begins with, how much of it */
-    bool first, last;       /* of the passes over k */
-    bool sums;              /* of a are wanted */
-    int group_rows;         /* 16, or R rounded up to a multiple of 4 */
-    int groups_per_slice;   /* groups of rows in a worker's scratch */
-    int nb;                 /* panels a task */
-    int row_blocks;         /* tasks that share a block of panels */
+    int count, R, k0, kc; /* of this pass: rows, the k that it begins with, how much of it */
+    bool first, last;     /* of the passes over k */
+    bool sums;            /* of a are wanted */
+    int group_rows;       /* 16, or R rounded up to a multiple of 4 */
+    int groups_per_slice; /* groups of rows in a worker's scratch */
+    int nb;               /* panels a task */
+    int row_blocks;       /* tasks that share a block of panels */
     int first_task[TL_MAX_PRODUCTS + 1];
 } job;
 
@@ -254,8 +255,8 @@ static void quantise_task(void *user, int64_t index, int worker) {
             if (row < j->R) {
                 const v16 x0 = v16_load(x), x1 = v16_load(x + TL_LANES);
                 const float amax = v16_max_reduce(v16_max(v16_abs(x0), v16_abs(x1)));
-                const bool strange = m16_any(m16_not(m16_and(v16_lt(v16_abs(x0), v16_set1(INFINITY)),
-                                                             v16_lt(v16_abs(x1), v16_set1(INFINITY)))));
+                const bool strange = m16_any(
+                    m16_not(m16_and(v16_lt(v16_abs(x0), v16_set1(INFINITY)), v16_lt(v16_abs(x1), v16_set1(INFINITY)))));
                 if (strange) s = NAN;
                 else if (amax >= TL_LEAST_AMAX) {
                     s = amax / 127;
@@ -273,9 +274,9 @@ static void quantise_task(void *user, int64_t index, int worker) {
 
 /* ---- the chain ---- */
 
-/* Dots begin at this integer. It is the bits of 1.5·2^23 in f32, where a step of one is a step of 1: with |D| < 2^22 the
- * lane, read as f32, is 1.5·2^23 + D, and fma(lane, d, −1.5·2^23·d) is d·D rounded once: d has at most 18 bits (an f16 by a
- * byte), so what is added is exact. No conversion is needed. */
+/* Dots begin at this integer. It is the bits of 1.5·2^23 in f32, where a step of one is a step of 1: with |D| < 2^22
+ * the lane, read as f32, is 1.5·2^23 + D, and fma(lane, d, −1.5·2^23·d) is d·D rounded once: d has at most 18 bits (an
+ * f16 by a byte), so what is added is exact. No conversion is needed. */
 #define MAGIC 0x4b400000
 #define MAGIC_FLOAT 0x1.8p23f
 
@@ -306,7 +307,8 @@ TL_INLINE void few_panels(const tl_form f, const int mr, const job *j, const tl_
     const rows x = rows_of(j, 0);
     const int halves = TL_GROUP / f.sub, first_group = j->k0 / TL_GROUP, groups = j->kc / TL_GROUP;
     const bool flip = !VNNI && f.low == 8, lookup_signed = !VNNI;
-    const int share = (int)(tl_quants_bytes(&f) + tl_scales_bytes(&f) + tl_supers_bytes(&f) / CUT_GROUPS); /* a group's */
+    const int share =
+        (int)(tl_quants_bytes(&f) + tl_scales_bytes(&f) + tl_supers_bytes(&f) / CUT_GROUPS); /* a group's */
     int8_t table[16];
     for (int i = 0; i < 16; i++)
         table[i] = lookup_signed ? tl__iq4_values[i] : (int8_t)(uint8_t)(tl__iq4_values[i] + 128);
@@ -324,8 +326,8 @@ TL_INLINE void few_panels(const tl_form f, const int mr, const job *j, const tl_
                 const int8_t *a = x.a + g * x.mr * TL_GROUP;
                 const float *meta = x.meta + g * PLANES * x.mr;
                 i16 D[2][FEW];
-                UNROLL for (int h = 0; h < halves; h++) UNROLL for (int r = 0; r < mr; r++)
-                    D[h][r] = i16_set1(keeps_zero(f) ? zeros[(g * halves + h) * x.mr + r] : MAGIC);
+                UNROLL for (int h = 0; h < halves; h++) UNROLL for (int r = 0; r < mr; r++) D[h][r] =
+                    i16_set1(keeps_zero(f) ? zeros[(g * halves + h) * x.mr + r] : MAGIC);
 #define WORD(n)                                                                                                        \
     {                                                                                                                  \
         i16 q = word(f, lines, n);                                                                                     \
@@ -342,9 +344,9 @@ TL_INLINE void few_panels(const tl_form f, const int mr, const job *j, const tl_
                 UNROLL for (int h = 0; h < halves; h++) {
                     const v16 d = scale_d(f, &v, i, h), m = v16_mul(d, v16_set1(-MAGIC_FLOAT));
                     const v16 o = f.o != TL_O_NONE ? scale_o(f, &v, i, h) : v16_zero();
-                    UNROLL for (int r = 0; r < mr; r++)
-                        acc[r] = chained(acc[r], D[h][r], d, m, f.o != TL_O_NONE, o, meta + r,
-                                         meta + plane(SCALED, halves, h) * x.mr + r);
+                    UNROLL for (int r = 0; r < mr; r++) acc[r] =
+                        chained(acc[r], D[h][r], d, m, f.o != TL_O_NONE, o, meta + r,
+                                meta + plane(SCALED, halves, h) * x.mr + r);
                 }
             }
             const bool last = j->last && g_end == groups;
@@ -415,8 +417,7 @@ TL_INLINE void unpack(const tl_form f, unpacked *to, const view *v, int first_gr
     const int halves = TL_GROUP / f.sub;
     const bool is_signed = AMX || (!VNNI && !is_small(f));
     int8_t table[16];
-    for (int i = 0; i < 16; i++)
-        table[i] = is_signed ? tl__iq4_values[i] : (int8_t)(uint8_t)(tl__iq4_values[i] + 128);
+    for (int i = 0; i < 16; i++) table[i] = is_signed ? tl__iq4_values[i] : (int8_t)(uint8_t)(tl__iq4_values[i] + 128);
     for (int g = 0; g < groups; g++) {
         const int i = first_group + g;
         const uint8_t *lines = v->quants + i * tl_quants_bytes(&f);
@@ -482,10 +483,11 @@ TL_INLINE void sums_add(float *at, v16 acc, bool first) {
 
 #if defined(TL_ISA_amx)
 
-/* Tiles 0 and 1 hold dots, which begin as MAGIC; 2 and 3 a of sixteen rows, 4 and 5 a group's words. Those of a half group
- * hold half. */
+/* Tiles 0 and 1 hold dots, which begin as MAGIC; 2 and 3 a of sixteen rows, 4 and 5 a group's words. Those of a half
+ * group hold half. */
 #define EIGHT(x) x, x, x, x, x, x, x, x
-#define LINE {EIGHT(MAGIC), EIGHT(MAGIC)}
+#define LINE                                                                                                           \
+    { EIGHT(MAGIC), EIGHT(MAGIC) }
 static const _Alignas(64) int32_t magic[GROUP_ROWS][TL_LANES] = {EIGHT(LINE), EIGHT(LINE)};
 
 static void tiles_open(int rows_, int sub) {
@@ -544,8 +546,8 @@ TL_INLINE void tile(const int mr, const int halves, const bool offset, const ope
             const v16 o = offset ? v16_load_aligned(w->o[last]) : v16_zero();
             const float *meta = meta_cut + last / halves * PLANES * mr;
             const float *sum = meta + plane(SCALED, halves, last % halves) * mr;
-            UNROLL for (int r = 0; r < mr; r++)
-                acc[r] = chained(acc[r], i16_load(dots[last % 2][r]), d, m, offset, o, meta + r, sum + r);
+            UNROLL for (int r = 0; r < mr; r++) acc[r] =
+                chained(acc[r], i16_load(dots[last % 2][r]), d, m, offset, o, meta + r, sum + r);
         }
         if (cut == 0 && add)
             for (int r = 0; r < rows_; r++) v16_store_aligned(total.at[r], v16_load_n(y + r * ldy, width));
@@ -571,20 +573,19 @@ TL_INLINE void tile(const int mr, const int np, const int halves, const bool off
         const int g_first = cut * CUT_GROUPS, g_end = least(t->groups, g_first + CUT_GROUPS);
         v16 acc[TILE_ROWS][TILE_PANELS];
         UNROLL for (int r = 0; r < TILE_ROWS; r++) UNROLL for (int p = 0; p < np; p++) acc[r][p] = v16_zero();
-        for (int g = g_first; g < g_end; g++)
-            UNROLL for (int h = 0; h < halves; h++) {
+        for (int g = g_first; g < g_end; g++) UNROLL for (int h = 0; h < halves; h++) {
                 const int u = (g - g_first) * halves + h, words = 8 / halves;
                 i16 D[TILE_ROWS][TILE_PANELS];
-                UNROLL for (int r = 0; r < TILE_ROWS; r++) UNROLL for (int p = 0; p < np; p++)
-                    D[r][p] = i16_set1(t->zeros ? t->zeros[(g * halves + h) * mr + r] : MAGIC);
+                UNROLL for (int r = 0; r < TILE_ROWS; r++) UNROLL for (int p = 0; p < np; p++) D[r][p] =
+                    i16_set1(t->zeros ? t->zeros[(g * halves + h) * mr + r] : MAGIC);
                 UNROLL for (int j = 0; j < words; j++) {
                     i16 q[TILE_PANELS];
-                    UNROLL for (int p = 0; p < np; p++)
-                        q[p] = bytes_load(t->w[p * t->cuts + cut].q[g - g_first][h * words + j]);
+                    UNROLL for (int p = 0; p < np; p++) q[p] =
+                        bytes_load(t->w[p * t->cuts + cut].q[g - g_first][h * words + j]);
                     UNROLL for (int r = 0; r < TILE_ROWS; r++) {
                         const i16 a = four_bytes(t->a + (g * mr + r) * TL_GROUP + 4 * (h * words + j));
-                        UNROLL for (int p = 0; p < np; p++)
-                            D[r][p] = VNNI || small ? dot_unsigned(D[r][p], q[p], a) : dot_signed(D[r][p], q[p], a);
+                        UNROLL for (int p = 0; p < np; p++) D[r][p] =
+                            VNNI || small ? dot_unsigned(D[r][p], q[p], a) : dot_signed(D[r][p], q[p], a);
                     }
                 }
                 const float *meta = t->meta + g * PLANES * mr, *sum = meta + plane(SCALED, halves, h) * mr;
@@ -592,8 +593,8 @@ TL_INLINE void tile(const int mr, const int np, const int halves, const bool off
                     const unpacked *w = &t->w[p * t->cuts + cut];
                     const v16 d = v16_load_aligned(w->d[u]), m = v16_load_aligned(w->m[u]);
                     const v16 o = offset ? v16_load_aligned(w->o[u]) : v16_zero();
-                    UNROLL for (int r = 0; r < TILE_ROWS; r++)
-                        acc[r][p] = chained(acc[r][p], D[r][p], d, m, offset, o, meta + r, sum + r);
+                    UNROLL for (int r = 0; r < TILE_ROWS; r++) acc[r][p] =
+                        chained(acc[r][p], D[r][p], d, m, offset, o, meta + r, sum + r);
                 }
             }
         UNROLL for (int p = 0; p < np; p++) {
@@ -618,12 +619,17 @@ typedef void tiles_fn(const operands *t, float *y, int64_t ldy, const int *width
 #define TILES(mr, halves, offset, small)                                                                               \
     static void tiles_##mr##_##halves##_##offset(const operands *t, float *y, int64_t ldy, const int *width,           \
                                                  int rows_, bool add, const float *bias) {                             \
-        tile(mr, halves, offset, t, y, ldy, *width, rows_, add, bias);                                                \
+        tile(mr, halves, offset, t, y, ldy, *width, rows_, add, bias);                                                 \
     }
 #define TILES_OF(mr) TILES(mr, 1, 0, 0) TILES(mr, 1, 1, 0) TILES(mr, 2, 0, 0) TILES(mr, 2, 1, 0)
-TILES_OF(4) TILES_OF(8) TILES_OF(12) TILES_OF(16)
-static tiles_fn *tiles_for(int mr, int np, int sub, bool offset, bool small) {
-#define ENTRIES_OF(mr) {{tiles_##mr##_1_0, tiles_##mr##_1_1}, {tiles_##mr##_2_0, tiles_##mr##_2_1}}
+TILES_OF(4)
+TILES_OF(8) TILES_OF(12) TILES_OF(16) static tiles_fn *tiles_for(int mr, int np, int sub, bool offset, bool small) {
+#define ENTRIES_OF(mr)                                                                                                 \
+    {                                                                                                                  \
+        {tiles_##mr##_1_0, tiles_##mr##_1_1}, {                                                                        \
+            tiles_##mr##_2_0, tiles_##mr##_2_1                                                                         \
+        }                                                                                                              \
+    }
     static tiles_fn *const all[4][2][2] = {ENTRIES_OF(4), ENTRIES_OF(8), ENTRIES_OF(12), ENTRIES_OF(16)};
     (void)np, (void)small;
     return all[mr / 4 - 1][sub == 16][offset];
@@ -633,19 +639,24 @@ static tiles_fn *tiles_for(int mr, int np, int sub, bool offset, bool small) {
     static void tiles_##np##_##halves##_##offset##_##small(const operands *t, float *y, int64_t ldy, const int *width, \
                                                            int rows_, bool add, const float *bias) {                   \
         for (int r = 0; r < rows_; r += TILE_ROWS) {                                                                   \
-            const operands at = {t->a + r * TL_GROUP, t->meta + r, t->zeros ? t->zeros + r : NULL,                     \
-                                 t->w,                t->mr,       t->groups, t->cuts};                                \
+            const operands at = {t->a + r * TL_GROUP, t->meta + r, t->zeros ? t->zeros + r : NULL, t->w, t->mr,        \
+                                 t->groups,           t->cuts};                                                        \
             tile(t->mr, np, halves, offset, small, &at, y + r * ldy, ldy, width, rows_ - r, add, bias);                \
         }                                                                                                              \
     }
 #define TILES_OF(np, small) TILES(np, 1, 0, small) TILES(np, 1, 1, small) TILES(np, 2, 0, small) TILES(np, 2, 1, small)
-TILES_OF(1, 0) TILES_OF(1, 1)
+TILES_OF(1, 0)
+TILES_OF(1, 1)
 #if defined(TL_ISA_avx512)
-TILES_OF(2, 0) TILES_OF(2, 1)
+    TILES_OF(2, 0) TILES_OF(2, 1)
 #endif
-static tiles_fn *tiles_for(int mr, int np, int sub, bool offset, bool small) {
+        static tiles_fn *tiles_for(int mr, int np, int sub, bool offset, bool small) {
 #define ENTRIES_OF(np, small)                                                                                          \
-    {{tiles_##np##_1_0_##small, tiles_##np##_1_1_##small}, {tiles_##np##_2_0_##small, tiles_##np##_2_1_##small}}
+    {                                                                                                                  \
+        {tiles_##np##_1_0_##small, tiles_##np##_1_1_##small}, {                                                        \
+            tiles_##np##_2_0_##small, tiles_##np##_2_1_##small                                                         \
+        }                                                                                                              \
+    }
     static tiles_fn *const all[TILE_PANELS][2][2][2] = {
         {ENTRIES_OF(1, 0), ENTRIES_OF(1, 1)},
 #if defined(TL_ISA_avx512)
@@ -662,9 +673,9 @@ enum {
     UNPACKED = 3 << 19, /* bytes of a worker's scratch for panels unpacked; what is left of its half is for zeros */
     ZEROS = X_BYTES - UNPACKED,
 };
-_Static_assert(PASS_CUTS * TILE_PANELS * sizeof(unpacked) <= UNPACKED, "a tile's panels fit");
+_Static_assert(PASS_CUTS *TILE_PANELS * sizeof(unpacked) <= UNPACKED, "a tile's panels fit");
 _Static_assert(PASS_K / 16 * GROUP_ROWS * sizeof(int32_t) <= ZEROS, "sixteen rows' zeros fit");
-_Static_assert((size_t)PASS_K * GROUP_ROWS / TL_GROUP * (TL_GROUP + 4 * PLANES) <= X_BYTES, "sixteen rows fit");
+_Static_assert((size_t)PASS_K *GROUP_ROWS / TL_GROUP * (TL_GROUP + 4 * PLANES) <= X_BYTES, "sixteen rows fit");
 
 /* A block of panels by a block of rows. */
 static void many_task(void *user, int64_t index, int worker) {
@@ -717,7 +728,8 @@ static int64_t cut(job *j, bool is_few) {
     } else {
         const int cuts = (j->kc + TL_KB - 1) / TL_KB;
         j->nb = least(MOST_PANELS, UNPACKED / (cuts * (int)sizeof(unpacked)) / TILE_PANELS * TILE_PANELS);
-        while (j->nb > TILE_PANELS && panels / j->nb * j->row_blocks < 32) j->nb = (j->nb / 2 + TILE_PANELS - 1) / TILE_PANELS * TILE_PANELS;
+        while (j->nb > TILE_PANELS && panels / j->nb * j->row_blocks < 32)
+            j->nb = (j->nb / 2 + TILE_PANELS - 1) / TILE_PANELS * TILE_PANELS;
     }
     j->first_task[0] = 0;
     for (int i = 0; i < j->count; i++) {
