@@ -1,8 +1,8 @@
 /* cpu/quantised.c — products with quantised weights, equal to ref/stored.c's to the bit; compiled once for each way
  * that a CPU has of multiplying bytes.
  *
- * Integers are exact in any order, so a group of 32 of k may be summed as the instructions like it; what must be kept is
- * the f32 chain over groups. Outputs lie across lanes (stored.h), rows share what was read of the weights.
+ * Integers are exact in any order, so a group of 32 of k may be summed as the instructions like it; what must be kept
+ * is the f32 chain over groups. Outputs lie across lanes (stored.h), rows share what was read of the weights.
  *
  *   x       is quantised once for all products of a call, in groups of up to sixteen rows: [group of k][row][32 bytes],
  *           with each row's s and sums beside them, in the upper halves of the workers' scratch
@@ -43,9 +43,9 @@ enum {
     AHEAD = 3072, /* bytes between asking for a panel's memory and using it */
     GROUP_ROWS = 16,
     CUT_GROUPS = TL_KB / TL_GROUP,
-    PASS_K = 32768,    /* of k quantised at a time */
+    PASS_K = 16384, /* of k quantised at a time */
     TASK_ROWS = 512,
-    MOST_PANELS = 4,  /* that a task unpacks at a time */
+    MOST_PANELS = 4,                             /* that a task unpacks at a time */
     X_BYTES = TL_WORKSPACE_PER_WORKER_BYTES / 2, /* quantised rows in a worker's scratch: its upper half */
 };
 
@@ -127,7 +127,8 @@ TL_INLINE i16 four_bytes(const int8_t *p) { /* of k, to every lane */
 TL_INLINE bool is_small(const tl_form f) { /* at most six bits, unsigned */
     return f.low + f.high <= 6 && !f.looked_up;
 }
-/* Whether quants are multiplied as unsigned bytes, their zero being taken off where dots begin. Tiles take signed ones. */
+/* Whether quants are multiplied as unsigned bytes, their zero being taken off where dots begin. Tiles take signed ones.
+ */
 TL_INLINE bool keeps_zero(const tl_form f) {
     return f.zero != 0 && (VNNI || is_small(f));
 }
@@ -200,13 +201,13 @@ typedef struct job {
     const tl_product *products;
     const float *x;
     int64_t ldx;
-    int count, R, k0, kc;   /* of this pass: rows, the k that it begins with, how much of it */
-    bool first, last;       /* of the passes over k */
-    bool sums;              /* of a are wanted */
-    int group_rows;         /* 16, or R rounded up to a multiple of 4 */
-    int groups_per_slice;   /* groups of rows in a worker's scratch */
-    int nb;                 /* panels a task */
-    int row_blocks;         /* tasks that share a block of panels */
+    int count, R, k0, kc; /* of this pass: rows, the k that it begins with, how much of it */
+    bool first, last;     /* of the passes over k */
+    bool sums;            /* of a are wanted */
+    int group_rows;       /* 16, or R rounded up to a multiple of 4 */
+    int groups_per_slice; /* groups of rows in a worker's scratch */
+    int nb;               /* panels a task */
+    int row_blocks;       /* tasks that share a block of panels */
     int first_task[TL_MAX_PRODUCTS + 1];
 } job;
 
@@ -254,8 +255,8 @@ static void quantise_task(void *user, int64_t index, int worker) {
             if (row < j->R) {
                 const v16 x0 = v16_load(x), x1 = v16_load(x + TL_LANES);
                 const float amax = v16_max_reduce(v16_max(v16_abs(x0), v16_abs(x1)));
-                const bool strange = m16_any(m16_not(m16_and(v16_lt(v16_abs(x0), v16_set1(INFINITY)),
-                                                             v16_lt(v16_abs(x1), v16_set1(INFINITY)))));
+                const bool strange = m16_any(
+                    m16_not(m16_and(v16_lt(v16_abs(x0), v16_set1(INFINITY)), v16_lt(v16_abs(x1), v16_set1(INFINITY)))));
                 if (strange) s = NAN;
                 else if (amax >= TL_LEAST_AMAX) {
                     s = amax / 127;
@@ -273,9 +274,9 @@ static void quantise_task(void *user, int64_t index, int worker) {
 
 /* ---- the chain ---- */
 
-/* Dots begin at this integer. It is the bits of 1.5·2^23 in f32, where a step of one is a step of 1: with |D| < 2^22 the
- * lane, read as f32, is 1.5·2^23 + D, and fma(lane, d, −1.5·2^23·d) is d·D rounded once: d has at most 18 bits (an f16 by a
- * byte), so what is added is exact. No conversion is needed. */
+/* Dots begin at this integer. It is the bits of 1.5·2^23 in f32, where a step of one is a step of 1: with |D| < 2^22
+ * the lane, read as f32, is 1.5·2^23 + D, and fma(lane, d, −1.5·2^23·d) is d·D rounded once: d has at most 18 bits (an
+ * f16 by a byte), so what is added is exact. No conversion is needed. */
 #define MAGIC 0x4b400000
 #define MAGIC_FLOAT 0x1.8p23f
 
@@ -306,7 +307,8 @@ TL_INLINE void few_panels(const tl_form f, const int mr, const job *j, const tl_
     const rows x = rows_of(j, 0);
     const int halves = TL_GROUP / f.sub, first_group = j->k0 / TL_GROUP, groups = j->kc / TL_GROUP;
     const bool flip = !VNNI && f.low == 8, lookup_signed = !VNNI;
-    const int share = (int)(tl_quants_bytes(&f) + tl_scales_bytes(&f) + tl_supers_bytes(&f) / CUT_GROUPS); /* a group's */
+    const int share =
+        (int)(tl_quants_bytes(&f) + tl_scales_bytes(&f) + tl_supers_bytes(&f) / CUT_GROUPS); /* a group's */
     int8_t table[16];
     for (int i = 0; i < 16; i++)
         table[i] = lookup_signed ? tl__iq4_values[i] : (int8_t)(uint8_t)(tl__iq4_values[i] + 128);
@@ -324,8 +326,8 @@ TL_INLINE void few_panels(const tl_form f, const int mr, const job *j, const tl_
                 const int8_t *a = x.a + g * x.mr * TL_GROUP;
                 const float *meta = x.meta + g * PLANES * x.mr;
                 i16 D[2][FEW];
-                UNROLL for (int h = 0; h < halves; h++) UNROLL for (int r = 0; r < mr; r++)
-                    D[h][r] = i16_set1(keeps_zero(f) ? zeros[(g * halves + h) * x.mr + r] : MAGIC);
+                UNROLL for (int h = 0; h < halves; h++) UNROLL for (int r = 0; r < mr; r++) D[h][r] =
+                    i16_set1(keeps_zero(f) ? zeros[(g * halves + h) * x.mr + r] : MAGIC);
 #define WORD(n)                                                                                                        \
     {                                                                                                                  \
         i16 q = word(f, lines, n);                                                                                     \
@@ -342,9 +344,9 @@ TL_INLINE void few_panels(const tl_form f, const int mr, const job *j, const tl_
                 UNROLL for (int h = 0; h < halves; h++) {
                     const v16 d = scale_d(f, &v, i, h), m = v16_mul(d, v16_set1(-MAGIC_FLOAT));
                     const v16 o = f.o != TL_O_NONE ? scale_o(f, &v, i, h) : v16_zero();
-                    UNROLL for (int r = 0; r < mr; r++)
-                        acc[r] = chained(acc[r], D[h][r], d, m, f.o != TL_O_NONE, o, meta + r,
-                                         meta + plane(SCALED, halves, h) * x.mr + r);
+                    UNROLL for (int r = 0; r < mr; r++) acc[r] =
+                        chained(acc[r], D[h][r], d, m, f.o != TL_O_NONE, o, meta + r,
+                                meta + plane(SCALED, halves, h) * x.mr + r);
                 }
             }
             const bool last = j->last && g_end == groups;
@@ -415,8 +417,7 @@ TL_INLINE void unpack(const tl_form f, unpacked *to, const view *v, int first_gr
     const int halves = TL_GROUP / f.sub;
     const bool is_signed = AMX || (!VNNI && !is_small(f));
     int8_t table[16];
-    for (int i = 0; i < 16; i++)
-        table[i] = is_signed ? tl__iq4_values[i] : (int8_t)(uint8_t)(tl__iq4_values[i] + 128);
+    for (int i = 0; i < 16; i++) table[i] = is_signed ? tl__iq4_values[i] : (int8_t)(uint8_t)(tl__iq4_values[i] + 128);
     for (int g = 0; g < groups; g++) {
         const int i = first_group + g;
         const uint8_t *lines = v->quants + i * tl_quants_bytes(&f);
@@ -454,21 +455,39 @@ static unpack_fn *const unpacks[TL_TYPES] = {
 
 /* ---- many rows: tiles ---- */
 
-/* What a tile reads: rows of x from some group of k on, a panel's cut, and where dots begin. */
+/* What a tile reads: rows of x, panels unpacked, and where dots begin. */
 typedef struct operands {
     const int8_t *a;
     const float *meta;
     const int32_t *zeros;
-    const unpacked *w;
-    int mr, groups;
+    const unpacked *w; /* [panel][cut] */
+    int mr, groups;    /* rows there are room for; groups of k */
+    int cuts;          /* of k, in w */
 } operands;
 
 #if defined(TL_ISA_amx)
+enum { TILE_PANELS = 1, TILE_MOST = GROUP_ROWS };
+#elif defined(TL_ISA_avx512)
+enum { TILE_PANELS = 2, TILE_ROWS = 4, TILE_MOST = TILE_ROWS };
+#else
+enum { TILE_PANELS = 1, TILE_ROWS = 2, TILE_MOST = TILE_ROWS };
+#endif
 
-/* Tiles 0 and 1 hold dots, which begin as MAGIC; 2 and 3 a of sixteen rows, 4 and 5 a group's words. Those of a half group
- * hold half. */
+/* What a tile has so far, cut by cut: y is read and written once, at the ends, since its rows may be pages apart. */
+typedef struct sums {
+    _Alignas(64) float at[TILE_MOST][TL_LANES];
+} sums;
+TL_INLINE void sums_add(float *at, v16 acc, bool first) {
+    v16_store_aligned(at, first ? acc : v16_add(v16_load_aligned(at), acc));
+}
+
+#if defined(TL_ISA_amx)
+
+/* Tiles 0 and 1 hold dots, which begin as MAGIC; 2 and 3 a of sixteen rows, 4 and 5 a group's words. Those of a half
+ * group hold half. */
 #define EIGHT(x) x, x, x, x, x, x, x, x
-#define LINE {EIGHT(MAGIC), EIGHT(MAGIC)}
+#define LINE                                                                                                           \
+    { EIGHT(MAGIC), EIGHT(MAGIC) }
 static const _Alignas(64) int32_t magic[GROUP_ROWS][TL_LANES] = {EIGHT(LINE), EIGHT(LINE)};
 
 static void tiles_open(int rows_, int sub) {
@@ -494,42 +513,48 @@ static void tiles_close(void) {
                      : "memory")
 #define TILE_STORE(c, to) __asm__ volatile("tilestored %%" #c ", (%0,%1,1)" ::"r"(to), "r"((int64_t)64) : "memory")
 
-/* mr rows by one panel, over a cut. */
+/* mr rows by one panel. */
 TL_INLINE void tile(const int mr, const int halves, const bool offset, const operands *t, float *y, int64_t ldy,
                     int width, int rows_, bool add, const float *bias) {
     _Alignas(64) int32_t dots[2][GROUP_ROWS][TL_LANES];
-    const int units = t->groups * halves, sub = TL_GROUP / halves;
-    v16 acc[GROUP_ROWS];
-    UNROLL for (int r = 0; r < mr; r++) acc[r] = v16_zero();
-    for (int u = 0; u <= units; u++) { /* dots of u, then the chain of u − 1 */
-        const int8_t *a = t->a + u / halves * mr * TL_GROUP + u % halves * sub;
-        const int8_t *b = t->w->q[u / halves][u % halves * 4];
-        if (u == units) {
-            if (u % 2) TILE_STORE(tmm0, dots[0]);
-            else TILE_STORE(tmm1, dots[1]);
-        } else if (u % 2 == 0) {
-            TILE_DOTS(tmm0, tmm2, tmm4, a, b);
-            if (u) TILE_STORE(tmm1, dots[1]);
-        } else {
-            TILE_DOTS(tmm1, tmm3, tmm5, a, b);
-            TILE_STORE(tmm0, dots[0]);
+    sums total;
+    const int sub = TL_GROUP / halves;
+    for (int r = 0; r < rows_; r++) tl_prefetch(y + r * ldy);
+    for (int cut = 0; cut * CUT_GROUPS < t->groups; cut++) {
+        const int units = least(t->groups - cut * CUT_GROUPS, CUT_GROUPS) * halves;
+        const unpacked *w = t->w + cut;
+        const int8_t *a_cut = t->a + cut * CUT_GROUPS * mr * TL_GROUP;
+        const float *meta_cut = t->meta + cut * CUT_GROUPS * PLANES * mr;
+        v16 acc[GROUP_ROWS];
+        UNROLL for (int r = 0; r < mr; r++) acc[r] = v16_zero();
+        for (int u = 0; u <= units; u++) { /* dots of u, then the chain of u − 1 */
+            const int8_t *a = a_cut + u / halves * mr * TL_GROUP + u % halves * sub;
+            const int8_t *b = w->q[0][0] + u * sub * TL_LANES;
+            if (u == units) {
+                if (u % 2) TILE_STORE(tmm0, dots[0]);
+                else TILE_STORE(tmm1, dots[1]);
+            } else if (u % 2 == 0) {
+                TILE_DOTS(tmm0, tmm2, tmm4, a, b);
+                if (u) TILE_STORE(tmm1, dots[1]);
+            } else {
+                TILE_DOTS(tmm1, tmm3, tmm5, a, b);
+                TILE_STORE(tmm0, dots[0]);
+            }
+            if (!u) continue;
+            const int last = u - 1;
+            const v16 d = v16_load_aligned(w->d[last]), m = v16_load_aligned(w->m[last]);
+            const v16 o = offset ? v16_load_aligned(w->o[last]) : v16_zero();
+            const float *meta = meta_cut + last / halves * PLANES * mr;
+            const float *sum = meta + plane(SCALED, halves, last % halves) * mr;
+            UNROLL for (int r = 0; r < mr; r++) acc[r] =
+                chained(acc[r], i16_load(dots[last % 2][r]), d, m, offset, o, meta + r, sum + r);
         }
-        if (!u) continue;
-        const int last = u - 1;
-        const v16 d = v16_load_aligned(t->w->d[last]), m = v16_load_aligned(t->w->m[last]);
-        const v16 o = offset ? v16_load_aligned(t->w->o[last]) : v16_zero();
-        const float *meta = t->meta + last / halves * PLANES * mr;
-        const float *sums = meta + plane(SCALED, halves, last % halves) * mr;
-        UNROLL for (int r = 0; r < mr; r++)
-            acc[r] = chained(acc[r], i16_load(dots[last % 2][r]), d, m, offset, o, meta + r, sums + r);
+        if (cut == 0 && add)
+            for (int r = 0; r < rows_; r++) v16_store_aligned(total.at[r], v16_load_n(y + r * ldy, width));
+        UNROLL for (int r = 0; r < mr; r++) sums_add(total.at[r], acc[r], cut == 0 && !add);
     }
-    if (rows_ == mr && width == TL_LANES) UNROLL for (int r = 0; r < mr; r++)
-        put(y + r * ldy, acc[r], TL_LANES, add, bias);
-    else UNROLL for (int r = 0; r < mr; r++)
-        if (r < rows_) put(y + r * ldy, acc[r], width, add, bias);
+    for (int r = 0; r < rows_; r++) put(y + r * ldy, v16_load_aligned(total.at[r]), width, false, bias);
 }
-
-enum { TILE_PANELS = 1 };
 
 #else
 
@@ -538,44 +563,51 @@ static void tiles_open(int rows_, int sub) {
 }
 static void tiles_close(void) {}
 
-#if defined(TL_ISA_avx512)
-enum { TILE_PANELS = 2, TILE_ROWS = 4 };
-#else
-enum { TILE_PANELS = 1, TILE_ROWS = 2 };
-#endif
-
-/* TILE_ROWS rows by np panels side by side, over a cut. */
+/* TILE_ROWS rows by np panels side by side. */
 TL_INLINE void tile(const int mr, const int np, const int halves, const bool offset, const bool small,
                     const operands *t, float *y, int64_t ldy, const int *width, int rows_, bool add,
                     const float *bias) {
-    v16 acc[TILE_ROWS][TILE_PANELS];
-    UNROLL for (int r = 0; r < TILE_ROWS; r++) UNROLL for (int p = 0; p < np; p++) acc[r][p] = v16_zero();
-    for (int g = 0; g < t->groups; g++)
-        UNROLL for (int h = 0; h < halves; h++) {
-            const int u = g * halves + h, words = 8 / halves;
-            i16 D[TILE_ROWS][TILE_PANELS];
-            UNROLL for (int r = 0; r < TILE_ROWS; r++) UNROLL for (int p = 0; p < np; p++)
-                D[r][p] = i16_set1(t->zeros ? t->zeros[u * mr + r] : MAGIC);
-            UNROLL for (int j = 0; j < words; j++) {
-                i16 q[TILE_PANELS];
-                UNROLL for (int p = 0; p < np; p++) q[p] = bytes_load(t->w[p].q[g][h * words + j]);
-                UNROLL for (int r = 0; r < TILE_ROWS; r++) {
-                    const i16 a = four_bytes(t->a + (g * mr + r) * TL_GROUP + 4 * (h * words + j));
-                    UNROLL for (int p = 0; p < np; p++)
-                        D[r][p] = VNNI || small ? dot_unsigned(D[r][p], q[p], a) : dot_signed(D[r][p], q[p], a);
+    sums total[TILE_PANELS];
+    rows_ = least(rows_, TILE_ROWS);
+    for (int cut = 0; cut * CUT_GROUPS < t->groups; cut++) {
+        const int g_first = cut * CUT_GROUPS, g_end = least(t->groups, g_first + CUT_GROUPS);
+        v16 acc[TILE_ROWS][TILE_PANELS];
+        UNROLL for (int r = 0; r < TILE_ROWS; r++) UNROLL for (int p = 0; p < np; p++) acc[r][p] = v16_zero();
+        for (int g = g_first; g < g_end; g++) UNROLL for (int h = 0; h < halves; h++) {
+                const int u = (g - g_first) * halves + h, words = 8 / halves;
+                i16 D[TILE_ROWS][TILE_PANELS];
+                UNROLL for (int r = 0; r < TILE_ROWS; r++) UNROLL for (int p = 0; p < np; p++) D[r][p] =
+                    i16_set1(t->zeros ? t->zeros[(g * halves + h) * mr + r] : MAGIC);
+                UNROLL for (int j = 0; j < words; j++) {
+                    i16 q[TILE_PANELS];
+                    UNROLL for (int p = 0; p < np; p++) q[p] =
+                        bytes_load(t->w[p * t->cuts + cut].q[g - g_first][h * words + j]);
+                    UNROLL for (int r = 0; r < TILE_ROWS; r++) {
+                        const i16 a = four_bytes(t->a + (g * mr + r) * TL_GROUP + 4 * (h * words + j));
+                        UNROLL for (int p = 0; p < np; p++) D[r][p] =
+                            VNNI || small ? dot_unsigned(D[r][p], q[p], a) : dot_signed(D[r][p], q[p], a);
+                    }
+                }
+                const float *meta = t->meta + g * PLANES * mr, *sum = meta + plane(SCALED, halves, h) * mr;
+                UNROLL for (int p = 0; p < np; p++) {
+                    const unpacked *w = &t->w[p * t->cuts + cut];
+                    const v16 d = v16_load_aligned(w->d[u]), m = v16_load_aligned(w->m[u]);
+                    const v16 o = offset ? v16_load_aligned(w->o[u]) : v16_zero();
+                    UNROLL for (int r = 0; r < TILE_ROWS; r++) acc[r][p] =
+                        chained(acc[r][p], D[r][p], d, m, offset, o, meta + r, sum + r);
                 }
             }
-            const float *meta = t->meta + g * PLANES * mr, *sums = meta + plane(SCALED, halves, h) * mr;
-            UNROLL for (int p = 0; p < np; p++) {
-                const v16 d = v16_load_aligned(t->w[p].d[u]), m = v16_load_aligned(t->w[p].m[u]);
-                const v16 o = offset ? v16_load_aligned(t->w[p].o[u]) : v16_zero();
-                UNROLL for (int r = 0; r < TILE_ROWS; r++)
-                    acc[r][p] = chained(acc[r][p], D[r][p], d, m, offset, o, meta + r, sums + r);
-            }
+        UNROLL for (int p = 0; p < np; p++) {
+            if (cut == 0 && add)
+                for (int r = 0; r < rows_; r++)
+                    v16_store_aligned(total[p].at[r], v16_load_n(y + r * ldy + p * TL_LANES, width[p]));
+            UNROLL for (int r = 0; r < TILE_ROWS; r++) sums_add(total[p].at[r], acc[r][p], cut == 0 && !add);
         }
-    UNROLL for (int r = 0; r < TILE_ROWS; r++) UNROLL for (int p = 0; p < np; p++)
-        if (r < rows_)
-            put(y + r * ldy + p * TL_LANES, acc[r][p], width[p], add, bias ? bias + p * TL_LANES : NULL);
+    }
+    for (int p = 0; p < np; p++)
+        for (int r = 0; r < rows_; r++)
+            put(y + r * ldy + p * TL_LANES, v16_load_aligned(total[p].at[r]), width[p], false,
+                bias ? bias + p * TL_LANES : NULL);
 }
 
 #endif
@@ -587,12 +619,17 @@ typedef void tiles_fn(const operands *t, float *y, int64_t ldy, const int *width
 #define TILES(mr, halves, offset, small)                                                                               \
     static void tiles_##mr##_##halves##_##offset(const operands *t, float *y, int64_t ldy, const int *width,           \
                                                  int rows_, bool add, const float *bias) {                             \
-        tile(mr, halves, offset, t, y, ldy, *width, rows_, add, bias);                                                \
+        tile(mr, halves, offset, t, y, ldy, *width, rows_, add, bias);                                                 \
     }
 #define TILES_OF(mr) TILES(mr, 1, 0, 0) TILES(mr, 1, 1, 0) TILES(mr, 2, 0, 0) TILES(mr, 2, 1, 0)
-TILES_OF(4) TILES_OF(8) TILES_OF(12) TILES_OF(16)
-static tiles_fn *tiles_for(int mr, int np, int sub, bool offset, bool small) {
-#define ENTRIES_OF(mr) {{tiles_##mr##_1_0, tiles_##mr##_1_1}, {tiles_##mr##_2_0, tiles_##mr##_2_1}}
+TILES_OF(4)
+TILES_OF(8) TILES_OF(12) TILES_OF(16) static tiles_fn *tiles_for(int mr, int np, int sub, bool offset, bool small) {
+#define ENTRIES_OF(mr)                                                                                                 \
+    {                                                                                                                  \
+        {tiles_##mr##_1_0, tiles_##mr##_1_1}, {                                                                        \
+            tiles_##mr##_2_0, tiles_##mr##_2_1                                                                         \
+        }                                                                                                              \
+    }
     static tiles_fn *const all[4][2][2] = {ENTRIES_OF(4), ENTRIES_OF(8), ENTRIES_OF(12), ENTRIES_OF(16)};
     (void)np, (void)small;
     return all[mr / 4 - 1][sub == 16][offset];
@@ -602,19 +639,24 @@ static tiles_fn *tiles_for(int mr, int np, int sub, bool offset, bool small) {
     static void tiles_##np##_##halves##_##offset##_##small(const operands *t, float *y, int64_t ldy, const int *width, \
                                                            int rows_, bool add, const float *bias) {                   \
         for (int r = 0; r < rows_; r += TILE_ROWS) {                                                                   \
-            const operands at = {t->a + r * TL_GROUP, t->meta + r, t->zeros ? t->zeros + r : NULL,                     \
-                                 t->w,                t->mr,       t->groups};                                         \
+            const operands at = {t->a + r * TL_GROUP, t->meta + r, t->zeros ? t->zeros + r : NULL, t->w, t->mr,        \
+                                 t->groups,           t->cuts};                                                        \
             tile(t->mr, np, halves, offset, small, &at, y + r * ldy, ldy, width, rows_ - r, add, bias);                \
         }                                                                                                              \
     }
 #define TILES_OF(np, small) TILES(np, 1, 0, small) TILES(np, 1, 1, small) TILES(np, 2, 0, small) TILES(np, 2, 1, small)
-TILES_OF(1, 0) TILES_OF(1, 1)
+TILES_OF(1, 0)
+TILES_OF(1, 1)
 #if defined(TL_ISA_avx512)
-TILES_OF(2, 0) TILES_OF(2, 1)
+    TILES_OF(2, 0) TILES_OF(2, 1)
 #endif
-static tiles_fn *tiles_for(int mr, int np, int sub, bool offset, bool small) {
+        static tiles_fn *tiles_for(int mr, int np, int sub, bool offset, bool small) {
 #define ENTRIES_OF(np, small)                                                                                          \
-    {{tiles_##np##_1_0_##small, tiles_##np##_1_1_##small}, {tiles_##np##_2_0_##small, tiles_##np##_2_1_##small}}
+    {                                                                                                                  \
+        {tiles_##np##_1_0_##small, tiles_##np##_1_1_##small}, {                                                        \
+            tiles_##np##_2_0_##small, tiles_##np##_2_1_##small                                                         \
+        }                                                                                                              \
+    }
     static tiles_fn *const all[TILE_PANELS][2][2][2] = {
         {ENTRIES_OF(1, 0), ENTRIES_OF(1, 1)},
 #if defined(TL_ISA_avx512)
@@ -627,11 +669,13 @@ static tiles_fn *tiles_for(int mr, int np, int sub, bool offset, bool small) {
 #endif
 
 enum {
-    UNPACKED_BYTES = MOST_PANELS * sizeof(unpacked),
-    ZEROS_BYTES = TASK_ROWS * 2 * CUT_GROUPS * sizeof(int32_t),
+    PASS_CUTS = PASS_K / TL_KB,
+    UNPACKED = 3 << 19, /* bytes of a worker's scratch for panels unpacked; what is left of its half is for zeros */
+    ZEROS = X_BYTES - UNPACKED,
 };
-_Static_assert(UNPACKED_BYTES + ZEROS_BYTES <= X_BYTES && PASS_K / 16 * 4 * sizeof(int32_t) <= X_BYTES, "scratch");
-_Static_assert((size_t)PASS_K * GROUP_ROWS / TL_GROUP * (TL_GROUP + 4 * PLANES) <= X_BYTES, "sixteen rows fit");
+_Static_assert(PASS_CUTS *TILE_PANELS * sizeof(unpacked) <= UNPACKED, "a tile's panels fit");
+_Static_assert(PASS_K / 16 * GROUP_ROWS * sizeof(int32_t) <= ZEROS, "sixteen rows' zeros fit");
+_Static_assert((size_t)PASS_K *GROUP_ROWS / TL_GROUP * (TL_GROUP + 4 * PLANES) <= X_BYTES, "sixteen rows fit");
 
 /* A block of panels by a block of rows. */
 static void many_task(void *user, int64_t index, int worker) {
@@ -641,29 +685,26 @@ static void many_task(void *user, int64_t index, int worker) {
     const int N = p->w->N, panels = (N + TL_LANES - 1) / TL_LANES, halves = TL_GROUP / f.sub;
     const int first = (int)(index / j->row_blocks) * j->nb, count = least(panels - first, j->nb);
     const int row_first = (int)(index % j->row_blocks) * TASK_ROWS, row_end = least(j->R, row_first + TASK_ROWS);
-    const int per = j->group_rows, group_first = row_first / per, group_end = (row_end + per - 1) / per;
+    const int per = j->group_rows, groups = j->kc / TL_GROUP, cuts = (groups + CUT_GROUPS - 1) / CUT_GROUPS;
     unpacked *w = tl__workspace(j->ctx, worker);
-    int32_t *zeros = (int32_t *)(w + MOST_PANELS);
-    const bool small = is_small(f), keeps = !AMX && keeps_zero(f);
+    int32_t *zeros = (int32_t *)((char *)w + UNPACKED);
+    const bool keeps = !AMX && keeps_zero(f);
 
+    for (int i = 0; i < count; i++)
+        for (int cut = 0; cut < cuts; cut++)
+            unpacks[p->w->type](w + i * cuts + cut, p->w, first + i, j->k0 / TL_GROUP + cut * CUT_GROUPS,
+                                least(groups - cut * CUT_GROUPS, CUT_GROUPS));
     tiles_open(per, f.sub);
-    for (int g0 = 0; g0 < j->kc / TL_GROUP; g0 += CUT_GROUPS) {
-        const int groups = least(j->kc / TL_GROUP - g0, CUT_GROUPS);
-        const bool add = g0 > 0 || !j->first, last = j->last && g0 + groups == j->kc / TL_GROUP;
-        for (int i = 0; i < count; i++) unpacks[p->w->type](w + i, p->w, first + i, j->k0 / TL_GROUP + g0, groups);
-        for (int group = group_first; group < group_end; group++) {
-            rows x = rows_of(j, group);
-            x.a += g0 * x.mr * TL_GROUP, x.meta += g0 * PLANES * x.mr;
-            if (keeps) zeros_of(zeros, &x, groups, halves, f.zero);
-            const int row = group * per;
-            for (int i = 0; i < count; i += TILE_PANELS) {
-                const operands t = {x.a, x.meta, keeps ? zeros : NULL, w + i, x.mr, groups};
-                const int n = (first + i) * TL_LANES, np = least(count - i, TILE_PANELS);
-                const int width[2] = {least(N - n, TL_LANES), least(N - n - TL_LANES, TL_LANES)};
-                tiles_for(x.mr, np, f.sub, f.o != TL_O_NONE, small)(&t, p->y + row * p->ldy + n, p->ldy, width,
-                                                                    least(row_end - row, per), add,
-                                                                    last && p->bias ? p->bias + n : NULL);
-            }
+    for (int row = row_first; row < row_end; row += per) {
+        const rows x = rows_of(j, row / per);
+        if (keeps) zeros_of(zeros, &x, groups, halves, f.zero);
+        for (int i = 0; i < count; i += TILE_PANELS) {
+            const operands t = {x.a, x.meta, keeps ? zeros : NULL, w + i * cuts, x.mr, groups, cuts};
+            const int n = (first + i) * TL_LANES, np = least(count - i, TILE_PANELS);
+            const int width[2] = {least(N - n, TL_LANES), least(N - n - TL_LANES, TL_LANES)};
+            tiles_for(x.mr, np, f.sub, f.o != TL_O_NONE, is_small(f))(&t, p->y + row * p->ldy + n, p->ldy, width,
+                                                                      least(row_end - row, per), !j->first,
+                                                                      j->last && p->bias ? p->bias + n : NULL);
         }
     }
     tiles_close();
@@ -685,8 +726,10 @@ static int64_t cut(job *j, bool is_few) {
         j->nb = (int)(piece * panels / (bytes + 1));
         if (j->nb < 1) j->nb = 1;
     } else {
-        j->nb = MOST_PANELS;
-        while (j->nb > TILE_PANELS && panels / j->nb * j->row_blocks < 32) j->nb /= 2;
+        const int cuts = (j->kc + TL_KB - 1) / TL_KB;
+        j->nb = least(MOST_PANELS, UNPACKED / (cuts * (int)sizeof(unpacked)) / TILE_PANELS * TILE_PANELS);
+        while (j->nb > TILE_PANELS && panels / j->nb * j->row_blocks < 32)
+            j->nb = (j->nb / 2 + TILE_PANELS - 1) / TILE_PANELS * TILE_PANELS;
     }
     j->first_task[0] = 0;
     for (int i = 0; i < j->count; i++) {
@@ -699,6 +742,7 @@ static int64_t cut(job *j, bool is_few) {
 static void linear_quantised(tl_ctx *ctx, const tl_product *products, int count, const float *x, int64_t ldx, int R) {
     job j = {.ctx = ctx, .products = products, .count = count};
     if (!count || !R) return;
+    assert(products->w->K > 0 && products->w->K % TL_GROUP == 0);
     const int K = products->w->K, slices = tl__pool_threads(ctx->pool);
     for (int i = 0; i < count; i++) {
         const tl_form f = tl__forms[products[i].w->type];
