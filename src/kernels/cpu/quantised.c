@@ -488,14 +488,14 @@ TL_INLINE void sums_add(float *at, v16 acc, bool first) {
 #define EIGHT(x) x, x, x, x, x, x, x, x
 #define LINE                                                                                                           \
     { EIGHT(MAGIC), EIGHT(MAGIC) }
-static const _Alignas(64) int32_t magic[GROUP_ROWS][TL_LANES] = {EIGHT(LINE), EIGHT(LINE)};
+_Alignas(64) static const int32_t magic[GROUP_ROWS][TL_LANES] = {EIGHT(LINE), EIGHT(LINE)};
 
 static void tiles_open(int rows_, int sub) {
-    struct {
+    _Alignas(64) struct {
         uint8_t palette, start, reserved[14];
         uint16_t row_bytes[16];
         uint8_t rows[16];
-    } _Alignas(64) config = {.palette = 1};
+    } config = {.palette = 1};
     for (int t = 0; t < 6; t++) {
         config.row_bytes[t] = (uint16_t)(t / 2 == 1 ? sub : 64);
         config.rows[t] = (uint8_t)(t / 2 == 2 ? sub / 4 : rows_);
