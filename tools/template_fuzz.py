@@ -25,7 +25,7 @@ class Maker:
     def pick(self, list_):
         return self.r.choice(list_)
 
-    def expression(self, depth=3):
+    def expression(self, depth=2):
         r = self.r
         if depth == 0 or r.random() < 0.2:
             kind = r.random()
