@@ -198,13 +198,12 @@ static int hash_file(tl_hash *out, const char *path, tl_error *err) {
     return status;
 }
 
-static int check_opened(work *w, const char *given, tl_error *err) {
+static int check_opened(work *w, tl_error *err) {
     tl_weight_source *source;
     const tl_arch *a = &w->model.engine.arch;
     int64_t by_type[TL_TYPES] = {0}, all = 0;
     char types[200] = "";
     tl_hash hash;
-    (void)given;
     TRY(tl__source_open(&source, w->model.engine.folder, err));
     const tl_gguf *gguf = tl__source_gguf(source);
     const tl_safetensors *file = tl__source_safetensors(source);
@@ -489,7 +488,7 @@ static int verify(work *w, const char *given, tl_error *err) {
             return tl__fail(err, TL_EINVALID, "%s has %d ids and %s %d: they are not the same model", given,
                             w->model.engine.arch.V, o->against, w->against.model.engine.arch.V);
     }
-    TRY(check_opened(w, given, err));
+    TRY(check_opened(w, err));
     TRY(check_tokens(w, err));
     check_template(w);
     if (!w->ids)

@@ -93,7 +93,7 @@ refuses 'shorter\|at least\|tokens' train --data "$work/run.yaml" --out "$out" -
 [ -e "$out/checkpoints/latest" ] && fail 'train: a refused run left a checkpoint'
 
 # ---- models ----
-refuses "no model folder" generate --model "$work/absent" --prompt a
+refuses "there is no model" generate --model "$work/absent" --prompt a
 refuses "is a file" generate --model "$m/config.json" --prompt a
 mkdir "$work/empty"
 refuses 'holds no config.json' generate --model "$work/empty" --prompt a

@@ -46,5 +46,5 @@ awk 'BEGIN { for (i = 0; i < 200; i++) printf "The heaven and the earth number %
 "$work/example" "$work/run" 'The earth' >"$work/got" 2>"$work/log" || fail 'the example fails'
 cmp "$work/expected" "$work/got" || fail 'the example writes another text than trilith generate'
 "$work/example" "$work/absent" x >"$work/got" 2>"$work/log" && fail 'the example opens a folder that does not exist'
-grep -q "no model folder '$work/absent'" "$work/log" || fail 'the example does not say what is wrong'
+grep -q "there is no model '$work/absent'" "$work/log" || fail 'the example does not say what is wrong'
 echo 'what is installed is enough'

@@ -342,15 +342,15 @@ static void folders_that_cannot_be_opened(void **state) {
     tl_engine *e = (tl_engine *)&err;
     tl_engine_options o = {.positions = -1};
     refused(tl_engine_open(NULL, folder, NULL, &err), TL_EINVALID, "engine is NULL");
-    refused(tl_engine_open(&e, NULL, NULL, &err), TL_EINVALID, "folder is NULL");
+    refused(tl_engine_open(&e, NULL, NULL, &err), TL_EINVALID, "model is NULL");
     assert_null(e);
     refused(tl_engine_open(&e, folder, &o, &err), TL_EINVALID, "-1");
     o = (tl_engine_options){.threads = -3};
     refused(tl_engine_open(&e, folder, &o, &err), TL_EINVALID, "-3 threads");
     o.threads = INT_MAX;
     refused(tl_engine_open(&e, folder, &o, &err), TL_EINVALID, "2147483647 threads");
-    o = (tl_engine_options){.dtype = (tl_dtype)2};
-    refused(tl_engine_open(&e, folder, &o, &err), TL_EINVALID, "options.dtype is 2");
+    o = (tl_engine_options){.dtype = (tl_dtype)3};
+    refused(tl_engine_open(&e, folder, &o, &err), TL_EINVALID, "options.dtype is 3");
     refused(tl_engine_open(&e, "/nonexistent", NULL, &err), TL_ENOTFOUND, "/nonexistent");
     refused(tl_engine_open(&e, "", NULL, &err), TL_ENOTFOUND, "''");
     refused(tl_engine_open(&e, "/dev/null", NULL, &err), TL_EINVALID, "/dev/null");
