@@ -411,8 +411,11 @@ enum {
     FEW_PLACE = 128 / NR, /* panels wide */
     FEW_PLACE_AHEAD = 32,
     FEW_TURN_BYTES = 192 << 10, /* of B a task */
-    FEW_TURN_ROWS = NV > 1 ? 8 : 4,
+    FEW_TURN_ASK_BYTES = 4096,  /* of a row, from which on the core foresees it by itself */
+    FEW_TURN_ROWS = NV > 1 ? 8 : 4, /* more are done sooner from a packed panel */
+    FEW_TURN_K = 16 * TL_KB, /* k at a time: sixteen outputs of them stay in L2 until they are worked on */
 };
+_Static_assert((FEW_TURN_K / TL_KB) * FEW_TURN_ROWS * AS * sizeof(float) <= TL_WORKSPACE_PER_WORKER_BYTES, "scratch");
 _Static_assert(FEW_PLACE * FEW * NR + TL_KB * NR + FEW * AS <= A_FLOATS + NB_MAX * B_PANEL, "scratch");
 
 /* sums[mr][NR] taken up, kw more steps, put down. A by row with any stride: row i is at the pointer i/3, offset i%3
@@ -617,29 +620,33 @@ static turned_fn *const turns[2][FEW_TURN_ROWS + 1] = {
     },
 };
 
-/* A task where B's unit stride is k: nb times sixteen outputs over all of k, block by block. While a piece is worked on,
- * the next is fetched, row after row: memory is read in its order, and waits for no arithmetic. */
+/* A task where B's unit stride is k: nb times sixteen outputs over all of k. While sixteen are worked on, the next are
+ * fetched in the order of their memory, which is what lets a core's own prefetching run ahead: a fetch that it foresaw
+ * ends in L2, one that it did not holds one of the few buffers that loads wait for too. Rows of a page or more need no
+ * asking: each is a stream of its own. */
 static void few_turn_task(const job *j, int64_t index, int worker) {
     const int n_first = (int)index * j->nb * TL_LANES, n_end = least(j->N, n_first + j->nb * TL_LANES);
     const int size = element_bytes(j), step = j->half ? 2 * TL_LANES : STEP;
-    float *a_pack = tl__workspace(j->ctx, worker);
     const int64_t b_bytes = j->b_col * size;
-    fetch next = fetch_of(b_at(j, 0, n_first), b_bytes, least(n_end - n_first, TL_LANES), least(j->K, TL_KB) * size, 1);
-    fetch_go(&next);
-    for (int k0 = 0; k0 < j->K; k0 += TL_KB) {
-        const int kc = least(j->K - k0, TL_KB);
-        pack_a_by_row(a_pack, j->a + k0, j->a_row, j->M, kc);
+    float *a_pack = tl__workspace(j->ctx, worker);
+    for (int s0 = 0; s0 < j->K; s0 += FEW_TURN_K) {
+        const int sk = least(j->K - s0, FEW_TURN_K), end = s0 + sk;
+        const bool asks = (int64_t)sk * size < FEW_TURN_ASK_BYTES;
+        fetch next = fetch_of(b_at(j, s0, n_first), b_bytes, least(n_end - n_first, TL_LANES), (int64_t)sk * size, 1);
+        if (asks) fetch_go(&next);
+        for (int k0 = s0; k0 < end; k0 += TL_KB)
+            pack_a_by_row(a_pack + (k0 - s0) / TL_KB * FEW_TURN_ROWS * AS, j->a + k0, j->a_row, j->M,
+                          least(end - k0, TL_KB));
         for (int n0 = n_first; n0 < n_end; n0 += TL_LANES) {
-            const piece of = {b_at(j, k0, n0), b_bytes, least(n_end - n0, TL_LANES), kc};
-            const bool more = n0 + TL_LANES < n_end, last = k0 + kc == j->K;
-            const int k = more ? k0 : k0 + kc, n = more ? n0 + TL_LANES : n_first;
-            next = more || !last ? fetch_of(b_at(j, k, n), b_bytes, least(n_end - n, TL_LANES),
-                                            least(j->K - k, TL_KB) * size, (kc + step - 1) / step)
-                                 : (fetch){0};
-            for (int m = 0; m < j->M; m += FEW_TURN_ROWS)
-                turns[j->half][least(j->M - m, FEW_TURN_ROWS)](&of, a_pack + m * AS, &next, j->c + m * j->ldc + n0,
-                                                               j->ldc, k0 > 0 || j->accumulate,
-                                                               last && j->bias ? j->bias + n0 : NULL);
+            const int n1 = n0 + TL_LANES, columns = least(n_end - n0, TL_LANES);
+            next = asks && n1 < n_end ? fetch_of(b_at(j, s0, n1), b_bytes, least(n_end - n1, TL_LANES), (int64_t)sk * size,
+                                         (sk + step - 1) / step)
+                              : (fetch){0};
+            for (int k0 = s0; k0 < end; k0 += TL_KB) {
+                const piece of = {b_at(j, k0, n0), b_bytes, columns, least(end - k0, TL_KB)};
+                turns[j->half][j->M](&of, a_pack + (k0 - s0) / TL_KB * FEW_TURN_ROWS * AS, &next, j->c + n0, j->ldc,
+                                     k0 > 0 || j->accumulate, k0 + TL_KB >= j->K && j->bias ? j->bias + n0 : NULL);
+            }
         }
     }
 }
@@ -682,7 +689,7 @@ typedef struct batch {
 } batch;
 
 static bool has_few_rows(const job *j) {
-    return j->M <= FEW && j->a_col == 1;
+    return j->M <= (turns_b(j) ? FEW_TURN_ROWS : FEW) && j->a_col == 1;
 }
 
 static void batch_task(void *user, int64_t index, int worker) {
