@@ -2,7 +2,7 @@
  * with them: operations a second of many rows against the byte peak, bytes of weights a second of few rows against a
  * plain read.
  *
- *   build/bench_stored [--threads N] [--isa NAME] [--seconds S] [--warm] [TYPE …]
+ *   build/bench_stored [--threads N] [--isa NAME] [--seconds S] [--shape NAME] [--warm] [TYPE …]
  *
  * Weights are copied so often that a pass over the copies leaves the last cache behind; --warm uses one copy. */
 #include <stdio.h>
@@ -50,9 +50,10 @@ static const struct shape {
     const char *name;
     int K, N[TL_MAX_PRODUCTS];
 } shapes[] = {
-    {"smol qkv", 576, {576, 192, 192}}, {"smol o", 576, {576}},           {"smol gate+up", 576, {1536, 1536}},
-    {"smol down", 1536, {576}},         {"smol vocabulary", 576, {49152}}, {"gemma gate+up", 640, {2048, 2048}},
-    {"gemma down", 2048, {640}},        {"gemma vocabulary", 640, {262144}},
+    {"smol qkv", 576, {576, 192, 192}},  {"smol o", 576, {576}},
+    {"smol gate+up", 576, {1536, 1536}}, {"smol down", 1536, {576}},
+    {"smol vocabulary", 576, {49152}},   {"gemma gate+up", 640, {2048, 2048}},
+    {"gemma down", 2048, {640}},         {"gemma vocabulary", 640, {262144}},
 };
 static const int rows[] = {1, 2, 4, 8, 16, 512};
 
@@ -69,7 +70,8 @@ int main(int argc, char **argv) {
         else if (!strcmp(argv[i], "--seconds") && i + 1 < argc) seconds = atof(argv[++i]);
         else if (!strcmp(argv[i], "--shape") && i + 1 < argc) only = argv[++i];
         else if (!strcmp(argv[i], "--warm")) warm = true;
-        else if (tl__type_named(argv[i]) < TL_TYPES && tl__forms[tl__type_named(argv[i])].low) want[count++] = tl__type_named(argv[i]);
+        else if (tl__type_named(argv[i]) < TL_TYPES && tl__forms[tl__type_named(argv[i])].low)
+            want[count++] = tl__type_named(argv[i]);
         else {
             fprintf(stderr, "bench_stored: '%s' is no quantised type\n", argv[i]);
             return 2;
@@ -85,7 +87,7 @@ int main(int argc, char **argv) {
         return 2;
     }
     const tl_peak *loops = tl__peak_select(ctx.ops->isa);
-    const size_t memory_bytes = (size_t)1 << 30;
+    const size_t memory_bytes = (size_t)1 << (warm ? 28 : 30);
     unsigned char *memory = mmap(NULL, memory_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED) return 2;
     madvise(memory, memory_bytes, MADV_HUGEPAGE);
@@ -93,10 +95,12 @@ int main(int argc, char **argv) {
         const uint32_t x = (uint32_t)(i * 2654435761u >> 7) & 0x3bff3bffu;
         memcpy(memory + i, &x, 4);
     }
-    float *x = malloc(512 * 2048 * sizeof *x), *y = malloc((size_t)512 * 262144 * sizeof *y);
-    if (!x || !y) return 2;
+    float *x = malloc(512 * 2048 * sizeof *x);
+    const size_t y_bytes = (size_t)512 * 49152 * sizeof(float);
+    float *y = mmap(NULL, y_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (!x || y == MAP_FAILED) return 2;
+    madvise(y, y_bytes, MADV_HUGEPAGE); /* as arenas are */
     for (int i = 0; i < 512 * 2048; i++) x[i] = (float)(i * 2654435761u >> 20) / 2048.f - 1;
-    for (size_t i = 0; i < (size_t)512 * 262144; i += 1024) y[i] = 0;
     printf("%s, %d threads; best of trials in turn with the peaks\n", ctx.ops->isa, tl__pool_threads(ctx.pool));
     printf("%-7s %-17s %5s %9s %9s %9s %7s %8s %8s %7s\n", "type", "products", "rows", "ms", "GOP/s", "peak", "share",
            "GB/s", "read", "share");
@@ -117,10 +121,12 @@ int main(int argc, char **argv) {
                 size_t copy = 0;
                 const int64_t start = tl__now_ns();
                 for (int trial = 0; trial < 3 || (double)(tl__now_ns() - start) < seconds * 1e9; trial++) {
-                    peak = trial % 8 ? peak : (peak > (peak_once(ctx.pool, loops)) ? peak : peak_once(ctx.pool, loops));
+                    const double p_now = trial % 8 ? 0 : peak_once(ctx.pool, loops);
+                    if (p_now > peak) peak = p_now;
                     if (R <= 16 && trial % 8 == 0) {
                         const size_t piece = warm ? bytes : 64u << 20;
-                        const double rate = read_once(ctx.pool, loops, memory + (warm ? 0 : (trial / 8 % 16) * piece), piece);
+                        const double rate =
+                            read_once(ctx.pool, loops, memory + (warm ? 0 : (trial / 8 % 16) * piece), piece);
                         if (rate > read) read = rate;
                     }
                     const unsigned char *at = memory + copy * bytes;
@@ -139,8 +145,8 @@ int main(int argc, char **argv) {
                     if (ns < best) best = ns;
                 }
                 const double rate = 2 * weights * R / best, moved = (double)bytes / best;
-                printf("%-7s %-17s %5d %9.4f %9.1f %9.1f %6.1f%%", tl__type_name(want[t]), sh->name, R, best / 1e6, rate,
-                       peak, 100 * rate / peak);
+                printf("%-7s %-17s %5d %9.4f %9.1f %9.1f %6.1f%%", tl__type_name(want[t]), sh->name, R, best / 1e6,
+                       rate, peak, 100 * rate / peak);
                 if (R <= 16) printf(" %8.2f %8.2f %6.1f%%", moved, read, 100 * moved / read);
                 printf("\n");
                 fflush(stdout);

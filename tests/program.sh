@@ -6,6 +6,7 @@
 #   fail SENTENCE             counts a failure, and shows what was said on standard error
 #   refuses PATTERN ARGUMENT… exit status 2, nothing on standard output, one sentence, which begins with trilith and matches
 #   make_text FILE LINES
+#   await_lines FILE LINES    until a file that something writes has so many, a minute at most
 #   finish                    last of all: how many failed
 set -u
 trilith=$(realpath "$1")
@@ -37,6 +38,13 @@ refuses() {
 }
 make_text() {
     awk -v n="$2" 'BEGIN { for (i = 0; i < n; i++) printf "The heaven and the earth number %d were finished, and all the host of them.\n", i }' >"$1"
+}
+await_lines() { # FILE LINES: until it has so many, a minute at most
+    awaited=0
+    while [ "$(cat "$1" 2>/dev/null | wc -l)" -lt "$2" ] && [ $awaited -lt 1200 ]; do
+        sleep 0.05
+        awaited=$((awaited + 1))
+    done
 }
 finish() {
     printf '%d failed\n' $failures

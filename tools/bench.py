@@ -6,7 +6,7 @@ A pair is one turn of Trilith and one of the peer, on the same model, batch, tok
 pair's figure is the ratio of the two; the table gives the geometric mean of the ratios with a 95 % interval (Student's t on their logarithms).
 Pairs go on from --pairs to twenty where the two are within 30 % of each other; three do where one is twice the other. Nothing else should run on the machine meanwhile.
 
-Sections (for --only): gpt2-t64, gpt2-t256, nano, moe, moe-t64, start, gemm, inference, tokenizer, the first five in bf16 (bf16-gpt2-t64, …), bf16-gemm, and waterfall. A section
+Sections (for --only): gpt2-t64, gpt2-t256, nano, moe, moe-t64, start, gemm, inference, tokenizer, the first five in bf16 (bf16-gpt2-t64, …), bf16-gemm, ranks, checkpoint, and waterfall. A section
 measured alone replaces its part of the page and leaves the others as they were, each with its own date and machine.
 """
 
@@ -47,7 +47,8 @@ COLUMNS = {  # section → preset, batch, sequence, measured steps a turn
 TITLES = {"gpt2-t64": "GPT-2 124M, B4 T64", "gpt2-t256": "GPT-2 124M, B4 T256", "nano": "nano 10.8M, B64 T256", "moe": "Mixture of 8 experts, top-2, 50M, B16 T256",
           "moe-t64": "Mixture of 8 experts, top-2, 50M, B4 T64"}
 BF16 = "bf16-"  # before a section: the same in bf16, --dtype bf16 against autocast
-SECTIONS = [*COLUMNS, "start", "gemm", "inference", "tokenizer", *(BF16 + c for c in COLUMNS), BF16 + "gemm", "waterfall"]
+SECTIONS = [*COLUMNS, "start", "gemm", "inference", "tokenizer", *(BF16 + c for c in COLUMNS), BF16 + "gemm", "ranks", "checkpoint", "waterfall"]
+RUN = "RUN"  # for the folder of a run, in the commands that are shown
 WARM = 2  # steps left out at the beginning of a turn
 
 
@@ -109,33 +110,36 @@ class Bench:
         if line not in self.commands.setdefault(section, []):
             self.commands[section].append(line)
 
-    def trilith_command(self, preset, batch, seq, steps, out, bf16=False):
+    def trilith_command(self, preset, batch, seq, steps, out, bf16=False, threads=None):
         # No validation and no samples; the checkpoint comes after the last step and so is in no figure.
         return [self.trilith, "train", "--data", self.data, "--out", out, "--model", preset, "--tokenizer", "bytes", "--batch", batch, "--seq", seq,
-                "--steps", steps, "--threads", self.args.threads, "--val-fraction", 0, "--sample-tokens", 0, "--quiet"] + (["--dtype", "bf16"] if bf16 else [])
+                "--steps", steps, "--threads", threads or self.args.threads, "--val-fraction", 0, "--sample-tokens", 0, "--quiet"] + (["--dtype", "bf16"] if bf16 else [])
 
     def out_folder(self):
         self.runs += 1
         return os.path.join(self.work, f"run-{self.runs}")
 
-    def trilith_turn(self, section, preset, batch, seq, steps, facts):
-        """Median tokens/s of a short run; peak memory and MFU go into facts."""
+    def trilith_turn(self, section, preset, batch, seq, steps, facts, ranks=1, more=()):
+        """Median tokens/s of a short run; peak memory and MFU go into facts, and of several ranks what plan.json says."""
         out = self.out_folder()
-        command = self.trilith_command(preset, batch, seq, steps + WARM, out, section.startswith(BF16))
-        self.note(section, command[:5] + ["RUN"] + command[6:])
+        command = self.trilith_command(preset, batch, seq, steps + WARM, out, section.startswith(BF16), 1 if ranks > 1 else None) + list(more)
+        command = (["mpirun", "-quiet", "-n", ranks] if ranks > 1 else []) + command
+        self.note(section, [RUN if c == out else c for c in command])
         peak = run_measured(command, os.path.join(self.work, "log"))[0]
         with open(os.path.join(out, "metrics.jsonl")) as f:
             rows = [json.loads(line) for line in f][WARM:]
+        with open(os.path.join(out, "plan.json")) as f:
+            facts["plan"] = json.load(f)
         shutil.rmtree(out)
         facts["peak_bytes"] = max(peak, facts.get("peak_bytes", 0))
         if all(row.get("mfu") for row in rows):
             facts.setdefault("mfu", []).append(statistics.median(row["mfu"] for row in rows))
         return statistics.median(row["tokens_per_second"] for row in rows)
 
-    def torch_command(self, preset, batch, seq, compiled, experts=None, bf16=False):
+    def torch_command(self, preset, batch, seq, compiled, experts=None, bf16=False, ranks=1, parallel=None):
         model = ["--mixtral", preset, "--experts", experts] if experts else ["--shape", ",".join(map(str, SHAPES[preset]))]
         return [sys.executable, os.path.join(HERE, "bench_torch.py"), *model, "--batch", str(batch),
-                "--seq", str(seq), "--threads", str(self.args.threads), "--data", self.data] + (["--compile"] if compiled else []) + (["--bf16"] if bf16 else [])
+                "--seq", str(seq), "--threads", str(1 if ranks > 1 else self.args.threads), "--data", self.data] + (["--ranks", str(ranks), "--parallel", parallel] if ranks > 1 else []) + (["--compile"] if compiled else []) + (["--bf16"] if bf16 else [])
 
     def torch_environment(self):
         return dict(os.environ, OMP_NUM_THREADS=str(self.args.threads), TORCHINDUCTOR_CACHE_DIR=tempfile.mkdtemp(dir=self.work))
@@ -144,12 +148,12 @@ class Bench:
 class TorchWorker:
     """bench_torch.py kept alive between turns, so that compiling is paid once and counted nowhere."""
 
-    def __init__(self, bench, section, preset, batch, seq, compiled, experts=None):
-        self.command = bench.torch_command(preset, batch, seq, compiled, experts, section.startswith(BF16))
+    def __init__(self, bench, section, preset, batch, seq, compiled, experts=None, **ranks):
+        self.command = bench.torch_command(preset, batch, seq, compiled, experts, section.startswith(BF16), **ranks)
         bench.note(section, self.command)
         self.tokens = batch * seq
         self.process = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=open(os.path.join(bench.work, "torch.log"), "ab"),
-                                        text=True, env=bench.torch_environment())
+                                        text=True, env=dict(bench.torch_environment(), **({"OMP_NUM_THREADS": "1"} if ranks else {})))
         self.peak_bytes = self.read()["peak_bytes"]
         self.turn(WARM)
 
@@ -574,6 +578,64 @@ def waterfall(bench):
     return dict(tables=found)
 
 
+def ranks(bench):
+    """Two ranks of one thread, each --shard: against one process of two threads, and against PyTorch's ways to share a step."""
+    preset, batch, seq, steps = "gpt2-124m", 8, 256, bench.args.steps or 3
+    if os.getuid() == 0:
+        os.environ.update(OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
+    alone, two, peers, figures, shards = {}, {}, [], [], []
+    ours = lambda: bench.trilith_turn("ranks", preset, batch, seq, steps, two, 2)
+    for name, parallel in (("one process of two threads", None), ("PyTorch DDP, gloo, 2 × 1 thread", "ddp"), ("the same with ZeroRedundancyOptimizer", "zero1")):
+        peer = TorchWorker(bench, "ranks", preset, batch, seq, False, ranks=2, parallel=parallel) if parallel else None
+        theirs = (lambda: peer.turn(steps)) if peer else (lambda: bench.trilith_turn("ranks", preset, batch, seq, steps, alone))
+        pairs = take_pairs(ours, theirs, bench.args.pairs, bench.args.most_pairs)
+        figures += [a for a, _ in pairs]
+        peers.append(dict(name=name, tokens_per_second=statistics.median(b for _, b in pairs), peak_bytes=peer.peak_bytes if peer else alone["peak_bytes"], pairs=pairs))
+        if peer:
+            peer.close()
+        print(f"ranks: {name} {peers[-1]['tokens_per_second']:.0f} tokens/s, two ranks {statistics.median(figures):.0f}", flush=True)
+    for shard in ("none", "zero1", "zero2", "zero3"):
+        facts = {}
+        speed = bench.trilith_turn("ranks", preset, batch, seq, steps, facts, 2, ["--shard", shard])
+        predicted, happened = facts["plan"]["predicted"], facts["plan"]["happened"]
+        shards.append(dict(shard=shard, tokens_per_second=speed, predicted_bytes=predicted["peak_bytes"], peak_bytes=happened["peak_bytes"],
+                           exposed=happened["comm"]["exposed_seconds"], hidden=happened["comm"]["hidden_seconds"], step=happened["step_seconds"]))
+        print(f"ranks: --shard {shard}: {speed:.0f} tokens/s, {gib(happened['peak_bytes'])}, predicted {gib(predicted['peak_bytes'])}", flush=True)
+    return dict(tokens_per_second=statistics.median(figures), peak_bytes=two["peak_bytes"], peers=peers, shards=shards)
+
+
+def checkpoint(bench):
+    """GPT-2 124M with its moments, 1.5 GB, written behind short steps: how fast beside dd, and what the steps wait and lose."""
+    preset, batch, seq = "gpt2-124m", 4, 64
+    every, saves = 6, 1 if bench.args.quick else 4
+    pairs, waits, losses, written = [], [], [], 0
+    for _ in range(bench.args.pairs):
+        out = bench.out_folder()
+        command = bench.trilith_command(preset, batch, seq, every * (saves + 1), out) + ["--checkpoint-every", every, "--keep", 1]
+        bench.note("checkpoint", [RUN if c == out else c for c in command])
+        run_measured(command, os.path.join(bench.work, "log"))
+        with open(os.path.join(out, "plan.json")) as f:
+            did = json.load(f)["happened"]["checkpoints"]
+        with open(os.path.join(out, "metrics.jsonl")) as f:
+            wall = [json.loads(line)["seconds"]["wall"] for line in f]
+        written = did["bytes"] / did["saves"]
+        shutil.rmtree(out)
+        # The save of step N goes on behind step N + 1 and those after it: what a round of steps takes beyond as many of its middle one.
+        rounds = [wall[at : at + every] for at in range(every, len(wall), every)]
+        loss = statistics.median(sum(r) - every * statistics.median(r) for r in rounds)
+        seconds = did["write_seconds"] / did["saves"]
+        waits.append(did["stalled_seconds"] / did["saves"] / seconds)
+        losses.append(loss / seconds)
+        target = os.path.join(bench.work, "dd")
+        dd = ["dd", "if=/dev/zero", f"of={target}", "bs=1M", f"count={int(written) >> 20}", "conv=fsync"]
+        bench.note("checkpoint", dd)
+        took = run_measured(dd, os.path.join(bench.work, "log"))[1]
+        os.unlink(target)
+        pairs.append((written / seconds, (int(written) >> 20 << 20) / took))
+        print(f"checkpoint: {pairs[-1][0] / 1e6:.0f} MB/s, dd {pairs[-1][1] / 1e6:.0f}; waited {100 * waits[-1]:.1f} % of it, steps longer by {100 * losses[-1]:.1f} %", flush=True)
+    return dict(bytes=written, pairs=pairs, waits=waits, losses=losses)
+
+
 def tokenizer_text(bench):
     import gzip
 
@@ -701,6 +763,26 @@ def inference_block(r):
     return out
 
 
+def ranks_block(r):
+    return ["## Two ranks", "", "GPT-2 124M, 8 × 256 tokens, f32: two ranks of one thread under mpirun on one machine, against the same step otherwise shared.", "",
+            "| | tokens/s | peak memory, the largest process | two ranks against it |", "|---|---|---|---|",
+            f"| **two ranks of one thread** | **{r['tokens_per_second']:,.0f}** | {gib(r['peak_bytes'])} | |",
+            *[f"| {p['name']} | {p['tokens_per_second']:,.0f} | {gib(p['peak_bytes'])} | {ratio_text(p['pairs'])} |" for p in r["peers"]], "",
+            "One turn of each `--shard`; anonymous memory of the most loaded rank as plan.json has it, predicted before the first step and seen.", "",
+            "| `--shard` | tokens/s | a step | of it exposed communication | hidden | memory predicted | seen | seen ÷ predicted |", "|---|---|---|---|---|---|---|---|",
+            *[f"| {s['shard']} | {s['tokens_per_second']:,.0f} | {s['step']:.2f} s | {s['exposed']:.2f} s | {s['hidden']:.2f} s | {gib(s['predicted_bytes'])} | {gib(s['peak_bytes'])} | "
+              f"{s['peak_bytes'] / s['predicted_bytes']:.3f} |" for s in r["shards"]]]
+
+
+def checkpoint_block(r):
+    return ["## Checkpoints", "", f"GPT-2 124M with AdamW's moments, {gib(r['bytes'])}, written behind steps of 4 × 64 tokens: from asking for it until all is on the disk, hashes",
+            "included. dd writes as many zeros to the same disk, with fsync. Waiting is the ledger's bucket `checkpoint`; longer are steps beside which a save",
+            "goes on, by all that it takes from them: it hashes and copies on the cores that compute.", "",
+            "| | MB/s | |", "|---|---|---|", f"| **a checkpoint** | **{statistics.median(a for a, _ in r['pairs']) / 1e6:,.0f}** | |",
+            f"| dd, conv=fsync | {statistics.median(b for _, b in r['pairs']) / 1e6:,.0f} | {ratio_text(r['pairs'])} |", "",
+            f"Steps wait {100 * statistics.median(r['waits']):.1f} % of the time that a write takes, and are longer by {100 * statistics.median(r['losses']):.0f} % of it in all (medians of {len(r['waits'])} runs)."]
+
+
 def layout():
     """The page from top to bottom: (section, what makes its block), or a heading's lines for the sections below it."""
     for prefix, title, about in TRAINING:
@@ -713,6 +795,8 @@ def layout():
         yield c, lambda r, title=title, about=about, peer=peer: gemm_block(r, title, about, peer)
     yield "inference", inference_block
     yield "tokenizer", tokenizer_block
+    yield "ranks", ranks_block
+    yield "checkpoint", checkpoint_block
     yield "waterfall", waterfall_block
 
 

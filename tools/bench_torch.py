@@ -7,15 +7,22 @@ Fused scaled-dot-product attention, fused AdamW, gradients set to None, no dropo
 the compiled region, the shapes of GPT-2 with biases and tied embeddings. With --mixtral: transformers'
 MixtralForCausalLM as it is, with its load-balance loss, its fused attention (sdpa) and one of its forms of the experts: eager (a loop over them)
 or grouped_mm. --bf16: autocast, as PyTorch recommends it.
+
+--ranks N: N processes over gloo on this machine, each with its part of the batch; this one is rank 0, starts the others, and tells them the steps.
+--parallel: ddp (DistributedDataParallel, gradients as views of its buckets), zero1 (the same with ZeroRedundancyOptimizer) or fsdp (fully_shard, by block).
 """
 
 import argparse
 import json
+import os
 import resource
+import socket
+import subprocess
 import sys
 import time
 
 import torch
+import torch.distributed as dist
 import torch.nn as nn
 import torch.nn.functional as F
 
@@ -71,6 +78,42 @@ class Mixtral(nn.Module):
         return loss + self.model.config.router_aux_loss_coef * out.aux_loss
 
 
+def join_ranks(args):
+    """Rank 0 starts the others, with its own arguments; all meet on loopback."""
+    if args.rank == 0:
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            args.port = s.getsockname()[1]
+        for rank in range(1, args.ranks):
+            subprocess.Popen([sys.executable, *sys.argv, "--rank", str(rank), "--port", str(args.port)], stdin=subprocess.DEVNULL)
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{args.port}", rank=args.rank, world_size=args.ranks)
+
+
+def share(model, parallel):
+    if parallel == "fsdp":
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+
+        mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+        for block in model.blocks:
+            fully_shard(block, mesh=mesh)
+        return fully_shard(model, mesh=mesh)
+    return nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)
+
+
+def orders(args):
+    """How many steps to run, until standard input ends: rank 0 reads, the others are told."""
+    while True:
+        line = sys.stdin.readline() if args.rank == 0 else ""
+        steps = torch.tensor([int(line.split()[1]) if line.split() else 0])
+        if args.ranks > 1:
+            dist.broadcast(steps, 0)
+        if steps.item() == 0:
+            return
+        yield steps.item()
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--shape", help="V,L,H,C,positions of a GPT-2")
@@ -82,21 +125,35 @@ def main():
     parser.add_argument("--data", required=True, help="text; its bytes are the tokens, as in Trilith's bytes tokenizer")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16; weights and optimizer stay float32")
+    parser.add_argument("--ranks", type=int, default=1, help="processes that share the batch")
+    parser.add_argument("--parallel", default="ddp", choices=["ddp", "zero1", "fsdp"])
+    parser.add_argument("--rank", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.ranks > 1:
+        join_ranks(args)
     torch.manual_seed(0)
     torch.set_num_threads(args.threads)
     with open(args.data, "rb") as f:
         data = torch.frombuffer(bytearray(f.read()), dtype=torch.uint8)
     model = Mixtral(args.mixtral, args.experts) if args.mixtral else GPT(*map(int, args.shape.split(",")))
+    if args.ranks > 1:
+        model = share(model, args.parallel)
+        torch.manual_seed(args.rank)  # other windows on each
     matrices = [p for p in model.parameters() if p.dim() >= 2]
     vectors = [p for p in model.parameters() if p.dim() < 2]
-    optimizer = torch.optim.AdamW([{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}],
-                                  lr=1e-4, betas=(0.9, 0.95), fused=True)
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
+    if args.parallel == "zero1":
+        from torch.distributed.optim import ZeroRedundancyOptimizer
+
+        optimizer = ZeroRedundancyOptimizer(groups, torch.optim.AdamW, lr=1e-4, betas=(0.9, 0.95), fused=True)
+    else:
+        optimizer = torch.optim.AdamW(groups, lr=1e-4, betas=(0.9, 0.95), fused=True)
     forward = torch.compile(model) if args.compile else model
 
     def step():
         begin = time.perf_counter()
-        at = torch.randint(len(data) - args.seq - 1, (args.batch,)).tolist()
+        at = torch.randint(len(data) - args.seq - 1, (args.batch // args.ranks,)).tolist()
         windows = torch.stack([data[i : i + args.seq + 1] for i in at]).long()
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=args.bf16):
             loss = forward(windows[:, :-1].contiguous(), windows[:, 1:].contiguous())
@@ -107,11 +164,15 @@ def main():
         return time.perf_counter() - begin, value
 
     def answer(**fields):
+        if args.rank:
+            return
         print(json.dumps(dict(fields, peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)), flush=True)
 
     answer(first=step()[0])
-    for line in sys.stdin:
-        answer(seconds=[step()[0] for _ in range(int(line.split()[1]))])
+    for steps in orders(args):
+        answer(seconds=[step()[0] for _ in range(steps)])
+    if args.ranks > 1:
+        dist.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ Each check runs the program as a user would and compares what it says with what 
 """
 
 import argparse
+import collections
 import functools
 import json
 import math
@@ -35,6 +36,9 @@ import interop_tokenizers
 import make_optimizer_vectors
 import make_reference
 import make_vectors
+import make_template_vectors
+import template_cases
+import template_fuzz
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 AWKWARD = [
@@ -510,6 +514,54 @@ def both(seed, vocab=make_vectors.V):
             yield name + "-odd", model
 
 
+# ---- chat templates
+
+
+def rendered(trilith, source, conversation, settings, work):
+    """The text, or the sentence of the error in an exception; from a file, as a user has it."""
+    template, messages = write(os.path.join(work, "t.jinja"), source), write(os.path.join(work, "messages.json"), json.dumps({"messages": [], **conversation}))
+    settings = {**{k: v for k, v in conversation.items() if k not in ("messages", "tools", "documents")}, **settings}
+    sets = [f"{k}={json.dumps(v)}" for k, v in settings.items() if k != "add_generation_prompt"]
+    done = subprocess.run([trilith.program, "template", "--file", template, "--messages", messages, *(["--set", *sets] if sets else []),
+                           *(["--generation-prompt"] if settings.get("add_generation_prompt") else [])], capture_output=True, timeout=60)
+    assert done.returncode in (0, 2), f"exit {done.returncode}: {done.stderr.decode()[-300:]}\n{source}"
+    return done.stdout.decode() if done.returncode == 0 else ValueError(done.stderr.decode())
+
+
+def same_rendering(trilith, source, conversation, settings, work, lenient=False):
+    want = template_cases.render(source, {"messages": [], **conversation}, {"add_generation_prompt": False, **settings})
+    got = rendered(trilith, source, conversation, settings, work)
+    if isinstance(want, Exception) and isinstance(got, Exception):
+        return "error"
+    if got == want:
+        return "text"
+    assert lenient and template_fuzz.excused(want, str(got)), f"{source!r}\n  jinja2: {want!r}\n  here:   {got!r}"
+    return "excused"
+
+
+def random_templates(trilith, seed, count, work):
+    seen = collections.Counter()
+    for i in range(count):
+        source = template_fuzz.Maker(seed * 1_000_003 + i).template()
+        seen[same_rendering(trilith, source, make_template_vectors.VARIABLES, {}, work, lenient=True)] += 1
+    assert seen["text"] > count // 10, f"too few of them render: {seen}"
+    return ", ".join(f"{n} {what}" for what, n in seen.most_common())
+
+
+def whole_templates(trilith, work):
+    n = 0
+    folder = os.path.join(HERE, "..", "tests", "vectors", "chat")
+    for name in sorted(os.listdir(folder)):
+        if not name.endswith(".jinja"):
+            continue
+        source = open(os.path.join(folder, name)).read()
+        for conversation in template_cases.CONVERSATIONS.values():
+            for settings in template_cases.SETTINGS:
+                same_rendering(trilith, source, conversation, {**template_cases.TOKENS, **settings}, work)
+                n += 1
+    return f"{n} renderings"
+
+
 def main():
     parser = argparse.ArgumentParser(description="compare Trilith with PyTorch, transformers and tokenizers")
     parser.add_argument("--trilith", default=os.path.join(HERE, "..", "build", "trilith"))
@@ -599,6 +651,9 @@ def main():
         checks.run("tokenizer encode GPT-2 style --special",
                    lambda: same_ids(trilith, at("gpt2-style"), special_encoder(theirs), texts, work, special=True))
         interop_tokenizers.run(checks, trilith, english() + code(), at)
+
+        checks.run("templates whole", lambda: whole_templates(trilith, work))
+        checks.run("templates random", lambda: random_templates(trilith, args.seed, 2000, work))
 
     print(f"{checks.passed} passed, {checks.failed} failed")
     return 1 if checks.failed or not checks.passed else 0

@@ -12,7 +12,7 @@ import shutil
 import sys
 import tempfile
 
-NAMES = ["llama3", "mixtral", "qwen2", "gemma3", "gpt2-untied"]
+NAMES = ["llama3", "mixtral", "qwen2", "gemma3", "gpt2-tied"]
 vectors = pathlib.Path(__file__).resolve().parent.parent / "tests" / "vectors"
 
 

@@ -295,6 +295,21 @@ def fixed(text):
     return " at 0x" not in text and "<function" not in text and "<class" not in text
 
 
+def chats():
+    """The templates of tests/vectors/chat with every conversation: [template, conversation, settings, text or null]."""
+    folder = os.path.join(HERE, "..", "tests", "vectors", "chat")
+    settings = [{**template_cases.TOKENS, **s} for s in template_cases.SETTINGS]
+    out = []
+    for name, which in (("plain", (0,)), ("strict", (1,)), ("tools", (2,)), ("types", (1,))):
+        source = open(os.path.join(folder, name + ".jinja")).read()
+        for label, conversation in template_cases.CONVERSATIONS.items():
+            for i in which:
+                got = template_cases.render(source, conversation, settings[i])
+                out.append([name, label, i, None if isinstance(got, Exception) else got])
+    return {"conversations": {k: {"tools": None, "documents": None, **c, "messages": template_cases._alias_reasoning_fields(c["messages"])}
+                              for k, c in template_cases.CONVERSATIONS.items()}, "settings": settings, "cases": out}
+
+
 def main():
     out = {}
     for source, chain in [(s, 1) for s in statements() + MORE] + list(expressions()):
@@ -308,6 +323,8 @@ def main():
     with open(path, "w") as file:
         file.write("{\"variables\": %s,\n\"cases\": [\n" % json.dumps(VARIABLES, ensure_ascii=False))
         file.write(",\n".join(json.dumps(c, ensure_ascii=False, separators=(",", ":")) for c in out) + "\n]}\n")
+    with open(os.path.join(os.path.dirname(path), "chat", "texts.json"), "w") as file:
+        json.dump(chats(), file, ensure_ascii=False, indent=0, separators=(",", ":"))
     print(len(out), "cases,", sum(c[1] is None for c in out), "of them errors")
 
 

@@ -27,11 +27,12 @@ typedef struct open_span {
 struct tl_spans {
     tl_span *ring;
     int capacity, held, next;
-    bool keep;
+    bool keep, backward;
     int depth;
     int32_t step, layer;
     int64_t since_ns;             /* when the running totals began */
     int64_t spent_ns[TL_BUCKETS]; /* exclusive */
+    int64_t backward_ns[TL_BUCKETS];
     double flops[TL_BUCKETS], bf16_flops[TL_BUCKETS], bytes[TL_BUCKETS];
     open_span open[MAX_DEPTH];
 };
@@ -104,6 +105,7 @@ void tl__span_end(tl_spans *spans, double flops, double bytes, int64_t s0, int64
     assert(o->child_ns <= duration_ns); /* S2 */
     if (spans->depth > 0) spans->open[spans->depth - 1].child_ns += duration_ns;
     spans->spent_ns[o->bucket] += duration_ns - o->child_ns;
+    if (spans->backward) spans->backward_ns[o->bucket] += duration_ns - o->child_ns;
     spans->flops[o->bucket] += flops;
     if (o->bf16) spans->bf16_flops[o->bucket] += flops;
     spans->bytes[o->bucket] += bytes;
@@ -118,7 +120,8 @@ void tl__span_end(tl_spans *spans, double flops, double bytes, int64_t s0, int64
                                          .shape = {s0, s1, s2},
                                          .flops = flops,
                                          .bytes = bytes,
-                                         .bf16 = o->bf16};
+                                         .bf16 = o->bf16,
+                                         .backward = spans->backward};
     spans->next = spans->next + 1 == spans->capacity ? 0 : spans->next + 1;
     if (spans->held < spans->capacity) spans->held++; /* S3 */
 }
@@ -127,6 +130,10 @@ void tl__spans_set(tl_spans *spans, int step, int layer) {
     if (!spans) return;
     if (step >= 0) spans->step = step;
     spans->layer = layer;
+}
+
+void tl__spans_backward(tl_spans *spans, bool backward) {
+    if (spans) spans->backward = backward;
 }
 
 void tl__spans_keep(tl_spans *spans, bool keep) {
@@ -145,7 +152,8 @@ tl_totals tl__spans_take(tl_spans *spans) {
         totals.flops[b] = spans->flops[b];
         totals.bf16_flops[b] = spans->bf16_flops[b];
         totals.bytes[b] = spans->bytes[b];
-        spans->spent_ns[b] = 0;
+        totals.backward_seconds[b] = (double)spans->backward_ns[b] * 1e-9;
+        spans->spent_ns[b] = spans->backward_ns[b] = 0;
         spans->flops[b] = spans->bf16_flops[b] = spans->bytes[b] = 0;
     }
     assert(rest_ns >= 0);
@@ -161,6 +169,7 @@ void tl__totals_add(tl_totals *sum, const tl_totals *more) {
         sum->flops[b] += more->flops[b];
         sum->bf16_flops[b] += more->bf16_flops[b];
         sum->bytes[b] += more->bytes[b];
+        sum->backward_seconds[b] += more->backward_seconds[b];
     }
     sum->wall_seconds += more->wall_seconds;
 }

@@ -34,12 +34,14 @@ typedef struct tl_span {
     int32_t bucket, depth, step, layer; /* layer −1: none */
     int64_t shape[3];                   /* as the operator names them; 0 = unused */
     double flops, bytes;
-    bool bf16; /* the FLOPs are bf16's */
+    bool bf16;     /* the FLOPs are bf16's */
+    bool backward; /* between two tl__spans_backward */
 } tl_span;
 
 typedef struct tl_totals { /* since the last tl__spans_take */
     double seconds[TL_BUCKETS], flops[TL_BUCKETS], bytes[TL_BUCKETS];
-    double bf16_flops[TL_BUCKETS]; /* part of flops */
+    double bf16_flops[TL_BUCKETS];       /* part of flops */
+    double backward_seconds[TL_BUCKETS]; /* part of seconds: in backward passes, behind which ranks exchange */
     double wall_seconds;
 } tl_totals;
 
@@ -54,6 +56,7 @@ void tl__span_bf16(tl_spans *spans);
 /* Closes the innermost open span. */
 void tl__span_end(tl_spans *spans, double flops, double bytes, int64_t s0, int64_t s1, int64_t s2);
 void tl__spans_set(tl_spans *spans, int step, int layer); /* stamped on the spans that follow; step −1: as it was */
+void tl__spans_backward(tl_spans *spans, bool backward); /* a backward pass begins, or is over */
 void tl__spans_keep(tl_spans *spans, bool keep);
 /* Totals since the last take, OTHER = wall − everything else; starts anew. Asserts that no span is open. */
 tl_totals tl__spans_take(tl_spans *spans);

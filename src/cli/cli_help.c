@@ -280,7 +280,7 @@ void tl__help_man(const tl_command *const *commands, int n) {
         "the sentence names.");
     puts(".SH ENVIRONMENT\n.TP\n.B TRILITH_LOG\nThe least that is said on standard error: debug, info, warn or error "
          "(default info).\n"
-         ".TP\n.B TRILITH_ISA\nKernels to use: ref, avx2, avx512 or avx512_bf16 (default: the best that the CPU has). "
+         ".TP\n.B TRILITH_ISA\nKernels to use: ref, avx2, avx512, avx512_vnni, avx512_bf16 or amx (default: the best that the CPU has). "
          "Results are "
          "the same bits.\n"
          ".TP\n.B TRILITH_MMAP\n0 reads files of weights and of tokenised data instead of mapping them, as\n.B "

@@ -57,9 +57,9 @@ typedef struct entry {
 enum { MOST_ENTRIES = 32 };
 
 /* An entry is named after the least table that has the same function: ref where it is the definition's own, avx512
- * where avx512_bf16 adds nothing. */
+ * where amx adds nothing. */
 static int kernel_table(entry out[MOST_ENTRIES], const tl_ops *ops) {
-    static const char *const names[] = {"ref", "avx2", "avx512"};
+    static const char *const names[] = {"ref", "avx2", "avx512", "avx512_vnni", "avx512_bf16"};
     int n = 0;
 #define ENTRY(field) out[n++] = (entry){#field, ops->isa};
     ENTRIES(ENTRY)
@@ -173,6 +173,7 @@ static int examine(findings *f, const settings *o, tl_ctx *ctx, tl_error *err) {
     read_huge_pages(f->huge_pages);
     ctx->contract = TL_CONTRACT_BF16; /* that peak too */
     tl__machine_measure(&f->machine, ctx, o->seconds);
+    tl__machine_measure_int8(&f->machine, ctx, o->seconds / 2);
     look_for_trouble(f, ctx->ops);
     return 0;
 }
@@ -213,6 +214,13 @@ static void print_wrapped(const char *label, const char *words) {
     printf("\n");
 }
 
+/* Which instructions multiply bytes, by the table's name. */
+static const char *int8_how(const char *isa) {
+    return strcmp(isa, "amx") == 0                                             ? "tiles by AMX-INT8"
+           : strcmp(isa, "avx512_vnni") == 0 || strcmp(isa, "avx512_bf16") == 0 ? "fours by AVX512-VNNI"
+                                                                               : "pairs by vpmaddubsw";
+}
+
 static void print_text(const findings *f, const tl_ops *ops) {
     const tl_machine *m = &f->machine;
     printf("trilith             %s\nCPU                 %s\n", tl_version(), m->cpu);
@@ -228,13 +236,14 @@ static void print_text(const findings *f, const tl_ops *ops) {
     printf("f32 peak            %.1f GFLOP/s measured, %s, all threads\n", m->f32_flops / 1e9, m->isa);
     printf("bf16 peak           %.1f GFLOP/s measured%s\n", m->bf16_flops / 1e9,
            m->bf16_flops == m->f32_flops ? " as f32: by multiply-adds, no slower here than AVX512-BF16 or without it" : ", pairs by AVX512-BF16");
+    if (m->int8_ops > 0) printf("int8 peak           %.1f GOP/s measured, %s\n", m->int8_ops / 1e9, int8_how(m->isa));
     printf("memory read         %.1f GB/s measured, all threads\n", m->read_bytes_per_second / 1e9);
 
     entry table[MOST_ENTRIES];
     int n = kernel_table(table, ops);
     char words[1024];
     size_t used = 0;
-    static const char *const isas[] = {"avx512_bf16", "avx512", "avx2", "ref"};
+    static const char *const isas[] = {"amx", "avx512_bf16", "avx512_vnni", "avx512", "avx2", "ref"};
     for (size_t k = 0; k < sizeof isas / sizeof *isas; k++) {
         used = 0;
         words[0] = 0;
@@ -295,7 +304,7 @@ const tl_command tl__cmd_doctor = {
         "system allow, "
         "library versions, and the measured figures that every percentage in Trilith divides by: FLOP/s in registers "
         "of f32 "
-        "multiply-adds and of bf16 pairs, and bytes a second read from memory, with all threads at once.",
+        "multiply-adds, of bf16 pairs and of bytes, and bytes a second read from memory, with all threads at once.",
     .examples = "  trilith doctor\n"
                 "      a page for people\n"
                 "  TRILITH_ISA=avx2 trilith doctor --json\n"

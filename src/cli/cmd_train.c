@@ -6,6 +6,7 @@
 
 #include "base/json.h"
 #include "cli/cli.h"
+#include "cli/keeper.h"
 #include "cli/progress.h"
 #include "cli/supervise.h"
 #include "cli/sweep.h"
@@ -359,6 +360,7 @@ static int run(tl_cli *cli) {
     if (v->depth == 0 && v->aspect > 0)
         return tl__cli_bad(cli, "--aspect is the width of a --depth N model; give --depth, or leave --aspect out");
     if (name_model(cli, v, &err)) return tl__cli_fail(cli, &err);
+    tl__keeper_open(cli->name);
     tl__cli_mmap(v->mmap);
     tl_train_config config = config_of(cli);
     tl_progress *progress = tl__progress_open(v->quiet);

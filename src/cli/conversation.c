@@ -48,8 +48,17 @@ int tl__conversation_make(json_t **conversation, json_t *messages, tl_error *err
     return status;
 }
 
+int tl__conversation_tools(json_t *conversation, const char *tools, tl_error *err) {
+    json_t *list = NULL;
+    int status = read_file(&list, tools, err);
+    if (!status && !json_is_array(list)) status = tl__fail(err, TL_EFORMAT, "%s: a list of tools was expected", tools);
+    if (!status) json_object_set(conversation, "tools", list);
+    json_decref(list);
+    return status;
+}
+
 int tl__conversation_read(json_t **conversation, const char *messages, const char *tools, tl_error *err) {
-    json_t *root = NULL, *list = NULL;
+    json_t *root = NULL;
     *conversation = NULL;
     int status = read_file(&root, messages, err);
     if (status) return status;
@@ -63,12 +72,7 @@ int tl__conversation_read(json_t **conversation, const char *messages, const cha
         if (value) json_object_set(*conversation, key, value);
     }
     json_decref(root);
-    if (!status && tools) {
-        status = read_file(&list, tools, err);
-        if (!status && !json_is_array(list)) status = tl__fail(err, TL_EFORMAT, "%s: a list of tools was expected", tools);
-        if (!status) json_object_set(*conversation, "tools", list);
-        json_decref(list);
-    }
+    if (!status && tools) status = tl__conversation_tools(*conversation, tools, err);
     if (status) {
         json_decref(*conversation);
         *conversation = NULL;

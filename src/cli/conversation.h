@@ -10,6 +10,8 @@ int tl__conversation_read(json_t **conversation, const char *messages, const cha
 /* A conversation of this list (the reference is taken). What stands under older names for reasoning is copied to
  * reasoning_content, as transformers does. */
 int tl__conversation_make(json_t **conversation, json_t *messages, tl_error *err);
+/* Put the tools of a file into a conversation. */
+int tl__conversation_tools(json_t *conversation, const char *tools, tl_error *err);
 /* KEY=JSON of each entry, put into an object. */
 int tl__settings_add(json_t *settings, const tl_list *entries, tl_error *err);
 

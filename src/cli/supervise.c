@@ -57,18 +57,22 @@ static void hear_srun(tl_job_news *news, const char *line) {
 }
 
 /* A rank's own sentence says of who is lost "rank 2 (node7) has not come and is silent for 4.0 s", as often as there
- * are. */
+ * are; a keeper's "rank 2 (node7) was killed by signal 9". */
 static void hear_rank(tl_job_news *news, const char *line) {
-    static const char *const words[] = {") has not come and is silent for ", ") has come and is silent for "};
+    static const char *const words[] = {") has not come and is silent for ", ") has come and is silent for ",
+                                        ") is silent for ", ") was killed by signal "};
     for (const char *at = line; (at = strstr(at, "rank ")); at += 5) {
         char *end;
         long rank = strtol(at + 5, &end, 10);
         if (end == at + 5 || *end != ' ' || end[1] != '(') continue;
         const char *close = strchr(end, ')');
-        for (int i = 0; close && i < 2; i++) {
+        for (int i = 0; close && i < 4; i++) {
             char how[160];
             if (strncmp(close, words[i], strlen(words[i])) != 0) continue;
-            snprintf(how, sizeof how, "no word from %.*s", (int)(close - end - 2), end + 2);
+            if (i < 3) snprintf(how, sizeof how, "no word from %.*s", (int)(close - end - 2), end + 2);
+            else
+                snprintf(how, sizeof how, "killed by signal %ld on %.*s", strtol(close + strlen(words[i]), NULL, 10),
+                         (int)(close - end - 2), end + 2);
             lose(news, rank, how);
         }
     }

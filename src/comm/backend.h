@@ -23,7 +23,7 @@ typedef struct tl_comm_ops {
     const char *(*host)(const tl_comm *comm, int rank);
     uint64_t (*sequence)(const tl_comm *comm);
     void (*set_step)(tl_comm *comm, int64_t step);
-    int (*reserve)(tl_comm *comm, int64_t most_bytes, int pending, tl_error *err);
+    void (*reserve)(tl_comm *comm);
     int (*start)(tl_comm *comm, const tl_comm_request *request, tl_ticket *ticket, tl_error *err);
     int (*wait)(tl_comm *comm, tl_ticket ticket, int64_t timeout_ns, tl_error *err);
     void (*set_silence)(tl_comm *comm, int64_t silence_ns);
@@ -35,7 +35,9 @@ typedef struct tl_comm_ops {
 /* The first member of every communicator. */
 struct tl_comm {
     const tl_comm_ops *ops;
+    int64_t patience_ns;
 };
+#define TL_COMM_PATIENCE_NS 600000000000 /* at first */
 
 /* When tl__comm_hurry was called; 0: it was not. */
 int64_t tl__comm_hurried_ns(void);

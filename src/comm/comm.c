@@ -140,8 +140,8 @@ void tl__comm_set_step(tl_comm *comm, int64_t step) {
     comm->ops->set_step(comm, step);
 }
 
-int tl__comm_reserve(tl_comm *comm, int64_t most_bytes, int pending, tl_error *err) {
-    return comm->ops->reserve(comm, most_bytes, pending, err);
+void tl__comm_reserve(tl_comm *comm) {
+    comm->ops->reserve(comm);
 }
 
 static int start(tl_comm *comm, tl_comm_request request, tl_ticket *ticket, tl_error *err) {
@@ -180,8 +180,13 @@ int tl__comm_wait(tl_comm *comm, tl_ticket ticket, int64_t timeout_ns, tl_error 
     return comm->ops->wait(comm, ticket, timeout_ns, err);
 }
 
-void tl__comm_set_silence(tl_comm *comm, int64_t silence_ns) {
-    comm->ops->set_silence(comm, silence_ns);
+void tl__comm_set_patience(tl_comm *comm, int64_t patience_ns) {
+    comm->patience_ns = patience_ns;
+    comm->ops->set_silence(comm, patience_ns);
+}
+
+int64_t tl__comm_patience(const tl_comm *comm) {
+    return comm->patience_ns;
 }
 
 static _Atomic int64_t hurried_ns;
@@ -219,7 +224,6 @@ void tl__comm_leaves(int leaves, int size, int rank, int *first, int *count) {
     *first = rank < uncut ? rank * n : uncut * n + (rank - uncut) * (n / 2);
 }
 
-int64_t tl__comm_reserve_bytes(int size, int64_t most_bytes, int pending) {
-    (void)most_bytes, (void)pending; /* whatever is under way goes by in pieces */
+int64_t tl__comm_reserve_bytes(int size) {
     return size > 1 ? tl__comm_many_bytes(size) : 0;
 }

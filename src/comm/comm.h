@@ -9,7 +9,7 @@
  * last P − 2^d are cut once more; rank r has the r-th in leaf order (tl__comm_leaves), and a sum is completed as the binary tree over
  * all leaves would have been. So one process and any number of ranks give the same bits.
  *
- * No heap call between open and close but in tl__comm_reserve. */
+ * No heap call between open and close. */
 #ifndef TL_COMM_COMM_H
 #define TL_COMM_COMM_H
 
@@ -37,10 +37,10 @@ void tl__comm_set_step(tl_comm *comm, int64_t step);       /* for messages */
 /* Leaves [*first, *first + *count) of `leaves` (a power of two, ≥ size) are rank's: a complete subtree. */
 void tl__comm_leaves(int leaves, int size, int rank, int *first, int *count);
 
-/* Take what collectives of at most so many bytes need, `pending` of them at once: called before the first step. The bytes that takes on
- * each of `size` ranks (0 for one) are known before. */
-int tl__comm_reserve(tl_comm *comm, int64_t most_bytes, int pending, tl_error *err);
-int64_t tl__comm_reserve_bytes(int size, int64_t most_bytes, int pending);
+/* Make real what collectives need, so that no step pays for it: called before the first. Whatever is under way goes by in pieces, so
+ * the bytes that it takes on each of `size` ranks (0 for one) are known before. */
+void tl__comm_reserve(tl_comm *comm);
+int64_t tl__comm_reserve_bytes(int size);
 
 typedef struct tl_ticket {
     uint64_t sequence;
@@ -59,8 +59,10 @@ int tl__comm_gather_start(tl_comm *comm, tl_axis axis, void *out, const void *in
 /* TL_ECOMM after timeout_ns (and for every later call): the sentence names the collective, its step, and by rank and host who has
  * not come, how far each is, or whose arguments differ. */
 int tl__comm_wait(tl_comm *comm, tl_ticket ticket, int64_t timeout_ns, tl_error *err);
-/* A rank of which nothing at all is heard for so long is lost (600 s at first), however long a wait may take: TL_ECOMM. */
-void tl__comm_set_silence(tl_comm *comm, int64_t silence_ns);
+/* How long a caller means to wait for other ranks (600 s at first): what it hands to its waits. A rank of which nothing at all is
+ * heard for so long is lost, however long a wait may take: TL_ECOMM. */
+void tl__comm_set_patience(tl_comm *comm, int64_t patience_ns);
+int64_t tl__comm_patience(const tl_comm *comm);
 /* Safe in a signal handler: this process is about to be ended, as mpirun does a second after another rank's death. From here on half
  * a second of silence is enough, so that there is time to say who is lost. Ranks that live are waited for as before. */
 void tl__comm_hurry(void);

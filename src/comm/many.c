@@ -3,6 +3,7 @@
 #include "comm/many.h"
 
 #include "base/clock.h"
+#include "base/log.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -159,6 +160,38 @@ static void await_or_fail(many *c, uint64_t s, int64_t begun_ns, int64_t timeout
     else if (lost) fail_late(c, s, now - begun_ns, allowed);
 }
 
+void tl__many_notice_lost(many *c) {
+    char text[sizeof c->failure.text];
+    int64_t now = tl__now_ns();
+    int lost = 0, used = 0;
+    pthread_mutex_lock(&c->lock);
+    for (int r = 0; r < c->size && !c->waiting && !c->failed && c->open; r++) {
+        const peer *p = &c->peer[r];
+        if (r == c->rank || !p->here || p->left || now - p->heard_ns <= TL_MANY_HURRY_NS) continue;
+        if (++lost > SAY_AT_MOST) continue;
+        used = add(text, sizeof text, used,
+                   "rank %d (%s) is silent for %.1f s (stopped, dead or cut off), last at collective %llu, step %lld; ",
+                   r, p->host, (double)(now - p->heard_ns) * 1e-9, (unsigned long long)p->sequence, (long long)p->step);
+    }
+    bool first = lost > 0; /* of those that live: one speaks */
+    for (int r = 0; r < c->rank; r++) first &= now - c->peer[r].heard_ns > TL_MANY_HURRY_NS;
+    for (int r = 0, shown = 0; first && r < c->size && shown <= SAY_AT_MOST; r++) {
+        bool mine = r == c->rank;
+        if (!mine && now - c->peer[r].heard_ns > TL_MANY_HURRY_NS) continue;
+        used = shown++ == SAY_AT_MOST ? add(text, sizeof text, used, ", …")
+                                      : add(text, sizeof text, used, "%srank %d (%s) is at collective %llu, step %lld",
+                                            shown > 1 ? ", " : "", r, c->peer[r].host,
+                                            (unsigned long long)(mine ? c->started : c->peer[r].sequence),
+                                            (long long)(mine ? c->step : c->peer[r].step));
+    }
+    if (first) {
+        add(text, sizeof text, used, "; resume from the last checkpoint.");
+        tl__many_fail(c, TL_ECOMM, "%s", text);
+    }
+    pthread_mutex_unlock(&c->lock);
+    if (first) tl__warn("%s", text);
+}
+
 /* ---- the table's calls ---- */
 
 static int many_rank(const tl_comm *comm, tl_axis axis) {
@@ -187,18 +220,13 @@ static void many_set_step(tl_comm *comm, int64_t step) {
 }
 
 /* Everything was taken when it was opened; here its pages are made real, so that no step pays for it. */
-static int many_reserve(tl_comm *comm, int64_t most_bytes, int pending, tl_error *err) {
+static void many_reserve(tl_comm *comm) {
     many *c = (many *)comm;
-    (void)most_bytes;
-    if (pending > TL_MANY_OPS)
-        return tl__fail(err, TL_EINVALID, "At most %d collectives can be under way at once, not %d.", TL_MANY_OPS,
-                        pending);
     pthread_mutex_lock(&c->lock);
     bool idle = c->busy == 0;
     pthread_mutex_unlock(&c->lock);
     for (int l = 0; idle && l < TL_MANY_LANES; l++)
         memset(c->lane[l].scratch, 0, (size_t)((c->size - 1) * c->slice_bytes));
-    return 0;
 }
 
 static int many_start(tl_comm *comm, const tl_comm_request *request, tl_ticket *ticket, tl_error *err) {
@@ -207,7 +235,9 @@ static int many_start(tl_comm *comm, const tl_comm_request *request, tl_ticket *
     pthread_mutex_lock(&c->lock);
     uint64_t s = c->started + 1;
     int64_t begun_ns = tl__now_ns();
+    c->waiting = true;
     while (!c->failed && s > c->complete + TL_MANY_OPS) await_or_fail(c, c->complete + 1, begun_ns, c->timeout_ns);
+    c->waiting = false;
     if (c->failed) {
         rc = report_failure(c, err);
     } else {
@@ -235,7 +265,9 @@ static int many_wait(tl_comm *comm, tl_ticket ticket, int64_t timeout_ns, tl_err
                      (unsigned long long)ticket.sequence, (unsigned long long)c->started);
     } else {
         int64_t begun_ns = tl__now_ns();
+        c->waiting = true;
         while (!c->failed && !is_done(c, ticket.sequence)) await_or_fail(c, ticket.sequence, begun_ns, timeout_ns);
+        c->waiting = false;
         if (c->failed) rc = report_failure(c, err);
     }
     pthread_mutex_unlock(&c->lock);
@@ -372,10 +404,10 @@ int tl__comm_open_many(tl_comm **comm, const tl_wire_ops *wire, void *where, int
     *comm = NULL;
     many *c = calloc(1, sizeof *c);
     if (!c) return tl__fail(err, TL_ENOMEM, "No memory for a communicator; free some and try again.");
-    c->base.ops = &many_ops;
+    c->base = (tl_comm){&many_ops, TL_COMM_PATIENCE_NS};
     c->wire_ops = wire, c->where = where;
     c->timeout_ns = timeout_ns;
-    c->silence_ns = 600000000000;
+    c->silence_ns = TL_COMM_PATIENCE_NS;
     pthread_condattr_t monotonic;
     pthread_condattr_init(&monotonic);
     pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
@@ -399,7 +431,7 @@ int tl__comm_open_many(tl_comm **comm, const tl_wire_ops *wire, void *where, int
     while (!c->open && !c->failed)
         if (!await_news(c, deadline) && !c->open) fail_meeting(c, timeout_ns);
     int rc = c->failed ? report_failure(c, err) : 0;
-    c->timeout_ns = 600000000000;
+    c->timeout_ns = TL_COMM_PATIENCE_NS;
     pthread_mutex_unlock(&c->lock);
     if (rc) many_close(&c->base);
     else *comm = &c->base;

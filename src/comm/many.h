@@ -107,6 +107,7 @@ typedef struct many {
     pthread_mutex_t lock;
     pthread_cond_t work, news; /* for the thread, for the engine */
     /* Under the lock. */
+    bool waiting; /* the engine, for others */
     uint64_t started, complete; /* started by the engine; all up to `complete` are done and their places free */
     int64_t step;
     bool open, closing, ended;
@@ -125,6 +126,9 @@ int tl__many_allocate(many *c); /* when the wire has said how many there are; 0,
 const char *tl__many_kind(int kind);
 /* "sum of 128 f32" */
 void tl__many_describe(char *out, size_t size, int kind, int64_t n, int root);
+/* In a hurry (tl__comm_hurry): a rank that is silent is lost, even while the engine computes and waits for nobody. Said at once, since
+ * the engine may never come to say it. The communication thread's, without the lock. */
+void tl__many_notice_lost(many *c);
 /* Record a failure, the first one only, and wake everybody. Under the lock. */
 void tl__many_fail(many *c, int status, const char *format, ...) __attribute__((format(printf, 3, 4)));
 

@@ -579,6 +579,7 @@ void *tl__many_progress(void *comm) {
         moved |= listen_to_all(c);
         moved |= advance(c);
         beat(c, &next_beat);
+        if (tl__comm_hurried_ns()) tl__many_notice_lost(c);
         pthread_mutex_lock(&c->lock);
         c->leaving = c->closing && c->freed == c->started;
         pthread_mutex_unlock(&c->lock);

@@ -93,9 +93,8 @@ static void self_set_step(tl_comm *comm, int64_t step) {
     (void)comm, (void)step;
 }
 
-static int self_reserve(tl_comm *comm, int64_t most_bytes, int pending, tl_error *err) {
-    (void)comm, (void)most_bytes, (void)pending, (void)err;
-    return 0;
+static void self_reserve(tl_comm *comm) {
+    (void)comm;
 }
 
 static tl_comm_traffic self_take_traffic(tl_comm *comm) {
@@ -128,6 +127,6 @@ int tl__comm_open_self(tl_comm **comm, tl_error *err) {
     self *c = calloc(1, sizeof *c);
     *comm = c ? &c->base : NULL;
     if (!c) return tl__fail(err, TL_ENOMEM, "No memory for a communicator; free some and try again.");
-    c->base.ops = &self_ops;
+    c->base = (tl_comm){&self_ops, TL_COMM_PATIENCE_NS};
     return 0;
 }

@@ -104,6 +104,10 @@ int tl__session_length(const tl_session *session) {
     return session->length;
 }
 
+int tl__session_capacity(const tl_session *session) {
+    return session->capacity;
+}
+
 void tl__session_lend(tl_session *s, const tl_blocks *blocks) {
     s->acts.blocks = blocks;
 }

@@ -18,6 +18,7 @@ size_t tl__session_bytes(const tl_arch *arch, int capacity, int chunk); /* what 
 size_t tl__session_kv_bytes(const tl_arch *arch, int capacity);
 size_t tl__session_scoring_bytes(const tl_arch *arch, int capacity, int chunk);
 int tl__session_length(const tl_session *session);
+int tl__session_capacity(const tl_session *session);
 /* From now on blocks of weights are asked for before they are read; NULL: they lie there. */
 void tl__session_lend(tl_session *session, const tl_blocks *blocks);
 void tl__session_rewind(tl_session *session, int length); /* forget positions ≥ length */

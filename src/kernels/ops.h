@@ -123,7 +123,7 @@ enum { TL_MAX_PRODUCTS = 4 };
 #define TL_LEAST_AMAX 0x1p-100f /* of 32 of x, below which they count as zeros: its inverse scale is finite */
 
 struct tl_ops {
-    const char *isa; /* "ref", "avx2", "avx512", "avx512_bf16" */
+    const char *isa; /* "ref", "avx2", "avx512", "avx512_vnni", "avx512_bf16", "amx" */
 
     /* C[M,N] (+)= A[M,K]·B[K,N] + bias[N]. A(m,k) = a[m·a_row + k·a_col], B(k,n) = b[k·b_row + n·b_col]; of each pair of strides
      * one is 1. accumulate: C is added to, else written. bias may be NULL. K = 0 leaves +0 (or C) plus bias. */
@@ -142,8 +142,8 @@ struct tl_ops {
      * k is in: f32, the f16 as stored or its product with a small integer, rounded once. x is quantised by 32 of k: s = amax/127,
      * a_k = x_k·(1/s) to the nearest integer, ties to even; where amax < TL_LEAST_AMAX, s = 0 and a = 0; where x holds a NaN or an
      * infinity, s = NaN and a = 0. Of each sub-block, in integers, D = Σ q_k·a_k and A = Σ a_k; then
-     *   b = d·D, with an offset fmaf(D, d, A·o);   acc = fmaf(b, s, acc) over sub-blocks in k order,
-     * from +0 within TL_KB, block sums added in order, bias last. */
+     *   acc = fmaf(d·D, s, acc), then of a type with offsets acc = fmaf(o, s·A, acc), over sub-blocks in k order,
+     * from +0 within TL_KB, block sums added in order, bias last. d·D is NaN where d is not finite. */
     void (*linear_quantised)(tl_ctx *ctx, const tl_product *products, int count, const float *x, int64_t ldx, int R);
 
     /* db[N] += Σ_r dy[r,n], the rows order. */
@@ -263,7 +263,7 @@ typedef struct tl_adamw {
     float inv_sqrt_correction2; /* 1 / sqrt(1 − beta2^t) */
 } tl_adamw;
 
-/* The table for the best instruction set this CPU has, or the one named by TRILITH_ISA or `want` (ref, avx2, avx512, avx512_bf16;
+/* The table for the best instruction set this CPU has, or the one named by TRILITH_ISA or `want` (ref, avx2, avx512, avx512_vnni, avx512_bf16, amx;
  * NULL: best). TL_EUNSUPPORTED, naming what the CPU has, when it cannot. */
 int tl__ops_select(const tl_ops **ops, const char *want, tl_error *err);
 /* "avx2 avx512 …": what CPUID and XGETBV say, for doctor. */

@@ -144,31 +144,37 @@ bool tl__gguf_rope_factors(float *out, const tl_arch *a) {
     return true;
 }
 
-/* The numbers of config.json that these factors come from. Low and high have been 1 and 4 in every model; with them a
- * blended factor tells the original positions. False: no numbers give these factors. */
-static bool find_factors(tl_rope *r, const float *factors, int D, double theta) {
-    const double two_pi = 6.283185307179586;
-    const double likely = 8192;
-    const int half = D / 2;
+static bool gives(tl_rope *r, const float *factors, int D, double original) {
     float again[TL_MAX_HEAD_DIM / 2];
-    *r = (tl_rope){.theta = theta, .low_freq_factor = 1, .high_freq_factor = 4};
-    r->factor = (double)factors[half - 1];
-    if (!(r->factor >= 1)) return false;
-    double original = likely;
-    for (int i = 0; i < half; i++) {
-        double blended = (double)factors[i];
-        if (!(blended > 1.0001 && blended < r->factor * 0.9999)) continue;
-        double wave = two_pi * tl__pow_f64(theta, 2.0 * i / D);
-        double smooth = (1 / blended - 1 / r->factor) / (1 - 1 / r->factor);
-        original = floor((1 + 3 * smooth) * wave + 0.5);
-        break;
-    }
     if (!(original >= 1 && original <= TL_MOST_POSITIONS)) return false;
     r->original_positions = (int)original;
     make_factors(again, r, D);
-    for (int i = 0; i < half; i++)
+    for (int i = 0; i < D / 2; i++)
         if (!(fabsf(again[i] - factors[i]) <= 1e-4f * again[i])) return false;
     return true;
+}
+
+/* The numbers of config.json that these factors come from. Low and high have been 1 and 4 in every model; with them a
+ * blended factor tells the original positions. Where none is blended, several numbers give the same factors: the usual
+ * one or a power of two. False: no numbers do. */
+static bool find_factors(tl_rope *r, const float *factors, int D, double theta) {
+    const double two_pi = 6.283185307179586;
+    const int half = D / 2;
+    *r = (tl_rope){.theta = theta, .low_freq_factor = 1, .high_freq_factor = 4};
+    r->factor = (double)factors[half - 1];
+    if (!(r->factor >= 1)) return false;
+    for (int i = 0; i < half; i++) {
+        const double blended = (double)factors[i];
+        if (!(blended > 1.0001 && blended < r->factor * 0.9999)) continue;
+        const double wave = two_pi * tl__pow_f64(theta, 2.0 * i / D);
+        const double smooth = (1 / blended - 1 / r->factor) / (1 - 1 / r->factor);
+        return gives(r, factors, D, floor((1 + 3 * smooth) * wave + 0.5));
+    }
+    for (double original = 8192; original >= 1; original /= 2)
+        if (gives(r, factors, D, original)) return true;
+    for (double original = 16384; original <= TL_MOST_POSITIONS; original *= 2)
+        if (gives(r, factors, D, original)) return true;
+    return false;
 }
 
 /* ---- metadata → config.json ---- */
@@ -536,7 +542,8 @@ static int prove(const json_t *config, const json_t *meta, const family *f, cons
     tl_arch arch;
     char where[64];
     snprintf(where, sizeof where, "the %s model", a->family);
-    int status = to_config(again, f, meta, &t, where, err);
+    const family *reader = f->bit == LLAMA ? &families[0] : f; /* which cannot know that it was Mistral's */
+    int status = to_config(again, reader, meta, &t, where, err);
     if (!status) status = parse_config(&arch, again, where, err);
     if (!status) {
         snprintf(arch.family, sizeof arch.family, "%s", a->family);

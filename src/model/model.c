@@ -575,6 +575,7 @@ void tl__model_backward(tl_ctx *ctx, const tl_model *m, tl_acts *acts, const tl_
     if (a->E > 0) tl__moe_begin_backward(m, acts, R);
     if (acts->d_x) /* NULL where the planner only counts */
         memset(acts->d_x, 0, sizeof(float) * (size_t)R * (size_t)a->C);
+    tl__spans_backward(ctx->spans, true);
     need(acts, a->L + 1, a->L);
     norm_backward(ctx, m, acts->d_x, block_gradient(acts, grad, a->L + 1), acts->d_normed, acts->x_out,
                   acts->final_mean, acts->final_rstd, -1, TL_ROLE_FINAL_GAIN, TL_ROLE_FINAL_BIAS, R);
@@ -592,6 +593,7 @@ void tl__model_backward(tl_ctx *ctx, const tl_model *m, tl_acts *acts, const tl_
                            a->C);
     if (a->positions == TL_POS_LEARNED)
         tl__embed_backward(ctx, gradient(m, grad, -1, TL_ROLE_POSITION), NULL, rows->pos, acts->d_x, 1, R, a->C);
+    tl__spans_backward(ctx->spans, false);
 }
 
 void tl__model_idle_pass(const tl_model *m, const tl_acts *acts) {

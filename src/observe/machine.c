@@ -179,6 +179,7 @@ json_t *tl__machine_json(const tl_machine *m) {
     json_object_set_new(o, "memory_bytes", m->memory_bytes > 0 ? json_integer(m->memory_bytes) : json_null());
     json_object_set_new(o, "f32_flops", m->f32_flops > 0 ? json_real(m->f32_flops) : json_null());
     json_object_set_new(o, "bf16_flops", m->bf16_flops > 0 ? json_real(m->bf16_flops) : json_null());
+    json_object_set_new(o, "int8_ops", m->int8_ops > 0 ? json_real(m->int8_ops) : json_null());
     json_object_set_new(o, "read_bytes_per_second",
                         m->read_bytes_per_second > 0 ? json_real(m->read_bytes_per_second) : json_null());
     if (m->ranks > 1)
@@ -326,23 +327,34 @@ static size_t read_buffer_bytes(const tl_machine *m) {
     return bytes ? bytes : SLICE_BYTES;
 }
 
-void tl__machine_measure(tl_machine *m, tl_ctx *ctx, double seconds) {
-    static trial t; /* too large for a stack; measuring is for one thread at a time */
-    t = (trial){.peak = tl__peak_select(m->isa)};
-    if (!t.peak) t.peak = tl__peak_select("ref");
+static const tl_peak *peak_of(const tl_machine *m) {
+    const tl_peak *peak = tl__peak_select(m->isa);
+    return peak ? peak : tl__peak_select("ref");
+}
+
+static trial the_trial; /* too large for a stack; measuring is for one thread at a time */
+
+/* What a loop of a peak does in a second, all threads at once. */
+static double measure_loop(const tl_machine *m, tl_ctx *ctx, double (*loop)(int64_t, float *), int64_t budget_ns) {
     int tasks = m->threads < 1 ? 1 : m->threads > MAX_TASKS ? MAX_TASKS : m->threads;
-    if (!(seconds > 0)) seconds = 0;
-    if (seconds > 60) seconds = 60;
-    int64_t half_ns = (int64_t)(seconds * 0.5e9);
     tl_limits limits = tl__cgroup_limits();
     double at_once = fmin(tasks, tl__cpus_available());
     if (limits.cpus > 0) at_once = fmin(at_once, limits.cpus);
-    t.flops_loop = t.peak->fma;
-    m->f32_flops = measure_flops(&t, ctx->pool, tasks, at_once / tasks, half_ns);
-    t.flops_loop = t.peak->dot;
-    if (ctx->contract == TL_CONTRACT_BF16)
-        /* The chain by multiply-adds is the same, and on some CPUs faster. */
-        m->bf16_flops =
-            fmax(m->f32_flops, t.flops_loop ? measure_flops(&t, ctx->pool, tasks, at_once / tasks, half_ns) : 0);
-    m->read_bytes_per_second = measure_read(&t, ctx->pool, read_buffer_bytes(m), half_ns);
+    the_trial = (trial){.flops_loop = loop};
+    return measure_flops(&the_trial, ctx->pool, tasks, at_once / tasks, budget_ns);
+}
+
+void tl__machine_measure(tl_machine *m, tl_ctx *ctx, double seconds) {
+    const tl_peak *peak = peak_of(m);
+    int64_t half_ns = (int64_t)(fmin(fmax(seconds, 0), 60) * 0.5e9);
+    m->f32_flops = measure_loop(m, ctx, peak->fma, half_ns);
+    if (ctx->contract == TL_CONTRACT_BF16) /* the chain by multiply-adds is the same, and on some CPUs faster */
+        m->bf16_flops = fmax(m->f32_flops, peak->dot ? measure_loop(m, ctx, peak->dot, half_ns) : 0);
+    the_trial = (trial){.peak = peak};
+    m->read_bytes_per_second = measure_read(&the_trial, ctx->pool, read_buffer_bytes(m), half_ns);
+}
+
+void tl__machine_measure_int8(tl_machine *m, tl_ctx *ctx, double seconds) {
+    const tl_peak *peak = peak_of(m);
+    m->int8_ops = peak->int8 ? measure_loop(m, ctx, peak->int8, (int64_t)(fmin(fmax(seconds, 0), 60) * 1e9)) : 0;
 }

@@ -14,12 +14,16 @@ typedef struct tl_machine {
     int64_t memory_bytes; /* of the machine or the cgroup's limit, the lesser */
     double f32_flops; /* per second, measured with `threads` threads and the table's instruction set; 0: not measured */
     double bf16_flops; /* likewise of products in bf16: f32_flops where there is no instruction; 0: not measured */
+    double int8_ops; /* likewise of products of bytes summed in int32, two operations each; 0: not measured, or no instruction */
     double read_bytes_per_second; /* likewise; 0: not measured */
     char isa[16]; /* of the table */
     /* Of the link between ranks, as every rank measured it together with all others (observe/link.c); a process alone has none. */
     int ranks;                    /* that took part; 0: not measured */
     double link_latency_seconds;  /* of one exchange in which each rank sends next to nothing to each other */
     double link_bytes_per_second; /* that a rank sends and receives, both added, while all do */
+    /* Seconds that a step took for each second that its operators take at the peaks, by bucket, once one has been seen
+     * (plan/traffic.h), in backward passes and outside of them: exchanges compete with the former. 0: not seen, as 1. */
+    double pace[2][TL_BUCKETS];
 } tl_machine;
 
 /* What it is: fast, nothing measured. ctx->ops NULL: the best table this CPU has. */
@@ -32,6 +36,8 @@ static inline double tl__machine_peak(const tl_machine *m, tl_contract contract)
  * contract is bf16: best of several short trials. Takes and gives back a buffer several times
  * the last-level cache (64 MiB … 1 GiB, at most an eighth of memory_bytes). */
 void tl__machine_measure(tl_machine *m, tl_ctx *ctx, double seconds);
+/* int8_ops, for about `seconds`. */
+void tl__machine_measure_int8(tl_machine *m, tl_ctx *ctx, double seconds);
 /* Of the ranks of a run, all together, for about so many seconds: latency and bandwidth between them, the same on every rank. Takes and
  * gives back 4 MiB. Nothing with one rank. */
 int tl__machine_measure_link(tl_machine *m, tl_comm *comm, double seconds, tl_error *err);

@@ -119,8 +119,8 @@ static const tl_ops counting = {
 
 static double roofline_seconds(const tl_span *span, const tl_machine *machine) {
     double compute = span->flops / (span->bf16 ? machine->bf16_flops : machine->f32_flops);
-    double memory = span->bytes / machine->read_bytes_per_second;
-    return compute > memory ? compute : memory;
+    double memory = span->bytes / machine->read_bytes_per_second, pace = machine->pace[span->backward][span->bucket];
+    return (compute > memory ? compute : memory) * (pace > 0 ? pace : 1);
 }
 
 static void add_spans(tl_totals *out, tl_spans *spans, double times, const tl_machine *machine) {
@@ -130,6 +130,7 @@ static void add_spans(tl_totals *out, tl_spans *spans, double times, const tl_ma
         double seconds = times * roofline_seconds(&span[i], machine);
         int b = span[i].bucket;
         out->seconds[b] += seconds;
+        if (span[i].backward) out->backward_seconds[b] += seconds;
         out->wall_seconds += seconds;
         out->flops[b] += times * span[i].flops;
         if (span[i].bf16) out->bf16_flops[b] += times * span[i].flops;
@@ -268,6 +269,20 @@ int tl__train_predict_ranks(tl_totals *out, tl_train_traffic *traffic, const tl_
     out->seconds[TL_BUCKET_COMM] += traffic->exposed_seconds;
     out->wall_seconds += traffic->exposed_seconds;
     return status;
+}
+
+void tl__machine_learn(tl_machine *m, const tl_totals *predicted, const tl_train_traffic *traffic,
+                       const tl_totals *seen, const tl_comm_traffic *seen_traffic) {
+    for (int b = 0; b <= TL_BUCKET_OPTIMIZER; b++)
+        for (int backward = 0; backward < 2; backward++) {
+            double *pace = &m->pace[backward][b], was = *pace > 0 ? *pace : 1;
+            double p =
+                backward ? predicted->backward_seconds[b] : predicted->seconds[b] - predicted->backward_seconds[b];
+            double s = backward ? seen->backward_seconds[b] : seen->seconds[b] - seen->backward_seconds[b];
+            if (p > 0 && s > 0) *pace = was * s / p;
+        }
+    if (traffic->seconds > 0 && seen_traffic->seconds > 0)
+        m->link_bytes_per_second *= traffic->seconds / seen_traffic->seconds;
 }
 
 int tl__train_predict(tl_totals *out, const tl_arch *arch, const tl_train_shape *s, const tl_machine *machine,

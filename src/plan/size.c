@@ -78,19 +78,13 @@ int tl__block_slot(int block, int L) {
 /* A step's collectives: its gradient by block, or by neighbours in a block that have one owner. */
 static void count_collectives(tl_train_memory *memory, const tl_params *params, const int *owner, int L,
                               const tl_train_shape *s) {
-    memory->exchange_bytes = (int64_t)sizeof(double) * s->leaves * memory->leaf_columns;
-    if (memory->exchange_bytes < (int64_t)sizeof(double) * params->n)
-        memory->exchange_bytes = (int64_t)sizeof(double) * params->n;
     for (int b = 0, i, end; b < L + 2; b++) {
         tl__param_block(&i, &end, params, L, b);
         int runs = 0;
         while (i < end) {
             int first = i;
-            int64_t bytes = 0;
+            while (i < end && (s->shard == TL_SHARD_NONE || owner[i] == owner[first])) i++;
             runs++;
-            for (; i < end && (s->shard == TL_SHARD_NONE || owner[i] == owner[first]); i++)
-                bytes += params->list[i].count * (int64_t)sizeof(float);
-            if (bytes > memory->exchange_bytes) memory->exchange_bytes = bytes;
             memory->tickets++;
         }
         if (runs > memory->slot_tickets) memory->slot_tickets = runs;
@@ -242,8 +236,8 @@ void tl__train_bytes(tl_train_bytes *bytes, const tl_arch *arch, const tl_train_
     bytes->average = shape->average ? memory.weight_count * one : 0;
     bytes->activations =
         (int64_t)arena.used_bytes - bytes->gradients - bytes->moments - bytes->average - memory.muon_bytes - gathered;
-    bytes->scratch = (int64_t)tl__ops_workspace_bytes(shape->threads) + memory.muon_bytes +
-                     tl__comm_reserve_bytes(ranks_of(shape), memory.exchange_bytes, memory.tickets);
+    bytes->scratch =
+        (int64_t)tl__ops_workspace_bytes(shape->threads) + memory.muon_bytes + tl__comm_reserve_bytes(ranks_of(shape));
     bytes->sampling = sampling_bytes;
     bytes->program = PROGRAM_BYTES;
     bytes->total = bytes->weights + bytes->gradients + bytes->moments + bytes->average + bytes->activations +

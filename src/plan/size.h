@@ -72,7 +72,6 @@ typedef struct tl_train_memory {
     double *norms;                 /* [params.n] sums of squares */
     tl_ticket *ticket;             /* [tickets] of a step's collectives, most under way at once */
     int tickets, slot_tickets;     /* of these, of one block's */
-    int64_t exchange_bytes;        /* of the largest of them */
     float *embed_grad;             /* [slots, C] tied embeddings: look-up gradients of a leaf; NULL untied */
     int32_t *slot;                 /* [V] row of embed_grad */
     int slots;

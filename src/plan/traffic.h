@@ -12,7 +12,7 @@ typedef struct tl_train_traffic {
     double exposed_seconds; /* of those, what the engine waits; the rest goes on behind the backward pass */
 } tl_train_traffic;
 
-/* Roofline seconds of one micro-batch by block of parameters (plan/shard.h), [L + 2] each, and of the update of everything. */
+/* Seconds of one micro-batch by block of parameters (plan/shard.h), [L + 2] each, and of the update of everything. */
 typedef struct tl_train_pace {
     double *forward, *backward;
     double update;
@@ -21,6 +21,11 @@ typedef struct tl_train_pace {
 /* A step as tl__train_predict has it, with what its ranks exchange: exposed seconds are its bucket comm. */
 int tl__train_predict_ranks(tl_totals *out, tl_train_traffic *traffic, const tl_arch *arch, const tl_train_shape *shape,
                             const tl_machine *machine, tl_error *err);
+
+/* From a step that was predicted for m and then run: m with the pace at which it really computes and exchanges. What is
+ * predicted with it is the same walk over the same operators, at that pace. */
+void tl__machine_learn(tl_machine *m, const tl_totals *predicted, const tl_train_traffic *traffic, const tl_totals *seen,
+                       const tl_comm_traffic *seen_traffic);
 
 /* The traffic alone. All zeros with one rank; no seconds where the link was not measured. */
 int tl__traffic_predict(tl_train_traffic *out, const tl_arch *arch, const tl_train_shape *shape, const tl_machine *machine,

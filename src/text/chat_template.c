@@ -10,12 +10,14 @@
 
 #define CONFIG_BYTES ((size_t)64 << 20)
 
-static const char *const token_names[] = {"bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"};
+static const char *const token_names[] = {"bos_token", "eos_token", "unk_token", "sep_token",
+                                          "pad_token", "cls_token", "mask_token"};
 
 int tl__chat_template_file(tl_chat_template *chat, const char *path, tl_error *err) {
     char *source = NULL;
     size_t n = 0;
-    if (!chat->tokens && !(chat->tokens = json_object())) return tl__fail(err, TL_ENOMEM, "not enough memory for a template");
+    if (!chat->tokens && !(chat->tokens = json_object()))
+        return tl__fail(err, TL_ENOMEM, "not enough memory for a template");
     int status = tl__file_slurp(&source, &n, path, TL_TEMPLATE_SOURCE_BYTES, err);
     if (!status) status = tl__template_compile(&chat->template, source, n, path, err);
     free(source);
@@ -61,7 +63,8 @@ static const char *choose(const json_t *value, bool tools) {
     const char *found = NULL;
     for (size_t i = 0; i < json_array_size(value); i++) {
         const json_t *one = json_array_get(value, i);
-        const char *name = json_string_value(json_object_get(one, "name")), *source = json_string_value(json_object_get(one, "template"));
+        const char *name = json_string_value(json_object_get(one, "name")),
+                   *source = json_string_value(json_object_get(one, "template"));
         if (!name || !source) continue;
         if (tools && !strcmp(name, "tool_use")) return source;
         if (!strcmp(name, "default")) found = source;
@@ -107,14 +110,17 @@ static int take_gguf_token(json_t *tokens, const tl_gguf *g, const char *key, co
     int64_t at;
     if (!id || !list || !list->texts || !tl__gguf_int(id, 0, &at)) return 0;
     if (at < 0 || at >= list->count)
-        return tl__fail(err, TL_EFORMAT, "%s: %s is %lld, but there are %lld tokens", tl__gguf_path(g), key, (long long)at, (long long)list->count);
+        return tl__fail(err, TL_EFORMAT, "%s: %s is %lld, but there are %lld tokens", tl__gguf_path(g), key,
+                        (long long)at, (long long)list->count);
     json_t *text = json_stringn(list->texts[at].bytes, list->texts[at].n);
     if (text) json_object_set_new(tokens, name, text);
     return 0;
 }
 
 static int open_gguf(tl_chat_template *chat, const char *path, bool source_too, tl_error *err) {
-    static const char *const kinds[][2] = {{"bos", "bos_token"}, {"eos", "eos_token"}, {"unknown", "unk_token"}, {"seperator", "sep_token"}, {"padding", "pad_token"}, {"cls", "cls_token"}, {"mask", "mask_token"}};
+    static const char *const kinds[][2] = {
+        {"bos", "bos_token"},     {"eos", "eos_token"}, {"unknown", "unk_token"}, {"seperator", "sep_token"},
+        {"padding", "pad_token"}, {"cls", "cls_token"}, {"mask", "mask_token"}};
     tl_gguf *g = NULL;
     int status = tl__gguf_open(&g, path, err);
     if (status) return status;
@@ -127,8 +133,10 @@ static int open_gguf(tl_chat_template *chat, const char *path, bool source_too, 
     char where[4096];
     snprintf(where, sizeof where, "%s: tokenizer.chat_template", path);
     if (!status && source_too && (!source || source->kind != TL_GGUF_STRING || !source->texts))
-        status = tl__fail(err, TL_ENOTFOUND, "%s has no chat template (tokenizer.chat_template); give one with --template", path);
-    if (!status && source_too) status = tl__template_compile(&chat->template, source->texts[0].bytes, source->texts[0].n, where, err);
+        status = tl__fail(err, TL_ENOTFOUND,
+                          "%s has no chat template (tokenizer.chat_template); give one with --template", path);
+    if (!status && source_too)
+        status = tl__template_compile(&chat->template, source->texts[0].bytes, source->texts[0].n, where, err);
     tl__gguf_close(g);
     return status;
 }
@@ -136,7 +144,8 @@ static int open_gguf(tl_chat_template *chat, const char *path, bool source_too, 
 static int open_model(tl_chat_template *chat, const char *model, bool tools, bool source_too, tl_error *err) {
     *chat = (tl_chat_template){.tokens = json_object()};
     if (!chat->tokens) return tl__fail(err, TL_ENOMEM, "not enough memory for a template");
-    return tl__path_is_folder(model) ? open_folder(chat, model, tools, source_too, err) : open_gguf(chat, model, source_too, err);
+    return tl__path_is_folder(model) ? open_folder(chat, model, tools, source_too, err)
+                                     : open_gguf(chat, model, source_too, err);
 }
 
 int tl__chat_template_open(tl_chat_template *chat, const char *model, bool tools, tl_error *err) {

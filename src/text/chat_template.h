@@ -4,6 +4,7 @@
 #define TL_TEXT_CHAT_TEMPLATE_H
 
 #include "text/template.h"
+#include "text/tokenizer.h"
 
 typedef struct tl_chat_template {
     tl_template *template;
@@ -18,5 +19,9 @@ int tl__chat_template_tokens(tl_chat_template *chat, const char *model, tl_error
 /* A template in a file of its own, beside the tokens that are there. */
 int tl__chat_template_file(tl_chat_template *chat, const char *path, tl_error *err);
 void tl__chat_template_close(tl_chat_template *chat);
+
+/* Ids of a rendering, malloc'd; special tokens are those that the template wrote, never those that stand in what came
+ * from the conversation. Their number, or a status. */
+int64_t tl__chat_encode(const tl_tokenizer *tok, const tl_rendering *rendering, int32_t **ids, tl_error *err);
 
 #endif

@@ -61,10 +61,9 @@ static void find_names(tl_template *t, tl_node *n, bool soft) {
     default:
         break;
     }
-    bool fresh_filter = n->kind == TL_N_FILTER_BLOCK || n->kind == TL_N_SET_BLOCK;
-    find_names(t, n->a, fresh_filter && n->kind == TL_N_FILTER_BLOCK ? false : soft);
-    find_names(t, n->b, n->kind == TL_N_SET_BLOCK ? false : soft);
-    find_names(t, n->c, n->kind == TL_N_FOR ? false : soft);
+    find_names(t, n->a, n->kind != TL_N_FILTER_BLOCK && soft);
+    find_names(t, n->b, n->kind != TL_N_SET_BLOCK && soft);
+    find_names(t, n->c, n->kind != TL_N_FOR && soft);
     if (n->kind != TL_N_FOR) find_names(t, n->d, soft);
     find_names_all(t, &n->args, soft);
     find_names_all(t, &n->defaults, n->kind == TL_N_WITH ? soft : inner);
@@ -73,21 +72,23 @@ static void find_names(tl_template *t, tl_node *n, bool soft) {
 }
 
 static void compile(tl_template *t, const char *source, size_t n) {
-    tl_jinja_token *tokens;
-    int count;
-    tl__template_lex(t, source, n, &tokens, &count, t->memory.err);
-    tl__template_parse(t, tokens, count, t->memory.err);
+    const tl_jinja_token *tokens;
+    tl__template_lex(t, source, n, &tokens);
+    tl__template_parse(t, tokens);
     find_names_all(t, &t->body, false);
-    tl__template_resolve(t, t->memory.err);
+    tl__template_resolve(t);
 }
 
 int tl__template_compile(tl_template **template, const char *source, size_t n, const char *name, tl_error *err) {
     *template = NULL;
     tl_error own = {0};
     if (n > TL_TEMPLATE_SOURCE_BYTES)
-        return tl__fail(err, TL_EFORMAT, "%s: a template of %zu bytes, over the limit of %zu", name, n, TL_TEMPLATE_SOURCE_BYTES);
-    if (tl__utf8_valid((const uint8_t *)source, n) < n) return tl__fail(err, TL_EFORMAT, "%s: the template is not valid UTF-8", name);
-    if (memchr(source, 0, n)) return tl__fail(err, TL_EFORMAT, "%s: the template holds a zero byte; is it the right file?", name);
+        return tl__fail(err, TL_EFORMAT, "%s: a template of %zu bytes, over the limit of %zu", name, n,
+                        TL_TEMPLATE_SOURCE_BYTES);
+    if (tl__utf8_valid((const uint8_t *)source, n) < n)
+        return tl__fail(err, TL_EFORMAT, "%s: the template is not valid UTF-8", name);
+    if (memchr(source, 0, n))
+        return tl__fail(err, TL_EFORMAT, "%s: the template holds a zero byte; is it the right file?", name);
     tl_template *t = calloc(1, sizeof *t);
     if (!t) return tl__fail(err, TL_ENOMEM, "%s: not enough memory to compile it", name);
     jmp_buf door;
@@ -124,7 +125,8 @@ int tl__template_render(const tl_template *template, const json_t *conversation,
     *out = (tl_rendering){0};
     tl_error own = {0};
     tl_run run = {.t = template, .steps = (limits ? limits : &tl__template_limits)->steps};
-    run.memory = (tl_memory){.limit = (limits ? limits : &tl__template_limits)->memory_bytes, .err = &own, .what = "the rendering"};
+    run.memory = (tl_memory){
+        .limit = (limits ? limits : &tl__template_limits)->memory_bytes, .err = &own, .what = "the rendering"};
     tl_text text = {.m = &run.memory};
     run.out = &text;
     int status = run_guarded(&run, conversation, settings);
@@ -132,7 +134,8 @@ int tl__template_render(const tl_template *template, const json_t *conversation,
         out->text = malloc(text.n + 1);
         out->data = text.data ? malloc(text.n) : NULL;
         out->n = text.n;
-        if (!out->text || (text.data && !out->data)) status = tl__fail(&own, TL_ENOMEM, "not enough memory for the rendering");
+        if (!out->text || (text.data && !out->data))
+            status = tl__fail(&own, TL_ENOMEM, "not enough memory for the rendering");
     }
     if (!status) {
         if (text.n) memcpy(out->text, text.bytes, text.n);

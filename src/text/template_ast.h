@@ -151,9 +151,9 @@ struct tl_node {
     tl_place place;
     tl_frame frame, test_frame, else_frame;
     tl_function *function;
-    int loop_slot;                               /* FOR: slot of `loop`, or −1 */
-    int caller_slot, kwargs_slot, varargs_slot;  /* MACRO, CALL_BLOCK: −1 when not used */
-    int known;                                   /* FILTER, TEST: index in its table; −1: an error when it is reached */
+    int loop_slot;                              /* FOR: slot of `loop`, or −1 */
+    int caller_slot, kwargs_slot, varargs_slot; /* MACRO, CALL_BLOCK: −1 when not used */
+    int known; /* FILTER, TEST: index in its table; −1: an error when it is reached */
 };
 
 struct tl_template {
@@ -164,12 +164,11 @@ struct tl_template {
     tl_function *function;
 };
 
-/* Lexer: tokens of a source, the last one END. */
-int tl__template_lex(tl_template *t, const char *source, size_t n, tl_jinja_token **tokens, int *count, tl_error *err);
-/* Parser: t->body. */
-int tl__template_parse(tl_template *t, const tl_jinja_token *tokens, int count, tl_error *err);
-/* Names: every place, frame and function. */
-int tl__template_resolve(tl_template *t, tl_error *err);
+/* Lexer: tokens of a source, the last one END. Parser: t->body. Names: every place, frame and function. They fail by
+ * the door of t->memory. */
+void tl__template_lex(tl_template *t, const char *source, size_t n, const tl_jinja_token **tokens);
+void tl__template_parse(tl_template *t, const tl_jinja_token *tokens);
+void tl__template_resolve(tl_template *t);
 
 /* "NAME, line L, column C: …" */
 int tl__template_fail(const tl_template *t, int line, int column, tl_error *err, const char *format, ...)

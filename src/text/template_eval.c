@@ -27,11 +27,13 @@ void tl__run_steps(tl_run *run, int64_t n) {
 }
 
 void tl__run_deeper(tl_run *run) {
-    if (++run->depth > TL_TEMPLATE_CALLS) tl__run_fail(run, "macros, loops and expressions are nested too deep; does a macro call itself without end?");
+    if (++run->depth > TL_TEMPLATE_CALLS)
+        tl__run_fail(run, "macros, loops and expressions are nested too deep; does a macro call itself without end?");
 }
 
 void tl__run_defined(tl_run *run, tl_value v) {
-    if (v.kind == TL_V_UNDEFINED || v.kind == TL_V_MISSING) tl__run_fail(run, "%s", v.kind == TL_V_UNDEFINED ? v.why : "a value is undefined");
+    if (v.kind == TL_V_UNDEFINED || v.kind == TL_V_MISSING)
+        tl__run_fail(run, "%s", v.kind == TL_V_UNDEFINED ? v.why : "a value is undefined");
 }
 
 /* ---- names ---- */
@@ -77,7 +79,8 @@ static void assign(tl_run *run, activation *a, const tl_node *target, tl_value v
         *slot_of(a, target->place) = v;
     } else if (target->kind == TL_N_NS_TARGET) {
         tl_value ns = *slot_of(a, target->place);
-        if (target->attr->n && target->attr->bytes[0] == '_') tl__run_fail(run, "the attributes of a namespace must not begin with '_'");
+        if (target->attr->n && target->attr->bytes[0] == '_')
+            tl__run_fail(run, "the attributes of a namespace must not begin with '_'");
         tl__dict_set(&run->memory, ns.dict, tl__str(target->attr), v);
     } else {
         tl__run_defined(run, v.kind == TL_V_UNDEFINED && target->args.n ? v : tl__none());
@@ -88,7 +91,8 @@ static void assign(tl_run *run, activation *a, const tl_node *target, tl_value v
         tl_value *parts = TL_NEW(&run->memory, tl_value, target->args.n + 1);
         while (n <= target->args.n && tl__next(run, it, &item)) parts[n++] = item;
         if (n != target->args.n)
-            tl__run_fail(run, "%s values to take apart: %d were expected", n > target->args.n ? "too many" : "not enough", target->args.n);
+            tl__run_fail(run, "%s values to take apart: %d were expected",
+                         n > target->args.n ? "too many" : "not enough", target->args.n);
         for (int i = 0; i < n; i++) assign(run, a, target->args.at[i], parts[i]);
     }
 }
@@ -98,7 +102,8 @@ static void check_namespaces(tl_run *run, activation *a, const tl_node *target) 
     if (target->kind == TL_N_TUPLE)
         for (int i = 0; i < target->args.n; i++) check_namespaces(run, a, target->args.at[i]);
     else if (target->kind == TL_N_NS_TARGET && slot_of(a, target->place)->kind != TL_V_NAMESPACE)
-        tl__run_fail(run, "'%.*s' is not a namespace, so that its attributes cannot be set", (int)(target->text->n < 100 ? target->text->n : 100), target->text->bytes);
+        tl__run_fail(run, "'%.*s' is not a namespace, so that its attributes cannot be set",
+                     (int)(target->text->n < 100 ? target->text->n : 100), target->text->bytes);
 }
 
 /* ---- calls ---- */
@@ -139,7 +144,8 @@ static tl_args arguments(tl_run *run, activation *a, const tl_node *n) {
         else if (!tl__string_is(name, "**")) add_named(run, &args, name, v, &room);
         else {
             tl__run_defined(run, v);
-            if (v.kind != TL_V_DICT) tl__run_fail(run, "'**' goes before a mapping, not a value of type %s", tl__value_type(v));
+            if (v.kind != TL_V_DICT)
+                tl__run_fail(run, "'**' goes before a mapping, not a value of type %s", tl__value_type(v));
             for (size_t k = 0; k < v.dict->n; k++) {
                 if (v.dict->at[k].key.kind != TL_V_STRING) tl__run_fail(run, "'**' wants names as keys");
                 add_named(run, &args, v.dict->at[k].key.s, v.dict->at[k].value, &room);
@@ -187,11 +193,14 @@ static tl_value call_macro(tl_run *run, const tl_macro *macro, const tl_args *ar
             a->slot[n->caller_slot] = args->named[i];
             used[i] = true;
         } else if (n->kwargs_slot < 0) {
-            tl__run_fail(run, "the macro takes no argument called '%.*s'", (int)(args->name[i]->n < 100 ? args->name[i]->n : 100), args->name[i]->bytes);
+            tl__run_fail(run, "the macro takes no argument called '%.*s'",
+                         (int)(args->name[i]->n < 100 ? args->name[i]->n : 100), args->name[i]->bytes);
         }
     }
-    if (n->caller_slot >= 0 && a->slot[n->caller_slot].kind == TL_V_MISSING) a->slot[n->caller_slot] = tl__undefined(run, "No caller defined");
-    if (n->caller_slot >= 0 && a->slot[n->caller_slot].kind == TL_V_NONE) a->slot[n->caller_slot] = tl__undefined(run, "No caller defined");
+    if (n->caller_slot >= 0 && a->slot[n->caller_slot].kind == TL_V_MISSING)
+        a->slot[n->caller_slot] = tl__undefined(run, "No caller defined");
+    if (n->caller_slot >= 0 && a->slot[n->caller_slot].kind == TL_V_NONE)
+        a->slot[n->caller_slot] = tl__undefined(run, "No caller defined");
     if (n->kwargs_slot >= 0) {
         tl_value rest = tl__dict_new(&run->memory, TL_V_DICT);
         for (int i = 0; i < args->names; i++)
@@ -224,9 +233,15 @@ tl_value tl__call(tl_run *run, tl_value callee, const tl_args *args) {
     const tl_node *at = run->at;
     tl_value out;
     switch (callee.kind) {
-    case TL_V_MACRO: out = call_macro(run, callee.macro, args); break;
-    case TL_V_GLOBAL: out = tl__global_call(run, callee.which, args); break;
-    case TL_V_METHOD: out = tl__method_call(run, callee.which, callee.bound->self, args); break;
+    case TL_V_MACRO:
+        out = call_macro(run, callee.macro, args);
+        break;
+    case TL_V_GLOBAL:
+        out = tl__global_call(run, callee.which, args);
+        break;
+    case TL_V_METHOD:
+        out = tl__method_call(run, callee.which, callee.bound->self, args);
+        break;
     case TL_V_JOINER:
         tl__bind(run, "joiner", args, "", 0, NULL);
         out = callee.cycler->at++ ? callee.cycler->items.at[0] : tl__str(tl__string(&run->memory, "", 0, NULL));
@@ -236,7 +251,8 @@ tl_value tl__call(tl_run *run, tl_value callee, const tl_args *args) {
         if (args->n != 1 || args->names) tl__run_fail(run, "'loop' takes one argument: what to go through");
         out = tl__str(tl__loop_again(run, callee.loop, args->at[0]));
         break;
-    default: tl__run_fail(run, "a value of type %s cannot be called", tl__value_type(callee));
+    default:
+        tl__run_fail(run, "a value of type %s cannot be called", tl__value_type(callee));
     }
     run->at = at;
     run->depth--;
@@ -257,7 +273,8 @@ static tl_value compare(tl_run *run, activation *a, const tl_node *n) {
 }
 
 static _Noreturn void unknown_name(tl_run *run, const tl_node *n) {
-    tl__run_fail(run, "there is no %s called '%.*s'", n->kind == TL_N_FILTER ? "filter" : "test", (int)(n->attr->n < 100 ? n->attr->n : 100), n->attr->bytes);
+    tl__run_fail(run, "there is no %s called '%.*s'", n->kind == TL_N_FILTER ? "filter" : "test",
+                 (int)(n->attr->n < 100 ? n->attr->n : 100), n->attr->bytes);
 }
 
 /* The value that a filter block's innermost filter takes comes from outside. */
@@ -275,6 +292,7 @@ static tl_value make_dict(tl_run *run, activation *a, const tl_node *n) {
         tl_value key = eval(run, a, n->args.at[i]), value = eval(run, a, n->args.at[i + 1]);
         run->at = n;
         if (!tl__value_hashable(key)) tl__run_fail(run, "a value of type %s cannot be a key", tl__value_type(key));
+        if (key.kind == TL_V_STRING) tl__run_steps(run, (int64_t)key.s->n / 64);
         tl__dict_set(&run->memory, out.dict, key, value);
     }
     return out;
@@ -296,8 +314,10 @@ static tl_value eval_other(tl_run *run, activation *a, const tl_node *n) {
     tl_value v, w;
     switch (n->kind) {
     case TL_N_TUPLE:
-    case TL_N_LIST: return make_list(run, a, n);
-    case TL_N_DICT: return make_dict(run, a, n);
+    case TL_N_LIST:
+        return make_list(run, a, n);
+    case TL_N_DICT:
+        return make_dict(run, a, n);
     case TL_N_ATTR:
         v = eval(run, a, n->a);
         run->at = n;
@@ -320,7 +340,8 @@ static tl_value eval_other(tl_run *run, activation *a, const tl_node *n) {
         run->at = n;
         return tl__call(run, v, &args);
     }
-    case TL_N_FILTER: return eval_filter(run, a, n, NULL);
+    case TL_N_FILTER:
+        return eval_filter(run, a, n, NULL);
     case TL_N_TEST: {
         v = eval(run, a, n->a);
         tl_args args = arguments(run, a, n);
@@ -328,7 +349,8 @@ static tl_value eval_other(tl_run *run, activation *a, const tl_node *n) {
         if (n->known < 0) unknown_name(run, n);
         return tl__bool(tl__test_apply(run, n->known, v, &args));
     }
-    case TL_N_NOT: return tl__bool(!tl__truth(run, eval(run, a, n->a)));
+    case TL_N_NOT:
+        return tl__bool(!tl__truth(run, eval(run, a, n->a)));
     case TL_N_AND:
         v = eval(run, a, n->a);
         return tl__truth(run, v) ? eval(run, a, n->b) : v;
@@ -354,11 +376,13 @@ static tl_value eval_other(tl_run *run, activation *a, const tl_node *n) {
         }
         return tl__str(tl__text_done(&t));
     }
-    case TL_N_COMPARE: return compare(run, a, n);
+    case TL_N_COMPARE:
+        return compare(run, a, n);
     default: /* CHOOSE */
         if (tl__truth(run, eval(run, a, n->b))) return eval(run, a, n->a);
         if (n->c) return eval(run, a, n->c);
-        return tl__undefined(run, "the inline if-expression on line %d evaluated to false and no else section was defined.", n->line);
+        return tl__undefined(
+            run, "the inline if-expression on line %d evaluated to false and no else section was defined.", n->line);
     }
 }
 
@@ -394,7 +418,8 @@ static void run_loop(tl_run *run, activation *a, const tl_node *n, tl_value item
         *test = (loop_test){n, a};
         enter(run, a, &n->test_frame);
         tl_iterator *kept = TL_NEW(&run->memory, tl_iterator, 1);
-        *kept = (tl_iterator){.source = {.kind = TL_V_ITERATOR, .iterator = it}, .keep = passes, .more = test, .label = "generator"};
+        *kept = (tl_iterator){
+            .source = {.kind = TL_V_ITERATOR, .iterator = it}, .keep = passes, .more = test, .label = "generator"};
         it = kept;
     }
     tl_loop *loop = TL_NEW(&run->memory, tl_loop, 1);
@@ -477,7 +502,9 @@ static void exec(tl_run *run, activation *a, const tl_node *n) {
         tl__add_string(run, run->out, v);
         return;
     }
-    case TL_N_IF: exec_if(run, a, n); return;
+    case TL_N_IF:
+        exec_if(run, a, n);
+        return;
     case TL_N_FOR: {
         tl_value items = eval(run, a, n->b);
         run_loop(run, n->flag ? activate(run, n->function, a) : a, n, items, 0, a);
@@ -497,8 +524,12 @@ static void exec(tl_run *run, activation *a, const tl_node *n) {
         assign(run, a, n->a, text);
         return;
     }
-    case TL_N_MACRO: *slot_of(a, n->place) = macro_of(run, a, n); return;
-    case TL_N_CALL_BLOCK: exec_call_block(run, a, n); return;
+    case TL_N_MACRO:
+        *slot_of(a, n->place) = macro_of(run, a, n);
+        return;
+    case TL_N_CALL_BLOCK:
+        exec_call_block(run, a, n);
+        return;
     case TL_N_FILTER_BLOCK: {
         enter(run, a, &n->frame);
         tl_value text = tl__str(captured(run, a, &n->body));
@@ -534,7 +565,8 @@ static void add_variables(tl_run *run, const json_t *object, bool data) {
     const char *key;
     json_t *item;
     json_object_foreach((json_t *)object, key, item)
-        tl__dict_set(&run->memory, run->variables, tl__str(tl__string_copy(&run->memory, key, strlen(key))), tl__from_json(run, item, data));
+        tl__dict_set(&run->memory, run->variables, tl__str(tl__string_copy(&run->memory, key, strlen(key))),
+                     tl__from_json(run, item, data));
 }
 
 void tl__template_run(tl_run *run, const json_t *conversation, const json_t *settings) {

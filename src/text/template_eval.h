@@ -31,7 +31,7 @@ typedef struct tl_loop {
     bool has_after, ended, has_length, has_changed;
     tl_value current, before, after;
     int64_t length;
-    tl_value changed; /* what `changed` was last asked with */
+    tl_value changed;    /* what `changed` was last asked with */
     const tl_node *node; /* a recursive loop, and where it stands; else NULL */
     tl_activation *around;
 } tl_loop;
@@ -89,7 +89,8 @@ void tl__escape(tl_text *t, const tl_string *s);
  * Those not given are MISSING. */
 void tl__bind(tl_run *run, const char *what, const tl_args *args, const char *names, int needed, tl_value *value);
 int64_t tl__int_or(tl_run *run, const char *what, tl_value v, int64_t otherwise); /* MISSING or NONE: otherwise */
-const tl_string *tl__string_or(tl_run *run, const char *what, tl_value v, const tl_string *otherwise);
+const tl_string *tl__string_or(tl_run *run, const char *what, tl_value v, const tl_string *otherwise); /* MISSING */
+const tl_string *tl__chars_or_space(tl_run *run, const char *what, tl_value v); /* what strip takes off; NULL: space */
 
 /* Tables */
 int tl__filter_find(const tl_string *name);
@@ -123,7 +124,7 @@ tl_value tl__split_lines(tl_run *run, const tl_string *s, bool keep);
 const tl_string *tl__cased(tl_run *run, const tl_string *s, tl_case to);
 const tl_string *tl__capitalize(tl_run *run, const tl_string *s);
 const tl_string *tl__center(tl_run *run, const tl_string *s, int64_t width, uint32_t fill, int side);
-bool tl__is_cased(const tl_string *s, bool upper); /* islower, isupper */
+bool tl__is_cased(const tl_string *s, bool upper);                                  /* islower, isupper */
 size_t tl__find(const tl_string *s, size_t from, size_t to, const tl_string *what); /* SIZE_MAX: nowhere */
 
 #endif

@@ -8,20 +8,74 @@
 #include "text/unicode.h"
 
 typedef enum filter {
-    F_ABS, F_ATTR, F_BATCH, F_CAPITALIZE, F_CENTER, F_COUNT, F_D, F_DEFAULT, F_DICTSORT, F_E, F_ESCAPE, F_FIRST, F_FLOAT,
-    F_FORCEESCAPE, F_FORMAT, F_GROUPBY, F_INDENT, F_INT, F_ITEMS, F_JOIN, F_LAST, F_LENGTH, F_LIST, F_LOWER, F_MAP, F_MAX,
-    F_MIN, F_REJECT, F_REJECTATTR, F_REPLACE, F_REVERSE, F_ROUND, F_SAFE, F_SELECT, F_SELECTATTR, F_SLICE, F_SORT,
-    F_STRING, F_SUM, F_TITLE, F_TOJSON, F_TRIM, F_TRUNCATE, F_UNIQUE, F_UPPER, F_WORDCOUNT,
+    F_ABS,
+    F_ATTR,
+    F_BATCH,
+    F_CAPITALIZE,
+    F_CENTER,
+    F_COUNT,
+    F_D,
+    F_DEFAULT,
+    F_DICTSORT,
+    F_E,
+    F_ESCAPE,
+    F_FIRST,
+    F_FLOAT,
+    F_FORCEESCAPE,
+    F_FORMAT,
+    F_GROUPBY,
+    F_INDENT,
+    F_INT,
+    F_ITEMS,
+    F_JOIN,
+    F_LAST,
+    F_LENGTH,
+    F_LIST,
+    F_LOWER,
+    F_MAP,
+    F_MAX,
+    F_MIN,
+    F_REJECT,
+    F_REJECTATTR,
+    F_REPLACE,
+    F_REVERSE,
+    F_ROUND,
+    F_SAFE,
+    F_SELECT,
+    F_SELECTATTR,
+    F_SLICE,
+    F_SORT,
+    F_STRING,
+    F_SUM,
+    F_TITLE,
+    F_TOJSON,
+    F_TRIM,
+    F_TRUNCATE,
+    F_UNIQUE,
+    F_UPPER,
+    F_WORDCOUNT,
     F_KNOWN, /* from here on: jinja2 has them, this has not */
-    F_FILESIZEFORMAT = F_KNOWN, F_PPRINT, F_RANDOM, F_STRIPTAGS, F_URLENCODE, F_URLIZE, F_WORDWRAP, F_XMLATTR, FILTERS
+    F_FILESIZEFORMAT = F_KNOWN,
+    F_PPRINT,
+    F_RANDOM,
+    F_STRIPTAGS,
+    F_URLENCODE,
+    F_URLIZE,
+    F_WORDWRAP,
+    F_XMLATTR,
+    FILTERS
 } filter;
 
 static const char *const names[FILTERS] = {
-    "abs", "attr", "batch", "capitalize", "center", "count", "d", "default", "dictsort", "e", "escape", "first", "float",
-    "forceescape", "format", "groupby", "indent", "int", "items", "join", "last", "length", "list", "lower", "map", "max",
-    "min", "reject", "rejectattr", "replace", "reverse", "round", "safe", "select", "selectattr", "slice", "sort",
-    "string", "sum", "title", "tojson", "trim", "truncate", "unique", "upper", "wordcount",
-    "filesizeformat", "pprint", "random", "striptags", "urlencode", "urlize", "wordwrap", "xmlattr"};
+    "abs",      "attr",        "batch",     "capitalize", "center",         "count",
+    "d",        "default",     "dictsort",  "e",          "escape",         "first",
+    "float",    "forceescape", "format",    "groupby",    "indent",         "int",
+    "items",    "join",        "last",      "length",     "list",           "lower",
+    "map",      "max",         "min",       "reject",     "rejectattr",     "replace",
+    "reverse",  "round",       "safe",      "select",     "selectattr",     "slice",
+    "sort",     "string",      "sum",       "title",      "tojson",         "trim",
+    "truncate", "unique",      "upper",     "wordcount",  "filesizeformat", "pprint",
+    "random",   "striptags",   "urlencode", "urlize",     "wordwrap",       "xmlattr"};
 
 int tl__filter_find(const tl_string *name) {
     for (int i = 0; i < FILTERS; i++)
@@ -45,10 +99,12 @@ void tl__bind(tl_run *run, const char *what, const tl_args *args, const char *pa
                 value[i] = args->named[k];
                 used++;
             }
-        if (i < needed && value[i].kind == TL_V_MISSING) tl__run_fail(run, "%s: the argument '%.*s' is missing", what, (int)length, p);
+        if (i < needed && value[i].kind == TL_V_MISSING)
+            tl__run_fail(run, "%s: the argument '%.*s' is missing", what, (int)length, p);
         p += length + (p[length] == ' ');
     }
-    if (args->n > n) tl__run_fail(run, "%s takes %d argument%s at most, and was given %d", what, n, n == 1 ? "" : "s", args->n);
+    if (args->n > n)
+        tl__run_fail(run, "%s takes %d argument%s at most, and was given %d", what, n, n == 1 ? "" : "s", args->n);
     if (used < args->names)
         for (int k = 0; k < args->names; k++) {
             bool known = false;
@@ -57,28 +113,34 @@ void tl__bind(tl_run *run, const char *what, const tl_args *args, const char *pa
                 known |= args->name[k]->n == length && !memcmp(args->name[k]->bytes, q, length);
                 q += length + (q[length] == ' ');
             }
-            if (!known) tl__run_fail(run, "%s takes no argument called '%.*s'", what, (int)(args->name[k]->n < 100 ? args->name[k]->n : 100), args->name[k]->bytes);
+            if (!known)
+                tl__run_fail(run, "%s takes no argument called '%.*s'", what,
+                             (int)(args->name[k]->n < 100 ? args->name[k]->n : 100), args->name[k]->bytes);
         }
 }
 
 int64_t tl__int_or(tl_run *run, const char *what, tl_value v, int64_t otherwise) {
     if (v.kind == TL_V_MISSING || v.kind == TL_V_NONE) return otherwise;
     tl__run_defined(run, v);
-    if (!tl__value_whole(v)) tl__run_fail(run, "%s wants a whole number here, not a value of type %s", what, tl__value_type(v));
+    if (!tl__value_whole(v))
+        tl__run_fail(run, "%s wants a whole number here, not a value of type %s", what, tl__value_type(v));
     return tl__value_int(v);
 }
 
 const tl_string *tl__string_or(tl_run *run, const char *what, tl_value v, const tl_string *otherwise) {
-    if (v.kind == TL_V_MISSING || v.kind == TL_V_NONE) {
-        if (v.kind == TL_V_NONE && strcmp(what, "strip") && strcmp(what, "lstrip") && strcmp(what, "rstrip") && strcmp(what, "trim"))
-            tl__run_fail(run, "%s wants a text here, not a value of type NoneType", what);
-        return otherwise;
-    }
-    if (v.kind != TL_V_STRING) tl__run_fail(run, "%s wants a text here, not a value of type %s", what, tl__value_type(v));
+    if (v.kind == TL_V_MISSING) return otherwise;
+    if (v.kind != TL_V_STRING)
+        tl__run_fail(run, "%s wants a text here, not a value of type %s", what, tl__value_type(v));
     return v.s;
 }
 
-static bool flag(tl_run *run, tl_value v) { return v.kind != TL_V_MISSING && tl__truth(run, v); }
+const tl_string *tl__chars_or_space(tl_run *run, const char *what, tl_value v) {
+    return v.kind == TL_V_NONE ? NULL : tl__string_or(run, what, v, NULL);
+}
+
+static bool flag(tl_run *run, tl_value v) {
+    return v.kind != TL_V_MISSING && tl__truth(run, v);
+}
 
 /* ---- attributes by path: "a.b.0" ---- */
 
@@ -86,7 +148,8 @@ static tl_value by_path(tl_run *run, tl_value item, tl_value path, tl_value othe
     if (path.kind == TL_V_MISSING || path.kind == TL_V_NONE) return item;
     if (path.kind != TL_V_STRING) {
         item = tl__item(run, item, path);
-        return item.kind == TL_V_UNDEFINED && otherwise.kind != TL_V_MISSING && otherwise.kind != TL_V_NONE ? otherwise : item;
+        return item.kind == TL_V_UNDEFINED && otherwise.kind != TL_V_MISSING && otherwise.kind != TL_V_NONE ? otherwise
+                                                                                                            : item;
     }
     const tl_string *s = path.s;
     for (size_t from = 0; from <= s->n;) {
@@ -96,7 +159,8 @@ static tl_value by_path(tl_run *run, tl_value item, tl_value path, tl_value othe
         bool digits = part->n > 0 && part->n < 18;
         for (size_t i = 0; i < part->n; i++) digits &= part->bytes[i] >= '0' && part->bytes[i] <= '9';
         item = tl__item(run, item, digits ? tl__int(strtoll(part->bytes, NULL, 10)) : tl__str(part));
-        if (item.kind == TL_V_UNDEFINED && otherwise.kind != TL_V_MISSING && otherwise.kind != TL_V_NONE) item = otherwise;
+        if (item.kind == TL_V_UNDEFINED && otherwise.kind != TL_V_MISSING && otherwise.kind != TL_V_NONE)
+            item = otherwise;
         from = to + 1;
     }
     return item;
@@ -109,12 +173,15 @@ static tl_value key_of(tl_run *run, tl_value item, tl_value path, bool case_sens
 
 /* sort's attribute may be several parted by commas; a key is then their list. */
 static tl_value sort_key(tl_run *run, tl_value item, tl_value path, bool case_sensitive) {
-    if (path.kind != TL_V_STRING || !memchr(path.s->bytes, ',', path.s->n)) return key_of(run, item, path, case_sensitive);
+    if (path.kind != TL_V_STRING || !memchr(path.s->bytes, ',', path.s->n))
+        return key_of(run, item, path, case_sensitive);
     tl_value keys = tl__list_new(&run->memory, TL_V_LIST, 0);
     for (size_t from = 0; from <= path.s->n;) {
         size_t to = from;
         while (to < path.s->n && path.s->bytes[to] != ',') to++;
-        tl__list_add(&run->memory, keys.list, key_of(run, item, tl__str(tl__string_copy(&run->memory, path.s->bytes + from, to - from)), case_sensitive));
+        tl__list_add(
+            &run->memory, keys.list,
+            key_of(run, item, tl__str(tl__string_copy(&run->memory, path.s->bytes + from, to - from)), case_sensitive));
         from = to + 1;
     }
     return keys;
@@ -138,16 +205,19 @@ static void make_map(tl_run *run, const work *w, tl_value out) {
     } else {
         const tl_string *name = tl__string_or(run, "map", rest.at[0], NULL);
         index = tl__filter_find(name);
-        if (index < 0) tl__run_fail(run, "there is no filter called '%.*s'", (int)(name->n < 100 ? name->n : 100), name->bytes);
+        if (index < 0)
+            tl__run_fail(run, "there is no filter called '%.*s'", (int)(name->n < 100 ? name->n : 100), name->bytes);
         rest.at++, rest.n--;
     }
     tl_iterator *it = tl__iterate(run, w->v);
     for (tl_value item; tl__next(run, it, &item);)
-        tl__list_add(&run->memory, out.list, index < 0 ? by_path(run, item, a[0], a[1]) : tl__filter_apply(run, index, item, &rest));
+        tl__list_add(&run->memory, out.list,
+                     index < 0 ? by_path(run, item, a[0], a[1]) : tl__filter_apply(run, index, item, &rest));
 }
 
 static void make_select(tl_run *run, const work *w, tl_value out) {
-    bool reject = w->which == F_REJECT || w->which == F_REJECTATTR, by_attribute = w->which == F_SELECTATTR || w->which == F_REJECTATTR;
+    bool reject = w->which == F_REJECT || w->which == F_REJECTATTR,
+         by_attribute = w->which == F_SELECTATTR || w->which == F_REJECTATTR;
     tl_args rest = w->args;
     tl_value path = {0};
     if (by_attribute) {
@@ -159,7 +229,8 @@ static void make_select(tl_run *run, const work *w, tl_value out) {
     if (rest.n) {
         const tl_string *name = tl__string_or(run, names[w->which], rest.at[0], NULL);
         index = tl__test_find(name);
-        if (index < 0) tl__run_fail(run, "there is no test called '%.*s'", (int)(name->n < 100 ? name->n : 100), name->bytes);
+        if (index < 0)
+            tl__run_fail(run, "there is no test called '%.*s'", (int)(name->n < 100 ? name->n : 100), name->bytes);
         rest.at++, rest.n--;
     }
     tl_iterator *it = tl__iterate(run, w->v);
@@ -176,7 +247,8 @@ static void make_unique(tl_run *run, const work *w, tl_value out) {
     tl_iterator *it = tl__iterate(run, w->v);
     for (tl_value item; tl__next(run, it, &item);) {
         tl_value key = key_of(run, item, a[1], flag(run, a[0]));
-        if (!tl__value_hashable(key)) tl__run_fail(run, "unique: a value of type %s cannot be compared this way", tl__value_type(key));
+        if (!tl__value_hashable(key))
+            tl__run_fail(run, "unique: a value of type %s cannot be compared this way", tl__value_type(key));
         if (tl__dict_get(seen.dict, key)) continue;
         tl__dict_set(&run->memory, seen.dict, key, tl__none());
         tl__list_add(&run->memory, out.list, item);
@@ -211,7 +283,8 @@ static void make_slice(tl_run *run, const work *w, tl_value out) {
         tl_value part = tl__list_new(&run->memory, TL_V_LIST, 0);
         int64_t size = n / slices + (i < n % slices);
         for (int64_t k = 0; k < size; k++) tl__list_add(&run->memory, part.list, all.list->at[at++]);
-        if (a[1].kind != TL_V_MISSING && a[1].kind != TL_V_NONE && i >= n % slices) tl__list_add(&run->memory, part.list, a[1]);
+        if (a[1].kind != TL_V_MISSING && a[1].kind != TL_V_NONE && i >= n % slices)
+            tl__list_add(&run->memory, part.list, a[1]);
         tl__list_add(&run->memory, out.list, part);
     }
 }
@@ -231,12 +304,19 @@ static void make(tl_run *run, tl_iterator *it) {
     case F_REJECTATTR:
         if (tl__truth(run, w->v)) make_select(run, w, out);
         break;
-    case F_UNIQUE: make_unique(run, w, out); break;
-    case F_BATCH: make_batch(run, w, out); break;
-    case F_SLICE: make_slice(run, w, out); break;
+    case F_UNIQUE:
+        make_unique(run, w, out);
+        break;
+    case F_BATCH:
+        make_batch(run, w, out);
+        break;
+    case F_SLICE:
+        make_slice(run, w, out);
+        break;
     default: /* ITEMS */
         if (w->v.kind == TL_V_UNDEFINED) break;
-        if (w->v.kind != TL_V_DICT) tl__run_fail(run, "items wants a mapping, not a value of type %s", tl__value_type(w->v));
+        if (w->v.kind != TL_V_DICT)
+            tl__run_fail(run, "items wants a mapping, not a value of type %s", tl__value_type(w->v));
         it->source = tl__iterate(run, (tl_value){.kind = TL_V_VIEW, .which = 2, .dict = w->v.dict})->source;
         break;
     }
@@ -311,9 +391,11 @@ static tl_value truncate_text(tl_run *run, tl_value v, const tl_args *args) {
     if (v.kind != TL_V_STRING) tl__run_fail(run, "truncate wants a text, not a value of type %s", tl__value_type(v));
     const tl_string *dots = tl__string(&run->memory, "...", 3, NULL), *end = tl__string_or(run, "truncate", a[2], dots);
     int64_t length = tl__int_or(run, "truncate", a[0], 255), leeway = tl__int_or(run, "truncate", a[3], 5);
-    if (length < (int64_t)end->chars || leeway < 0) tl__run_fail(run, "truncate: the length is less than that of its end, or the leeway below 0");
+    if (length < (int64_t)end->chars || leeway < 0)
+        tl__run_fail(run, "truncate: the length is less than that of its end, or the leeway below 0");
     if ((int64_t)v.s->chars <= length || (int64_t)v.s->chars - length <= leeway) return v;
-    const tl_string *cut = tl__string_part(&run->memory, v.s, 0, tl__offset(v.s, (size_t)(length - (int64_t)end->chars)));
+    const tl_string *cut =
+        tl__string_part(&run->memory, v.s, 0, tl__offset(v.s, (size_t)(length - (int64_t)end->chars)));
     if (!flag(run, a[1]))
         for (size_t i = cut->n; i-- > 0;)
             if (cut->bytes[i] == ' ') {
@@ -398,7 +480,8 @@ static bool float_of_text(tl_run *run, const tl_string *s, double *out) {
         int digit = tl__char_digit(c);
         if (digit >= 0) text[n++] = (char)('0' + digit);
         else if (c == '_') {
-            bool between = n && text[n - 1] >= '0' && text[n - 1] <= '9' && i < t->n && t->bytes[i] >= '0' && t->bytes[i] <= '9';
+            bool between =
+                n && text[n - 1] >= '0' && text[n - 1] <= '9' && i < t->n && t->bytes[i] >= '0' && t->bytes[i] <= '9';
             if (!between) return false;
         } else if (c < 0x80 && c != 'x' && c != 'X' && c != 'p' && c != 'P' && c != '(') text[n++] = (char)c;
         else return false;
@@ -424,7 +507,8 @@ static tl_value to_int(tl_run *run, tl_value v, const tl_args *args) {
         return tl__int(tl__value_int(v));
     } else if (v.kind == TL_V_FLOAT) {
         f = v.f;
-        if (isinf(f)) tl__run_fail(run, "an infinite number has no integer"); /* OverflowError, which jinja2 does not catch */
+        if (isinf(f))
+            tl__run_fail(run, "an infinite number has no integer"); /* OverflowError, which jinja2 does not catch */
     } else {
         return otherwise;
     }
@@ -450,10 +534,13 @@ static tl_value round_number(tl_run *run, tl_value v, const tl_args *args) {
     bool ceiling = method && tl__string_is(method, "ceil"), down = method && tl__string_is(method, "floor");
     if (a[1].kind != TL_V_MISSING && !ceiling && !down && !(method && tl__string_is(method, "common")))
         tl__run_fail(run, "round: the method is common, ceil or floor");
-    int64_t digits = a[0].kind == TL_V_MISSING ? 0 : a[0].kind == TL_V_NONE ? INT64_MIN : tl__int_or(run, "round", a[0], 0);
+    int64_t digits = a[0].kind == TL_V_MISSING ? 0
+                     : a[0].kind == TL_V_NONE  ? INT64_MIN
+                                               : tl__int_or(run, "round", a[0], 0);
     double x = tl__to_real(run, v);
     if (ceiling || down) {
-        if (digits < 0 || digits > 300) tl__run_fail(run, "round: this precision is not supported with %s", method->bytes);
+        if (digits < 0 || digits > 300)
+            tl__run_fail(run, "round: this precision is not supported with %s", method->bytes);
         double scale = digits <= 18 ? 1 : pow(10, (double)digits);
         for (int64_t i = 0; digits <= 18 && i < digits; i++) scale *= 10;
         double scaled = x * scale, whole = ceiling ? ceil(scaled) : floor(scaled);
@@ -469,7 +556,8 @@ static tl_value round_number(tl_run *run, tl_value v, const tl_args *args) {
         int64_t size = rest < 0 ? -rest : rest;
         bool odd = (base / unit) % 2 != 0;
         if (size > unit - size || (size == unit - size && odd))
-            if (__builtin_add_overflow(base, rest < 0 ? -unit : unit, &base)) tl__run_fail(run, "an integer beyond 64 bits is not supported");
+            if (__builtin_add_overflow(base, rest < 0 ? -unit : unit, &base))
+                tl__run_fail(run, "an integer beyond 64 bits is not supported");
         return tl__int(base);
     }
     if (digits == INT64_MIN) { /* round(x, None) is a whole number */
@@ -523,7 +611,8 @@ static tl_value dictsort(tl_run *run, tl_value v, const tl_args *args) {
     if (v.kind != TL_V_DICT) tl__run_fail(run, "dictsort wants a mapping, not a value of type %s", tl__value_type(v));
     tl_value all = tl__list_of(run, (tl_value){.kind = TL_V_VIEW, .which = 2, .dict = v.dict}, TL_V_LIST);
     tl_value *key = TL_NEW(&run->memory, tl_value, all.list->n + 1);
-    for (size_t i = 0; i < all.list->n; i++) key[i] = key_of(run, all.list->at[i].list->at[by_value], (tl_value){0}, flag(run, a[0]));
+    for (size_t i = 0; i < all.list->n; i++)
+        key[i] = key_of(run, all.list->at[i].list->at[by_value], (tl_value){0}, flag(run, a[0]));
     tl__sort(run, key, all.list->at, all.list->n, flag(run, a[2]));
     return all;
 }
@@ -570,7 +659,8 @@ static tl_value sum(tl_run *run, tl_value v, const tl_args *args) {
     tl_value total = a[1].kind == TL_V_MISSING ? tl__int(0) : a[1];
     if (total.kind == TL_V_STRING) tl__run_fail(run, "sum does not add texts; use join");
     tl_iterator *it = tl__iterate(run, v);
-    for (tl_value item; tl__next(run, it, &item);) total = tl__operate(run, TL_OP_ADD, total, by_path(run, item, a[0], (tl_value){0}));
+    for (tl_value item; tl__next(run, it, &item);)
+        total = tl__operate(run, TL_OP_ADD, total, by_path(run, item, a[0], (tl_value){0}));
     return total;
 }
 
@@ -580,7 +670,8 @@ static tl_value first(tl_run *run, tl_value v) {
 }
 
 static tl_value last(tl_run *run, tl_value v) {
-    if (!tl__iterable(v) || v.kind == TL_V_ITERATOR || v.kind == TL_V_LOOP) tl__run_fail(run, "a value of type %s has no last item; make it a list first", tl__value_type(v));
+    if (!tl__iterable(v) || v.kind == TL_V_ITERATOR || v.kind == TL_V_LOOP)
+        tl__run_fail(run, "a value of type %s has no last item; make it a list first", tl__value_type(v));
     tl_value src = tl__iterate(run, v)->source;
     if (tl__length(run, src) == 0) return tl__undefined(run, "No last item, sequence was empty.");
     return tl__item(run, src, tl__int(-1));
@@ -600,26 +691,39 @@ static tl_value reverse(tl_run *run, tl_value v) {
 
 static tl_value simple(tl_run *run, filter which, tl_value v) {
     switch (which) {
-    case F_UPPER: return tl__str(tl__cased(run, tl__to_string(run, v), TL_CASE_UPPER));
-    case F_LOWER: return tl__str(tl__cased(run, tl__to_string(run, v), TL_CASE_LOWER));
-    case F_CAPITALIZE: return tl__str(tl__capitalize(run, tl__to_string(run, v)));
-    case F_TITLE: return title(run, tl__to_string(run, v));
-    case F_STRING: return tl__str(tl__to_string(run, v));
-    case F_SAFE: return safe(run, tl__to_string(run, v), false);
+    case F_UPPER:
+        return tl__str(tl__cased(run, tl__to_string(run, v), TL_CASE_UPPER));
+    case F_LOWER:
+        return tl__str(tl__cased(run, tl__to_string(run, v), TL_CASE_LOWER));
+    case F_CAPITALIZE:
+        return tl__str(tl__capitalize(run, tl__to_string(run, v)));
+    case F_TITLE:
+        return title(run, tl__to_string(run, v));
+    case F_STRING:
+        return tl__str(tl__to_string(run, v));
+    case F_SAFE:
+        return safe(run, tl__to_string(run, v), false);
     case F_E:
-    case F_ESCAPE: return safe(run, tl__to_string(run, v), true);
+    case F_ESCAPE:
+        return safe(run, tl__to_string(run, v), true);
     case F_FORCEESCAPE: {
         tl_string plain = *tl__to_string(run, v);
         plain.safe = false;
         return safe(run, &plain, true);
     }
     case F_LENGTH:
-    case F_COUNT: return tl__int(tl__length(run, v));
-    case F_LIST: return tl__list_of(run, v, TL_V_LIST);
-    case F_FIRST: return first(run, v);
-    case F_LAST: return last(run, v);
-    case F_REVERSE: return reverse(run, v);
-    case F_WORDCOUNT: return tl__int(word_count(tl__to_string(run, v)));
+    case F_COUNT:
+        return tl__int(tl__length(run, v));
+    case F_LIST:
+        return tl__list_of(run, v, TL_V_LIST);
+    case F_FIRST:
+        return first(run, v);
+    case F_LAST:
+        return last(run, v);
+    case F_REVERSE:
+        return reverse(run, v);
+    case F_WORDCOUNT:
+        return tl__int(word_count(tl__to_string(run, v)));
     default: /* ABS */
         tl__to_real(run, v);
         if (v.kind == TL_V_FLOAT) return tl__float(fabs(v.f));
@@ -639,10 +743,11 @@ tl_value tl__filter_apply(tl_run *run, int index, tl_value v, const tl_args *arg
         return a[0].kind == TL_V_MISSING ? tl__str(tl__string(&run->memory, "", 0, NULL)) : a[0];
     case F_TRIM:
         tl__bind(run, "trim", args, "chars", 0, a);
-        return tl__str(tl__strip(run, tl__to_string(run, v), tl__string_or(run, "trim", a[0], NULL), true, true));
+        return tl__str(tl__strip(run, tl__to_string(run, v), tl__chars_or_space(run, "trim", a[0]), true, true));
     case F_REPLACE:
         tl__bind(run, "replace", args, "old new count", 2, a);
-        return tl__str(tl__replace(run, tl__to_string(run, v), tl__to_string(run, a[0]), tl__to_string(run, a[1]), tl__int_or(run, "replace", a[2], -1)));
+        return tl__str(tl__replace(run, tl__to_string(run, v), tl__to_string(run, a[0]), tl__to_string(run, a[1]),
+                                   tl__int_or(run, "replace", a[2], -1)));
     case F_CENTER:
         tl__bind(run, "center", args, "width", 0, a);
         return tl__str(tl__center(run, tl__to_string(run, v), tl__int_or(run, "center", a[0], 80), ' ', 0));
@@ -651,7 +756,8 @@ tl_value tl__filter_apply(tl_run *run, int index, tl_value v, const tl_args *arg
         const tl_string *name = tl__string_or(run, "attr", a[0], NULL);
         if (v.kind != TL_V_NAMESPACE && v.kind != TL_V_LOOP && tl__method_find(v, name) == -1) {
             tl__run_defined(run, v);
-            return tl__undefined(run, "'%s object' has no attribute '%.*s'", tl__value_type(v), (int)(name->n < 100 ? name->n : 100), name->bytes);
+            return tl__undefined(run, "'%s object' has no attribute '%.*s'", tl__value_type(v),
+                                 (int)(name->n < 100 ? name->n : 100), name->bytes);
         }
         return tl__attribute(run, v, name);
     }
@@ -665,23 +771,36 @@ tl_value tl__filter_apply(tl_run *run, int index, tl_value v, const tl_args *arg
     }
     case F_FORMAT: {
         if (args->n && args->names) tl__run_fail(run, "format takes values by position or by name, not both");
-        tl_value values = args->names ? tl__dict_new(&run->memory, TL_V_DICT) : tl__list_new(&run->memory, TL_V_TUPLE, 0);
+        tl_value values =
+            args->names ? tl__dict_new(&run->memory, TL_V_DICT) : tl__list_new(&run->memory, TL_V_TUPLE, 0);
         for (int i = 0; i < args->n; i++) tl__list_add(&run->memory, values.list, args->at[i]);
-        for (int i = 0; i < args->names; i++) tl__dict_set(&run->memory, values.dict, tl__str(args->name[i]), args->named[i]);
+        for (int i = 0; i < args->names; i++)
+            tl__dict_set(&run->memory, values.dict, tl__str(args->name[i]), args->named[i]);
         return tl__str(tl__format_percent(run, tl__to_string(run, v), values));
     }
-    case F_INDENT: return indent(run, v, args);
-    case F_TRUNCATE: return truncate_text(run, v, args);
-    case F_INT: return to_int(run, v, args);
-    case F_FLOAT: return to_float(run, v, args);
-    case F_ROUND: return round_number(run, v, args);
-    case F_JOIN: return join(run, v, args);
-    case F_SORT: return sort(run, v, args);
-    case F_DICTSORT: return dictsort(run, v, args);
-    case F_GROUPBY: return groupby(run, v, args);
+    case F_INDENT:
+        return indent(run, v, args);
+    case F_TRUNCATE:
+        return truncate_text(run, v, args);
+    case F_INT:
+        return to_int(run, v, args);
+    case F_FLOAT:
+        return to_float(run, v, args);
+    case F_ROUND:
+        return round_number(run, v, args);
+    case F_JOIN:
+        return join(run, v, args);
+    case F_SORT:
+        return sort(run, v, args);
+    case F_DICTSORT:
+        return dictsort(run, v, args);
+    case F_GROUPBY:
+        return groupby(run, v, args);
     case F_MIN:
-    case F_MAX: return extreme(run, v, args, which == F_MAX);
-    case F_SUM: return sum(run, v, args);
+    case F_MAX:
+        return extreme(run, v, args, which == F_MAX);
+    case F_SUM:
+        return sum(run, v, args);
     case F_MAP:
     case F_SELECT:
     case F_REJECT:
@@ -689,7 +808,8 @@ tl_value tl__filter_apply(tl_run *run, int index, tl_value v, const tl_args *arg
     case F_REJECTATTR:
     case F_UNIQUE:
     case F_BATCH:
-    case F_SLICE: return later(run, which, v, args);
+    case F_SLICE:
+        return later(run, which, v, args);
     default:
         if (which >= F_KNOWN) tl__run_fail(run, "the filter '%s' is not supported", names[which]);
         tl__bind(run, names[which], args, "", 0, NULL);

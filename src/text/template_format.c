@@ -19,7 +19,9 @@ typedef struct spec {
     char type;                /* or 0 */
 } spec;
 
-void tl__float_fixed(char *out, size_t size, double x, int digits) { snprintf(out, size, "%.*f", digits, x); }
+void tl__float_fixed(char *out, size_t size, double x, int digits) {
+    snprintf(out, size, "%.*f", digits, x);
+}
 
 /* digits of a number with `group` between every three (four for the other bases), before the point; zeros in front up
  * to `width` where zero-padded, grouped too. */
@@ -119,7 +121,8 @@ static void add_float(tl_run *run, tl_text *t, const spec *f, double x) {
 }
 
 static void add_text(tl_run *run, tl_text *t, const spec *f, const tl_string *s) {
-    if (f->precision >= 0 && (size_t)f->precision < s->chars) s = tl__string_part(&run->memory, s, 0, tl__offset(s, (size_t)f->precision));
+    if (f->precision >= 0 && (size_t)f->precision < s->chars)
+        s = tl__string_part(&run->memory, s, 0, tl__offset(s, (size_t)f->precision));
     int64_t more = f->width - (int64_t)s->chars;
     if (more < 0) more = 0;
     int64_t left = f->align == '>' ? more : f->align == '^' ? more / 2 : 0;
@@ -157,7 +160,8 @@ static int64_t percent_number(tl_run *run, percent *p, const tl_string *s, size_
     }
     int64_t n = 0;
     for (; *i < s->n && s->bytes[*i] >= '0' && s->bytes[*i] <= '9'; ++*i)
-        if ((n = 10 * n + (s->bytes[*i] - '0')) > MOST_WIDTH) tl__run_fail(run, "a width above %d is not supported", MOST_WIDTH);
+        if ((n = 10 * n + (s->bytes[*i] - '0')) > MOST_WIDTH)
+            tl__run_fail(run, "a width above %d is not supported", MOST_WIDTH);
     return n;
 }
 
@@ -180,7 +184,8 @@ static void percent_one(tl_run *run, tl_text *t, const spec *f, char type, tl_va
     case 'c': {
         tl_text one = {.m = &run->memory};
         if (v.kind == TL_V_STRING && v.s->chars == 1) tl__text_string(&one, v.s);
-        else if (tl__value_whole(v) && tl__value_int(v) >= 0 && tl__value_int(v) < 0xD800) tl__text_char(&one, (uint32_t)tl__value_int(v), false);
+        else if (tl__value_whole(v) && tl__value_int(v) >= 0 && tl__value_int(v) < 0xD800)
+            tl__text_char(&one, (uint32_t)tl__value_int(v), false);
         else tl__run_fail(run, "%%c wants a character");
         add_text(run, t, &g, tl__text_done(&one));
         return;
@@ -238,8 +243,11 @@ const tl_string *tl__format_percent(tl_run *run, const tl_string *s, tl_value va
             size_t from = ++i;
             while (i < s->n && s->bytes[i] != ')') i++;
             if (i >= s->n || values.kind != TL_V_DICT) tl__run_fail(run, "a format with names wants a dict");
-            const tl_value *found = tl__dict_get(values.dict, tl__str(tl__string_part(&run->memory, s, from, i - from)));
-            if (!found) tl__run_fail(run, "the format names '%.*s', which the dict lacks", (int)(i - from < 100 ? i - from : 100), s->bytes + from);
+            const tl_value *found =
+                tl__dict_get(values.dict, tl__str(tl__string_part(&run->memory, s, from, i - from)));
+            if (!found)
+                tl__run_fail(run, "the format names '%.*s', which the dict lacks",
+                             (int)(i - from < 100 ? i - from : 100), s->bytes + from);
             named = *found;
             mapped = true;
             i++;
@@ -267,7 +275,8 @@ const tl_string *tl__format_percent(tl_run *run, const tl_string *s, tl_value va
         if (left) f.align = '<', f.fill = ' ';
         percent_one(run, &t, &f, type, named.kind != TL_V_MISSING ? named : percent_next(run, &p));
     }
-    bool all = values.kind == TL_V_TUPLE ? p.used == values.list->n : p.used || mapped || values.kind == TL_V_DICT || values.kind == TL_V_LIST;
+    bool all = values.kind == TL_V_TUPLE ? p.used == values.list->n
+                                         : p.used || mapped || values.kind == TL_V_DICT || values.kind == TL_V_LIST;
     if (!all) tl__run_fail(run, "not all values were used by the format");
     return tl__text_done(&t);
 }
@@ -289,7 +298,8 @@ static spec read_spec(tl_run *run, const tl_string *s) {
         f.zero = true, i++;
         if (!f.align) f.align = '=', f.fill = '0';
     }
-    for (; i < s->n && s->bytes[i] >= '0' && s->bytes[i] <= '9' && f.width <= MOST_WIDTH; i++) f.width = 10 * f.width + (s->bytes[i] - '0');
+    for (; i < s->n && s->bytes[i] >= '0' && s->bytes[i] <= '9' && f.width <= MOST_WIDTH; i++)
+        f.width = 10 * f.width + (s->bytes[i] - '0');
     if (i < s->n && (s->bytes[i] == ',' || s->bytes[i] == '_')) f.group = s->bytes[i++];
     if (i < s->n && s->bytes[i] == '.') {
         f.precision = 0;
@@ -312,14 +322,17 @@ static void format_value(tl_run *run, tl_text *t, tl_value v, const tl_string *h
     spec f = read_spec(run, how);
     if (v.kind == TL_V_STRING) {
         if ((f.type && f.type != 's') || f.sign || f.alternate || f.group || (f.align == '=' && !f.zero))
-            tl__run_fail(run, "the format '%.*s' does not go with a text", (int)(how->n < 100 ? how->n : 100), how->bytes);
+            tl__run_fail(run, "the format '%.*s' does not go with a text", (int)(how->n < 100 ? how->n : 100),
+                         how->bytes);
         if (f.align == '=') f.align = '<';
         add_text(run, t, &f, v.s);
     } else if (v.kind == TL_V_FLOAT || (tl__value_whole(v) && f.type && strchr("eEfFgG%", f.type))) {
-        if (f.type && !strchr("eEfFgGn%", f.type)) tl__run_fail(run, "the format '%c' does not go with a float", f.type);
+        if (f.type && !strchr("eEfFgGn%", f.type))
+            tl__run_fail(run, "the format '%c' does not go with a float", f.type);
         add_float(run, t, &f, tl__value_real(v));
     } else if (tl__value_whole(v)) {
-        if (f.type && !strchr("bdoxXnc", f.type)) tl__run_fail(run, "the format '%c' does not go with a whole number", f.type);
+        if (f.type && !strchr("bdoxXnc", f.type))
+            tl__run_fail(run, "the format '%c' does not go with a whole number", f.type);
         if (f.type == 'c') tl__run_fail(run, "the format 'c' is not supported");
         add_int(run, t, &f, tl__value_int(v));
     } else {
@@ -358,7 +371,8 @@ static tl_value field(tl_run *run, filler *x, const char *name, size_t n) {
     } else {
         for (int k = 0; k < x->args->names; k++)
             if (x->args->name[k]->n == i && !memcmp(x->args->name[k]->bytes, name, i)) v = x->args->named[k];
-        if (v.kind == TL_V_MISSING) tl__run_fail(run, "the format names '%.*s', which was not given", (int)(i < 100 ? i : 100), name);
+        if (v.kind == TL_V_MISSING)
+            tl__run_fail(run, "the format names '%.*s', which was not given", (int)(i < 100 ? i : 100), name);
     }
     while (i < n) {
         bool item = name[i] == '[';

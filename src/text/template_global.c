@@ -8,7 +8,8 @@
 
 typedef enum global { G_RAISE, G_STRFTIME, G_NAMESPACE, G_RANGE, G_DICT, G_JOINER, G_CYCLER, G_LIPSUM, GLOBALS } global;
 
-static const char *const names[GLOBALS] = {"raise_exception", "strftime_now", "namespace", "range", "dict", "joiner", "cycler", "lipsum"};
+static const char *const names[GLOBALS] = {"raise_exception", "strftime_now", "namespace", "range", "dict",
+                                           "joiner",          "cycler",       "lipsum"};
 
 int tl__global_find(const tl_string *name) {
     for (int i = 0; i < GLOBALS; i++)
@@ -19,7 +20,8 @@ int tl__global_find(const tl_string *name) {
 /* dict(mapping or pairs, name=value …) */
 static tl_value dict(tl_run *run, const tl_args *args, tl_value_kind kind) {
     tl_value v = tl__dict_new(&run->memory, kind);
-    if (args->n > 1) tl__run_fail(run, "%s takes one value and others by name", names[kind == TL_V_DICT ? G_DICT : G_NAMESPACE]);
+    if (args->n > 1)
+        tl__run_fail(run, "%s takes one value and others by name", names[kind == TL_V_DICT ? G_DICT : G_NAMESPACE]);
     if (args->n && args->at[0].kind == TL_V_DICT) {
         for (size_t i = 0; i < args->at[0].dict->n; i++)
             tl__dict_set(&run->memory, v.dict, args->at[0].dict->at[i].key, args->at[0].dict->at[i].value);
@@ -27,7 +29,8 @@ static tl_value dict(tl_run *run, const tl_args *args, tl_value_kind kind) {
         tl_iterator *it = tl__iterate(run, args->at[0]);
         for (tl_value item; tl__next(run, it, &item);) {
             tl_value pair = tl__list_of(run, item, TL_V_TUPLE);
-            if (pair.list->n != 2 || !tl__value_hashable(pair.list->at[0])) tl__run_fail(run, "dict wants pairs of a key and a value");
+            if (pair.list->n != 2 || !tl__value_hashable(pair.list->at[0]))
+                tl__run_fail(run, "dict wants pairs of a key and a value");
             tl__dict_set(&run->memory, v.dict, pair.list->at[0], pair.list->at[1]);
         }
     }
@@ -43,7 +46,8 @@ static tl_value range(tl_run *run, const tl_args *args) {
     if (args->names || args->n < 1 || args->n > 3) tl__run_fail(run, "range takes one to three whole numbers");
     for (int i = 0; i < args->n; i++) {
         tl__run_defined(run, args->at[i]);
-        if (!tl__value_whole(args->at[i])) tl__run_fail(run, "range takes whole numbers, not a value of type %s", tl__value_type(args->at[i]));
+        if (!tl__value_whole(args->at[i]))
+            tl__run_fail(run, "range takes whole numbers, not a value of type %s", tl__value_type(args->at[i]));
         bound[args->n == 1 ? 1 : i] = tl__value_int(args->at[i]);
     }
     if (bound[2] == 0) tl__run_fail(run, "the step of a range cannot be zero");
@@ -82,7 +86,8 @@ static tl_value strftime_now(tl_run *run, const tl_args *args) {
             for (int64_t unit = 100000; unit; unit /= 10) tl__text_add(&t, digit + now.tv_usec / unit % 10, 1, NULL);
             continue;
         }
-        if (!strchr("aAbBcCdDeFgGhHIjklmMnpPrRsStTuUVwWxXyY%", kind)) tl__run_fail(run, "strftime_now: the format '%%%c' is not supported", kind);
+        if (!strchr("aAbBcCdDeFgGhHIjklmMnpPrRsStTuUVwWxXyY%", kind))
+            tl__run_fail(run, "strftime_now: the format '%%%c' is not supported", kind);
         size_t n = strftime(one, sizeof one, spec, &local);
         tl__text_add(&t, one, n, NULL);
     }
@@ -95,10 +100,14 @@ tl_value tl__global_call(tl_run *run, int index, const tl_args *args) {
     case G_RAISE:
         tl__bind(run, "raise_exception", args, "message", 1, a);
         tl__run_raise(run, tl__to_string(run, a[0]));
-    case G_STRFTIME: return strftime_now(run, args);
-    case G_NAMESPACE: return dict(run, args, TL_V_NAMESPACE);
-    case G_RANGE: return range(run, args);
-    case G_DICT: return dict(run, args, TL_V_DICT);
+    case G_STRFTIME:
+        return strftime_now(run, args);
+    case G_NAMESPACE:
+        return dict(run, args, TL_V_NAMESPACE);
+    case G_RANGE:
+        return range(run, args);
+    case G_DICT:
+        return dict(run, args, TL_V_DICT);
     case G_JOINER:
     case G_CYCLER: {
         tl_cycler *c = TL_NEW(&run->memory, tl_cycler, 1);
@@ -108,9 +117,11 @@ tl_value tl__global_call(tl_run *run, int index, const tl_args *args) {
             return (tl_value){.kind = TL_V_CYCLER, .cycler = c};
         }
         tl__bind(run, "joiner", args, "sep", 0, a);
-        tl__list_add(&run->memory, &c->items, a[0].kind == TL_V_MISSING ? tl__str(tl__string(&run->memory, ", ", 2, NULL)) : a[0]);
+        tl__list_add(&run->memory, &c->items,
+                     a[0].kind == TL_V_MISSING ? tl__str(tl__string(&run->memory, ", ", 2, NULL)) : a[0]);
         return (tl_value){.kind = TL_V_JOINER, .cycler = c};
     }
-    default: tl__run_fail(run, "%s is not supported", names[index]);
+    default:
+        tl__run_fail(run, "%s is not supported", names[index]);
     }
 }

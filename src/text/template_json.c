@@ -8,7 +8,8 @@
 /* A role is a word that templates build tokens from ('<|' + role + '|>'): a plain one counts as the template's. */
 static bool plain_word(const char *s, size_t n) {
     for (size_t i = 0; i < n; i++)
-        if (!((s[i] >= 'a' && s[i] <= 'z') || (s[i] >= 'A' && s[i] <= 'Z') || (s[i] >= '0' && s[i] <= '9') || s[i] == '_' || s[i] == '-'))
+        if (!((s[i] >= 'a' && s[i] <= 'z') || (s[i] >= 'A' && s[i] <= 'Z') || (s[i] >= '0' && s[i] <= '9') ||
+              s[i] == '_' || s[i] == '-'))
             return false;
     return n <= 32;
 }
@@ -30,8 +31,10 @@ tl_value tl__from_json(tl_run *run, const json_t *j, bool data) {
         size_t key_bytes;
         json_t *item;
         json_object_keylen_foreach((json_t *)j, key, key_bytes, item) {
-            bool role = !strcmp(key, "role") && json_is_string(item) && plain_word(json_string_value(item), json_string_length(item));
-            tl__dict_set(&run->memory, v.dict, tl__str(text_of(run, key, key_bytes, data)), tl__from_json(run, item, data && !role));
+            bool role = !strcmp(key, "role") && json_is_string(item) &&
+                        plain_word(json_string_value(item), json_string_length(item));
+            tl__dict_set(&run->memory, v.dict, tl__str(text_of(run, key, key_bytes, data)),
+                         tl__from_json(run, item, data && !role));
         }
         return v;
     }
@@ -41,12 +44,18 @@ tl_value tl__from_json(tl_run *run, const json_t *j, bool data) {
             tl__list_add(&run->memory, v.list, tl__from_json(run, json_array_get(j, i), data));
         return v;
     }
-    case JSON_STRING: return tl__str(text_of(run, json_string_value(j), json_string_length(j), data));
-    case JSON_INTEGER: return tl__int(json_integer_value(j));
-    case JSON_REAL: return tl__float(json_real_value(j));
-    case JSON_TRUE: return tl__bool(true);
-    case JSON_FALSE: return tl__bool(false);
-    default: return tl__none();
+    case JSON_STRING:
+        return tl__str(text_of(run, json_string_value(j), json_string_length(j), data));
+    case JSON_INTEGER:
+        return tl__int(json_integer_value(j));
+    case JSON_REAL:
+        return tl__float(json_real_value(j));
+    case JSON_TRUE:
+        return tl__bool(true);
+    case JSON_FALSE:
+        return tl__bool(false);
+    default:
+        return tl__none();
     }
 }
 
@@ -77,7 +86,9 @@ static void dump_string(dumper *d, const tl_string *s) {
             const char *brief = strchr("\"\"\\\\\nn\rr\tt\bb\ff", (int)c);
             if (c < 0x80 && c && brief) snprintf(form, sizeof form, "\\%c", brief[1]);
             else if (c < 0x10000) snprintf(form, sizeof form, "\\u%04x", c);
-            else snprintf(form, sizeof form, "\\u%04x\\u%04x", 0xD800 + ((c - 0x10000) >> 10), 0xDC00 + ((c - 0x10000) & 0x3FF));
+            else
+                snprintf(form, sizeof form, "\\u%04x\\u%04x", 0xD800 + ((c - 0x10000) >> 10),
+                         0xDC00 + ((c - 0x10000) & 0x3FF));
             static const unsigned char all[16] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
             tl__text_add(d->t, form, strlen(form), s->data && s->data[i] ? all : NULL);
         }
@@ -89,7 +100,8 @@ static void dump_string(dumper *d, const tl_string *s) {
 static void dump(dumper *d, tl_value v, int depth);
 
 static void dump_number(dumper *d, tl_value v) {
-    if (v.kind == TL_V_FLOAT && !isfinite(v.f)) tl__text_c(d->t, isnan(v.f) ? "NaN" : v.f > 0 ? "Infinity" : "-Infinity");
+    if (v.kind == TL_V_FLOAT && !isfinite(v.f))
+        tl__text_c(d->t, isnan(v.f) ? "NaN" : v.f > 0 ? "Infinity" : "-Infinity");
     else tl__add_repr(d->run, d->t, v);
 }
 
@@ -105,7 +117,8 @@ static void dump_key(dumper *d, tl_value key) {
         return;
     }
     if (!tl__value_number(key) && key.kind != TL_V_NONE)
-        tl__run_fail(d->run, "tojson: a key is a text, number, boolean or none, not a value of type %s", tl__value_type(key));
+        tl__run_fail(d->run, "tojson: a key is a text, number, boolean or none, not a value of type %s",
+                     tl__value_type(key));
     tl__text_c(d->t, "\"");
     if (key.kind == TL_V_BOOL || key.kind == TL_V_NONE) dump(d, key, 0);
     else dump_number(d, key);
@@ -113,7 +126,8 @@ static void dump_key(dumper *d, tl_value key) {
 }
 
 static void dump_dict(dumper *d, const tl_dict *dict, int depth) {
-    tl_value *key = TL_NEW(&d->run->memory, tl_value, dict->n + 1), *value = TL_NEW(&d->run->memory, tl_value, dict->n + 1);
+    tl_value *key = TL_NEW(&d->run->memory, tl_value, dict->n + 1),
+             *value = TL_NEW(&d->run->memory, tl_value, dict->n + 1);
     for (size_t i = 0; i < dict->n; i++) key[i] = dict->at[i].key, value[i] = dict->at[i].value;
     if (d->sort) tl__sort(d->run, key, value, dict->n, false);
     tl__text_c(d->t, "{");
@@ -132,12 +146,22 @@ static void dump(dumper *d, tl_value v, int depth) {
     tl__run_steps(d->run, 1);
     if (depth > TL_TEMPLATE_DEPTH) tl__run_fail(d->run, "tojson: a value nested too deep");
     switch (v.kind) {
-    case TL_V_NONE: tl__text_c(d->t, "null"); return;
-    case TL_V_BOOL: tl__text_c(d->t, v.b ? "true" : "false"); return;
+    case TL_V_NONE:
+        tl__text_c(d->t, "null");
+        return;
+    case TL_V_BOOL:
+        tl__text_c(d->t, v.b ? "true" : "false");
+        return;
     case TL_V_INT:
-    case TL_V_FLOAT: dump_number(d, v); return;
-    case TL_V_STRING: dump_string(d, v.s); return;
-    case TL_V_DICT: dump_dict(d, v.dict, depth); return;
+    case TL_V_FLOAT:
+        dump_number(d, v);
+        return;
+    case TL_V_STRING:
+        dump_string(d, v.s);
+        return;
+    case TL_V_DICT:
+        dump_dict(d, v.dict, depth);
+        return;
     case TL_V_LIST:
     case TL_V_TUPLE:
         tl__text_c(d->t, "[");
@@ -159,8 +183,11 @@ const tl_string *tl__to_json(tl_run *run, const tl_args *args) {
     tl__bind(run, "tojson", args, "x ensure_ascii indent separators sort_keys", 1, a);
     tl_memory *m = &run->memory;
     tl_text t = {.m = m};
-    dumper d = {.run = run, .t = &t, .ascii = a[1].kind != TL_V_MISSING && tl__truth(run, a[1]),
-                .sort = a[4].kind != TL_V_MISSING && tl__truth(run, a[4]), .colon = tl__string(m, ": ", 2, NULL)};
+    dumper d = {.run = run,
+                .t = &t,
+                .ascii = a[1].kind != TL_V_MISSING && tl__truth(run, a[1]),
+                .sort = a[4].kind != TL_V_MISSING && tl__truth(run, a[4]),
+                .colon = tl__string(m, ": ", 2, NULL)};
     bool indented = a[2].kind != TL_V_MISSING && a[2].kind != TL_V_NONE;
     d.comma = tl__string(m, indented ? "," : ", ", indented ? 1 : 2, NULL);
     if (indented && a[2].kind == TL_V_STRING) d.indent = a[2].s;

@@ -7,11 +7,11 @@
 #include "text/unicode.h"
 
 const char *const tl__operator_text[TL_OPERATORS] = {
-    [TL_OP_FLOORDIV] = "//", [TL_OP_POW] = "**",     [TL_OP_EQ] = "==",      [TL_OP_NE] = "!=",      [TL_OP_GE] = ">=",
-    [TL_OP_LE] = "<=",       [TL_OP_ADD] = "+",      [TL_OP_SUB] = "-",      [TL_OP_DIV] = "/",      [TL_OP_MUL] = "*",
-    [TL_OP_MOD] = "%",       [TL_OP_TILDE] = "~",    [TL_OP_LBRACKET] = "[", [TL_OP_RBRACKET] = "]", [TL_OP_LPAREN] = "(",
-    [TL_OP_RPAREN] = ")",    [TL_OP_LBRACE] = "{",   [TL_OP_RBRACE] = "}",   [TL_OP_GT] = ">",       [TL_OP_LT] = "<",
-    [TL_OP_ASSIGN] = "=",    [TL_OP_DOT] = ".",      [TL_OP_COLON] = ":",    [TL_OP_PIPE] = "|",     [TL_OP_COMMA] = ",",
+    [TL_OP_FLOORDIV] = "//", [TL_OP_POW] = "**",   [TL_OP_EQ] = "==",      [TL_OP_NE] = "!=",      [TL_OP_GE] = ">=",
+    [TL_OP_LE] = "<=",       [TL_OP_ADD] = "+",    [TL_OP_SUB] = "-",      [TL_OP_DIV] = "/",      [TL_OP_MUL] = "*",
+    [TL_OP_MOD] = "%",       [TL_OP_TILDE] = "~",  [TL_OP_LBRACKET] = "[", [TL_OP_RBRACKET] = "]", [TL_OP_LPAREN] = "(",
+    [TL_OP_RPAREN] = ")",    [TL_OP_LBRACE] = "{", [TL_OP_RBRACE] = "}",   [TL_OP_GT] = ">",       [TL_OP_LT] = "<",
+    [TL_OP_ASSIGN] = "=",    [TL_OP_DOT] = ".",    [TL_OP_COLON] = ":",    [TL_OP_PIPE] = "|",     [TL_OP_COMMA] = ",",
     [TL_OP_SEMICOLON] = ";"};
 
 typedef struct lexer {
@@ -161,10 +161,14 @@ static size_t digits(const lexer *x, size_t at, int base) { /* (_?digit)*, where
     }
 }
 
-static bool is_digit(const lexer *x, size_t at) { return at < x->n && x->s[at] >= '0' && x->s[at] <= '9'; }
+static bool is_digit(const lexer *x, size_t at) {
+    return at < x->n && x->s[at] >= '0' && x->s[at] <= '9';
+}
 
 /* A run of digits that may hold single underscores between them; at is a digit. */
-static size_t decimal(const lexer *x, size_t at) { return digits(x, at + 1, 10); }
+static size_t decimal(const lexer *x, size_t at) {
+    return digits(x, at + 1, 10);
+}
 
 static size_t exponent(const lexer *x, size_t at) {
     if (at >= x->n || (x->s[at] | 0x20) != 'e') return 0;
@@ -262,7 +266,8 @@ static const tl_string *unescape(lexer *x, size_t from, size_t to) {
             i++;
         } else if (c >= '0' && c <= '7') {
             uint32_t code = 0;
-            for (int k = 0; k < 3 && i < to && x->s[i] >= '0' && x->s[i] <= '7'; k++) code = code * 8 + (uint32_t)(x->s[i++] - '0');
+            for (int k = 0; k < 3 && i < to && x->s[i] >= '0' && x->s[i] <= '7'; k++)
+                code = code * 8 + (uint32_t)(x->s[i++] - '0');
             tl__text_char(&out, code, false);
         } else if (c == 'x' || c == 'u' || c == 'U') {
             int n = c == 'x' ? 2 : c == 'u' ? 4 : 8;
@@ -352,7 +357,8 @@ static void lex_tag(lexer *x, bool variable, size_t begin) {
         add(x, TL_T_OPERATOR, x->at)->op = op;
         x->at += strlen(tl__operator_text[op]);
     }
-    fail_at(x, begin, variable ? "the expression that begins here has no end%s" : "the block that begins here has no end%s", "");
+    fail_at(x, begin,
+            variable ? "the expression that begins here has no end%s" : "the block that begins here has no end%s", "");
 }
 
 static void lex_all(lexer *x) {
@@ -389,7 +395,7 @@ static void lex_all(lexer *x) {
     add(x, TL_T_END, x->n);
 }
 
-int tl__template_lex(tl_template *t, const char *source, size_t n, tl_jinja_token **tokens, int *count, tl_error *err) {
+void tl__template_lex(tl_template *t, const char *source, size_t n, const tl_jinja_token **tokens) {
     char *s = tl__memory_take(&t->memory, n + 1);
     size_t used = 0;
     for (size_t i = 0; i < n; i++) {
@@ -399,6 +405,5 @@ int tl__template_lex(tl_template *t, const char *source, size_t n, tl_jinja_toke
     if (used && s[used - 1] == '\n') used--;
     lexer x = {.t = t, .s = s, .n = used, .line = 1, .line_starting = true};
     lex_all(&x);
-    *tokens = x.token, *count = x.count;
-    return 0;
+    *tokens = x.token;
 }

@@ -56,7 +56,8 @@ const tl_string *tl__strip(tl_run *run, const tl_string *s, const tl_string *cha
     return tl__string_part(&run->memory, s, from, to - from);
 }
 
-const tl_string *tl__replace(tl_run *run, const tl_string *s, const tl_string *old, const tl_string *by, int64_t count) {
+const tl_string *tl__replace(tl_run *run, const tl_string *s, const tl_string *old, const tl_string *by,
+                             int64_t count) {
     tl_text t = {.m = &run->memory};
     size_t at = 0;
     tl__run_steps(run, (int64_t)s->n / 64);
@@ -194,7 +195,9 @@ static const tl_string *title(tl_run *run, const tl_string *s, bool swap) {
     for (size_t i = 0; i < s->n;) {
         uint32_t c;
         size_t width = (size_t)tl__utf8_at((const uint8_t *)s->bytes + i, &c);
-        tl_case to = swap ? (tl__char_is(c, TL_IS_UPPER) ? TL_CASE_LOWER : TL_CASE_UPPER) : inside ? TL_CASE_LOWER : TL_CASE_TITLE;
+        tl_case to = swap     ? (tl__char_is(c, TL_IS_UPPER) ? TL_CASE_LOWER : TL_CASE_UPPER)
+                     : inside ? TL_CASE_LOWER
+                              : TL_CASE_TITLE;
         if (swap && !tl__char_is(c, TL_IS_UPPER) && !tl__char_is(c, TL_IS_LOWER))
             tl__text_add(&t, s->bytes + i, width, s->data ? s->data + i : NULL);
         else tl__text_case(&t, s, i, i + width, to);
@@ -245,7 +248,8 @@ static bool all_are(const tl_string *s, tl_char_is what) {
     for (size_t i = 0; i < s->n;) {
         uint32_t c;
         i += (size_t)tl__utf8_at((const uint8_t *)s->bytes + i, &c);
-        bool fine = what == TL_IS_WORD ? tl__char_is(c, TL_IS_ALPHA) || tl__char_is(c, TL_IS_NUMERIC) : tl__char_is(c, what);
+        bool fine =
+            what == TL_IS_WORD ? tl__char_is(c, TL_IS_ALPHA) || tl__char_is(c, TL_IS_NUMERIC) : tl__char_is(c, what);
         if (!fine) return false;
     }
     return s->n > 0;
@@ -254,28 +258,118 @@ static bool all_are(const tl_string *s, tl_char_is what) {
 /* ---- the table ---- */
 
 typedef enum method {
-    M_STRIP, M_LSTRIP, M_RSTRIP, M_SPLIT, M_RSPLIT, M_STARTSWITH, M_ENDSWITH, M_REPLACE, M_UPPER, M_LOWER, M_TITLE,
-    M_CAPITALIZE, M_SWAPCASE, M_CASEFOLD, M_JOIN, M_FIND, M_RFIND, M_INDEX, M_RINDEX, M_COUNT, M_FORMAT,
-    M_REMOVEPREFIX, M_REMOVESUFFIX, M_SPLITLINES, M_PARTITION, M_RPARTITION, M_ISDIGIT, M_ISDECIMAL, M_ISNUMERIC,
-    M_ISALPHA, M_ISALNUM, M_ISSPACE, M_ISUPPER, M_ISLOWER, M_ISTITLE, M_ISASCII, M_CENTER, M_LJUST, M_RJUST, M_ZFILL,
+    M_STRIP,
+    M_LSTRIP,
+    M_RSTRIP,
+    M_SPLIT,
+    M_RSPLIT,
+    M_STARTSWITH,
+    M_ENDSWITH,
+    M_REPLACE,
+    M_UPPER,
+    M_LOWER,
+    M_TITLE,
+    M_CAPITALIZE,
+    M_SWAPCASE,
+    M_CASEFOLD,
+    M_JOIN,
+    M_FIND,
+    M_RFIND,
+    M_INDEX,
+    M_RINDEX,
+    M_COUNT,
+    M_FORMAT,
+    M_REMOVEPREFIX,
+    M_REMOVESUFFIX,
+    M_SPLITLINES,
+    M_PARTITION,
+    M_RPARTITION,
+    M_ISDIGIT,
+    M_ISDECIMAL,
+    M_ISNUMERIC,
+    M_ISALPHA,
+    M_ISALNUM,
+    M_ISSPACE,
+    M_ISUPPER,
+    M_ISLOWER,
+    M_ISTITLE,
+    M_ISASCII,
+    M_CENTER,
+    M_LJUST,
+    M_RJUST,
+    M_ZFILL,
     M_STR_LAST = M_ZFILL,
-    M_LIST_INDEX, M_LIST_COUNT, M_LIST_COPY,
+    M_LIST_INDEX,
+    M_LIST_COUNT,
+    M_LIST_COPY,
     M_LIST_LAST = M_LIST_COPY,
-    M_GET, M_ITEMS, M_KEYS, M_VALUES, M_DICT_COPY,
+    M_GET,
+    M_ITEMS,
+    M_KEYS,
+    M_VALUES,
+    M_DICT_COPY,
     M_DICT_LAST = M_DICT_COPY,
-    M_LOOP_CYCLE, M_LOOP_CHANGED, M_CYCLER_NEXT, M_CYCLER_RESET,
+    M_LOOP_CYCLE,
+    M_LOOP_CHANGED,
+    M_CYCLER_NEXT,
+    M_CYCLER_RESET,
     M_REFUSED, /* changes a list or dict */
     METHODS
 } method;
 
-static const char *const names[METHODS] = {
-    "strip", "lstrip", "rstrip", "split", "rsplit", "startswith", "endswith", "replace", "upper", "lower", "title",
-    "capitalize", "swapcase", "casefold", "join", "find", "rfind", "index", "rindex", "count", "format",
-    "removeprefix", "removesuffix", "splitlines", "partition", "rpartition", "isdigit", "isdecimal", "isnumeric",
-    "isalpha", "isalnum", "isspace", "isupper", "islower", "istitle", "isascii", "center", "ljust", "rjust", "zfill",
-    "index", "count", "copy",
-    "get", "items", "keys", "values", "copy",
-    "cycle", "changed", "next", "reset", "a method that changes it"};
+static const char *const names[METHODS] = {"strip",
+                                           "lstrip",
+                                           "rstrip",
+                                           "split",
+                                           "rsplit",
+                                           "startswith",
+                                           "endswith",
+                                           "replace",
+                                           "upper",
+                                           "lower",
+                                           "title",
+                                           "capitalize",
+                                           "swapcase",
+                                           "casefold",
+                                           "join",
+                                           "find",
+                                           "rfind",
+                                           "index",
+                                           "rindex",
+                                           "count",
+                                           "format",
+                                           "removeprefix",
+                                           "removesuffix",
+                                           "splitlines",
+                                           "partition",
+                                           "rpartition",
+                                           "isdigit",
+                                           "isdecimal",
+                                           "isnumeric",
+                                           "isalpha",
+                                           "isalnum",
+                                           "isspace",
+                                           "isupper",
+                                           "islower",
+                                           "istitle",
+                                           "isascii",
+                                           "center",
+                                           "ljust",
+                                           "rjust",
+                                           "zfill",
+                                           "index",
+                                           "count",
+                                           "copy",
+                                           "get",
+                                           "items",
+                                           "keys",
+                                           "values",
+                                           "copy",
+                                           "cycle",
+                                           "changed",
+                                           "next",
+                                           "reset",
+                                           "a method that changes it"};
 
 static int find_in(const tl_string *name, int from, int to) {
     for (int i = from; i <= to; i++)
@@ -383,7 +477,8 @@ static tl_value join(tl_run *run, const tl_string *by, tl_value items) {
     tl_iterator *it = tl__iterate(run, items);
     bool first = true;
     for (tl_value item; tl__next(run, it, &item); first = false) {
-        if (item.kind != TL_V_STRING) tl__run_fail(run, "join puts texts together, not a value of type %s", tl__value_type(item));
+        if (item.kind != TL_V_STRING)
+            tl__run_fail(run, "join puts texts together, not a value of type %s", tl__value_type(item));
         if (!first) tl__text_string(&t, by);
         tl__text_string(&t, item.s);
         tl__run_steps(run, (int64_t)(item.s->n + by->n) / 64);
@@ -409,7 +504,7 @@ static tl_value str_method(tl_run *run, method which, const tl_string *s, const 
     case M_LSTRIP:
     case M_RSTRIP:
         tl__bind(run, name, args, "/chars", 0, a);
-        return tl__str(tl__strip(run, s, tl__string_or(run, name, a[0], NULL), which != M_RSTRIP, which != M_LSTRIP));
+        return tl__str(tl__strip(run, s, tl__chars_or_space(run, name, a[0]), which != M_RSTRIP, which != M_LSTRIP));
     case M_SPLIT:
     case M_RSPLIT:
         tl__bind(run, name, args, "sep maxsplit", 0, a);
@@ -418,7 +513,8 @@ static tl_value str_method(tl_run *run, method which, const tl_string *s, const 
     case M_ENDSWITH: {
         tl__bind(run, name, args, "/prefix start end", 1, a);
         size_t from, to;
-        return tl__bool(range_of(run, s, a[1], a[2], &from, &to) && matches(run, s, a[0], from, to, which == M_ENDSWITH));
+        return tl__bool(range_of(run, s, a[1], a[2], &from, &to) &&
+                        matches(run, s, a[0], from, to, which == M_ENDSWITH));
     }
     case M_REPLACE:
         tl__bind(run, name, args, "/old new count", 2, a);
@@ -451,7 +547,8 @@ static tl_value str_method(tl_run *run, method which, const tl_string *s, const 
         size_t from, to, at = SIZE_MAX;
         if (range_of(run, s, a[1], a[2], &from, &to))
             at = which == M_RFIND || which == M_RINDEX ? find_last(s, from, to, what) : tl__find(s, from, to, what);
-        if (at == SIZE_MAX && (which == M_INDEX || which == M_RINDEX)) tl__run_fail(run, "%s: the text is not there", name);
+        if (at == SIZE_MAX && (which == M_INDEX || which == M_RINDEX))
+            tl__run_fail(run, "%s: the text is not there", name);
         return tl__int(at == SIZE_MAX ? -1 : (int64_t)chars_before(s, at));
     }
     case M_COUNT: {
@@ -485,7 +582,9 @@ static tl_value str_method(tl_run *run, method which, const tl_string *s, const 
     case M_RJUST:
         tl__bind(run, name, args, "/width fillchar", 1, a);
         return tl__str(tl__center(run, s, tl__int_or(run, name, a[0], 0), fill_char(run, a[1]),
-                                  which == M_LJUST ? -1 : which == M_RJUST ? 1 : 0));
+                                  which == M_LJUST   ? -1
+                                  : which == M_RJUST ? 1
+                                                     : 0));
     case M_ZFILL: {
         tl__bind(run, name, args, "/width", 1, a);
         size_t sign = s->n && (s->bytes[0] == '-' || s->bytes[0] == '+');
@@ -500,16 +599,26 @@ static tl_value str_method(tl_run *run, method which, const tl_string *s, const 
     }
     tl__bind(run, name, args, "", 0, a);
     switch (which) {
-    case M_ISDIGIT: return tl__bool(all_are(s, TL_IS_DIGIT));
-    case M_ISDECIMAL: return tl__bool(all_are(s, TL_IS_DECIMAL));
-    case M_ISNUMERIC: return tl__bool(all_are(s, TL_IS_NUMERIC));
-    case M_ISALPHA: return tl__bool(all_are(s, TL_IS_ALPHA));
-    case M_ISALNUM: return tl__bool(all_are(s, TL_IS_WORD));
-    case M_ISUPPER: return tl__bool(tl__is_cased(s, true));
-    case M_ISLOWER: return tl__bool(tl__is_cased(s, false));
-    case M_ISTITLE: return tl__bool(is_title(s));
-    case M_ISASCII: return tl__bool(s->chars == s->n);
-    default: return tl__bool(s->n > 0 && tl__strip(run, s, NULL, true, false)->n == 0); /* ISSPACE */
+    case M_ISDIGIT:
+        return tl__bool(all_are(s, TL_IS_DIGIT));
+    case M_ISDECIMAL:
+        return tl__bool(all_are(s, TL_IS_DECIMAL));
+    case M_ISNUMERIC:
+        return tl__bool(all_are(s, TL_IS_NUMERIC));
+    case M_ISALPHA:
+        return tl__bool(all_are(s, TL_IS_ALPHA));
+    case M_ISALNUM:
+        return tl__bool(all_are(s, TL_IS_WORD));
+    case M_ISUPPER:
+        return tl__bool(tl__is_cased(s, true));
+    case M_ISLOWER:
+        return tl__bool(tl__is_cased(s, false));
+    case M_ISTITLE:
+        return tl__bool(is_title(s));
+    case M_ISASCII:
+        return tl__bool(s->chars == s->n);
+    default:
+        return tl__bool(s->n > 0 && tl__strip(run, s, NULL, true, false)->n == 0); /* ISSPACE */
     }
 }
 
@@ -541,6 +650,7 @@ static tl_value dict_method(tl_run *run, method which, tl_value self, const tl_a
     if (which == M_GET) {
         tl__bind(run, "get", args, "/key default", 1, a);
         if (!tl__value_hashable(a[0])) tl__run_fail(run, "a value of type %s cannot be a key", tl__value_type(a[0]));
+        if (a[0].kind == TL_V_STRING) tl__run_steps(run, (int64_t)a[0].s->n / 64);
         const tl_value *found = tl__dict_get(self.dict, a[0]);
         return found ? *found : a[1].kind == TL_V_MISSING ? tl__none() : a[1];
     }
@@ -565,7 +675,8 @@ static tl_value loop_method(tl_run *run, method which, tl_loop *loop, const tl_a
 tl_value tl__method_call(tl_run *run, int index, tl_value self, const tl_args *args) {
     method which = (method)index;
     if (which == M_REFUSED)
-        tl__run_fail(run, "a template must not change a %s; build a new one, or keep it in a namespace", tl__value_type(self));
+        tl__run_fail(run, "a template must not change a %s; build a new one, or keep it in a namespace",
+                     tl__value_type(self));
     if (which <= M_STR_LAST) {
         if (!self.s->safe) return str_method(run, which, self.s, args);
         if (which == M_JOIN || which == M_REPLACE || which == M_FORMAT || which >= M_CENTER)

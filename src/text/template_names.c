@@ -32,9 +32,13 @@ typedef struct resolver {
     int fors;     /* around this statement, at any distance */
 } resolver;
 
-static tl_memory *memory(resolver *r) { return &r->t->memory; }
+static tl_memory *memory(resolver *r) {
+    return &r->t->memory;
+}
 
-static bool same(const tl_string *a, const tl_string *b) { return a->n == b->n && !memcmp(a->bytes, b->bytes, a->n); }
+static bool same(const tl_string *a, const tl_string *b) {
+    return a->n == b->n && !memcmp(a->bytes, b->bytes, a->n);
+}
 
 static entry *find_here(symbols *s, const tl_string *name) {
     for (int i = 0; i < s->n; i++)
@@ -307,7 +311,9 @@ static bool reads(const tl_nodes *body, const char *name) {
     return use == READ;
 }
 
-static const tl_string *word(resolver *r, const char *text) { return tl__string(memory(r), text, strlen(text), NULL); }
+static const tl_string *word(resolver *r, const char *text) {
+    return tl__string(memory(r), text, strlen(text), NULL);
+}
 
 static bool has_parameter(const tl_node *n, const char *name) {
     for (int i = 0; i < n->args.n; i++)
@@ -344,7 +350,8 @@ static void walk_for(resolver *r, tl_node *n) {
     walk(r, n->b);
     tl_function *function = n->flag ? function_new(r, outer->of->function) : outer->of->function;
     n->function = n->flag ? function : NULL;
-    symbols *body = frame_new(r, outer, function), *test = frame_new(r, outer, function), *other = frame_new(r, outer, function);
+    symbols *body = frame_new(r, outer, function), *test = frame_new(r, outer, function),
+            *other = frame_new(r, outer, function);
     if (n->flag || reads(&n->body, "loop")) n->loop_slot = declare(r, body, word(r, "loop"));
     declare_target(r, n->a, body);
     r->now = body;
@@ -448,12 +455,11 @@ static void walk_all(resolver *r, const tl_nodes *list) {
     for (int i = 0; i < list->n; i++) walk(r, list->at[i]);
 }
 
-int tl__template_resolve(tl_template *t, tl_error *err) {
+void tl__template_resolve(tl_template *t) {
     resolver r = {.t = t};
     t->function = function_new(&r, NULL);
     r.now = frame_new(&r, NULL, t->function);
     look_all(&r, &t->body);
     t->frame = frame_of(&r, r.now);
     walk_all(&r, &t->body);
-    return 0;
 }

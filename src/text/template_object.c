@@ -40,15 +40,22 @@ bool tl__has_length(tl_value v) {
 
 int64_t tl__length(tl_run *run, tl_value v) {
     switch (v.kind) {
-    case TL_V_UNDEFINED: return 0;
-    case TL_V_STRING: return (int64_t)v.s->chars;
+    case TL_V_UNDEFINED:
+        return 0;
+    case TL_V_STRING:
+        return (int64_t)v.s->chars;
     case TL_V_LIST:
-    case TL_V_TUPLE: return (int64_t)v.list->n;
+    case TL_V_TUPLE:
+        return (int64_t)v.list->n;
     case TL_V_DICT:
-    case TL_V_VIEW: return (int64_t)v.dict->n;
-    case TL_V_RANGE: return v.range->n;
-    case TL_V_LOOP: return loop_length(run, v.loop);
-    default: tl__run_fail(run, "a value of type %s has no length", tl__value_type(v));
+    case TL_V_VIEW:
+        return (int64_t)v.dict->n;
+    case TL_V_RANGE:
+        return v.range->n;
+    case TL_V_LOOP:
+        return loop_length(run, v.loop);
+    default:
+        tl__run_fail(run, "a value of type %s has no length", tl__value_type(v));
     }
 }
 
@@ -56,11 +63,16 @@ bool tl__truth(tl_run *run, tl_value v) {
     switch (v.kind) {
     case TL_V_MISSING:
     case TL_V_UNDEFINED:
-    case TL_V_NONE: return false;
-    case TL_V_BOOL: return v.b;
-    case TL_V_INT: return v.i != 0;
-    case TL_V_FLOAT: return v.f != 0;
-    default: return !tl__has_length(v) || tl__length(run, v) > 0;
+    case TL_V_NONE:
+        return false;
+    case TL_V_BOOL:
+        return v.b;
+    case TL_V_INT:
+        return v.i != 0;
+    case TL_V_FLOAT:
+        return v.f != 0;
+    default:
+        return !tl__has_length(v) || tl__length(run, v) > 0;
     }
 }
 
@@ -180,6 +192,7 @@ tl_value tl__attribute(tl_run *run, tl_value of, const tl_string *name) {
 
 tl_value tl__item(tl_run *run, tl_value of, tl_value key) {
     tl__run_defined(run, of);
+    if (key.kind == TL_V_STRING) tl__run_steps(run, (int64_t)key.s->n / 64);
     tl_value out;
     if (item_at(run, of, key, &out)) return out;
     if (key.kind == TL_V_STRING && own_attribute(run, of, key.s, &out)) return out;
@@ -201,27 +214,30 @@ tl_value tl__slice(tl_run *run, tl_value of, const tl_value bound[3]) {
     for (int i = 0; i < 3; i++)
         if (bound[i].kind != TL_V_NONE && !tl__value_whole(bound[i])) {
             tl__run_defined(run, bound[i]);
-            tl__run_fail(run, "the bounds of a slice are whole numbers, not a value of type %s", tl__value_type(bound[i]));
+            tl__run_fail(run, "the bounds of a slice are whole numbers, not a value of type %s",
+                         tl__value_type(bound[i]));
         }
     if (bound[2].kind != TL_V_NONE) step = tl__value_int(bound[2]);
     if (step == 0) tl__run_fail(run, "the step of a slice cannot be zero");
     int64_t low = step < 0 ? -1 : 0, high = step < 0 ? n - 1 : n;
     int64_t start = bound[0].kind == TL_V_NONE ? (step < 0 ? high : low) : clamp(tl__value_int(bound[0]), n, low, high);
     int64_t stop = bound[1].kind == TL_V_NONE ? (step < 0 ? low : high) : clamp(tl__value_int(bound[1]), n, low, high);
-    uint64_t span = step < 0 ? (start > stop ? (uint64_t)(start - stop) : 0) : (stop > start ? (uint64_t)(stop - start) : 0);
+    uint64_t span =
+        step < 0 ? (start > stop ? (uint64_t)(start - stop) : 0) : (stop > start ? (uint64_t)(stop - start) : 0);
     uint64_t stride = step < 0 ? 0 - (uint64_t)step : (uint64_t)step;
     int64_t count = (int64_t)(span ? (span - 1) / stride + 1 : 0);
-    tl__run_steps(run, count / 16);
+    tl__run_steps(run, count / 16 + (of.kind == TL_V_STRING ? (int64_t)of.s->n / 64 : 0));
     if (of.kind == TL_V_RANGE) {
         tl_range *r = TL_NEW(&run->memory, tl_range, 1);
-        *r = (tl_range){of.range->start + start * of.range->step, of.range->start + stop * of.range->step, of.range->step * step, count};
+        *r = (tl_range){of.range->start + start * of.range->step, of.range->start + stop * of.range->step,
+                        of.range->step * step, count};
         return (tl_value){.kind = TL_V_RANGE, .range = r};
     }
     if (of.kind == TL_V_STRING && step == 1) {
         size_t from = tl__offset(of.s, (size_t)start), to = from;
         if (count) {
-            tl_string rest = {.bytes = of.s->bytes + from, .n = of.s->n - from,
-                              .chars = of.s->chars == of.s->n ? of.s->n - from : 0};
+            tl_string rest = {
+                .bytes = of.s->bytes + from, .n = of.s->n - from, .chars = of.s->chars == of.s->n ? of.s->n - from : 0};
             to = from + tl__offset(&rest, (size_t)count);
         }
         return tl__str(tl__string_part(&run->memory, of.s, from, to - from));
@@ -236,7 +252,8 @@ tl_value tl__slice(tl_run *run, tl_value of, const tl_value bound[3]) {
         offset[of.s->chars] = at;
         tl_text t = {.m = &run->memory};
         for (int64_t i = 0, k = start; i < count; i++, k += i < count ? step : 0)
-            tl__text_add(&t, of.s->bytes + offset[k], offset[k + 1] - offset[k], of.s->data ? of.s->data + offset[k] : NULL);
+            tl__text_add(&t, of.s->bytes + offset[k], offset[k + 1] - offset[k],
+                         of.s->data ? of.s->data + offset[k] : NULL);
         return tl__str(tl__text_done(&t));
     }
     tl_value out = tl__list_new(&run->memory, of.kind, (size_t)count);

@@ -32,26 +32,43 @@ void tl__escape(tl_text *t, const tl_string *s) {
     for (size_t i = 0; i < s->n; i++) {
         const char *by = NULL;
         switch (s->bytes[i]) {
-        case '&': by = "&amp;"; break;
-        case '<': by = "&lt;"; break;
-        case '>': by = "&gt;"; break;
-        case '"': by = "&#34;"; break;
-        case '\'': by = "&#39;"; break;
-        default: tl__text_add(t, s->bytes + i, 1, s->data ? s->data + i : NULL); continue;
+        case '&':
+            by = "&amp;";
+            break;
+        case '<':
+            by = "&lt;";
+            break;
+        case '>':
+            by = "&gt;";
+            break;
+        case '"':
+            by = "&#34;";
+            break;
+        case '\'':
+            by = "&#39;";
+            break;
+        default:
+            tl__text_add(t, s->bytes + i, 1, s->data ? s->data + i : NULL);
+            continue;
         }
         tl__text_add(t, by, strlen(by), s->data && s->data[i] ? (const unsigned char *)"\1\1\1\1\1" : NULL);
     }
 }
 
-static const char *op_name(int op) { return op < TL_OPERATORS ? tl__operator_text[op] : op == TL_OP_IN ? "in" : "not in"; }
+static const char *op_name(int op) {
+    return op < TL_OPERATORS ? tl__operator_text[op] : op == TL_OP_IN ? "in" : "not in";
+}
 
 static _Noreturn void wrong_types(tl_run *run, int op, tl_value a, tl_value b) {
     tl__run_defined(run, a);
     tl__run_defined(run, b);
-    tl__run_fail(run, "'%s' does not go between values of type %s and %s", op_name(op), tl__value_type(a), tl__value_type(b));
+    tl__run_fail(run, "'%s' does not go between values of type %s and %s", op_name(op), tl__value_type(a),
+                 tl__value_type(b));
 }
 
-static _Noreturn void beyond(tl_run *run) { tl__run_fail(run, "an integer beyond 64 bits is not supported"); }
+static _Noreturn void beyond(tl_run *run) {
+    tl__run_fail(run, "an integer beyond 64 bits is not supported");
+}
 
 static tl_value whole(tl_run *run, int op, int64_t a, int64_t b) {
     int64_t out = 0;
@@ -95,9 +112,12 @@ static tl_value whole(tl_run *run, int op, int64_t a, int64_t b) {
 
 static tl_value real(tl_run *run, int op, double a, double b) {
     switch (op) {
-    case TL_OP_ADD: return tl__float(a + b);
-    case TL_OP_SUB: return tl__float(a - b);
-    case TL_OP_MUL: return tl__float(a * b);
+    case TL_OP_ADD:
+        return tl__float(a + b);
+    case TL_OP_SUB:
+        return tl__float(a - b);
+    case TL_OP_MUL:
+        return tl__float(a * b);
     case TL_OP_DIV:
         if (b == 0) tl__run_fail(run, "division by zero");
         return tl__float(a / b);
@@ -117,7 +137,8 @@ static tl_value real(tl_run *run, int op, double a, double b) {
     }
     default: {
         if (a == 0 && b < 0) tl__run_fail(run, "0.0 cannot be raised to a negative power");
-        if (a < 0 && isfinite(a) && isfinite(b) && b != floor(b)) tl__run_fail(run, "a negative number cannot be raised to a fraction");
+        if (a < 0 && isfinite(a) && isfinite(b) && b != floor(b))
+            tl__run_fail(run, "a negative number cannot be raised to a fraction");
         double out = pow(a, b);
         if (isinf(out) && isfinite(a) && isfinite(b)) tl__run_fail(run, "the result of ** is too large");
         return tl__float(out);
@@ -129,14 +150,16 @@ static tl_value repeat(tl_run *run, tl_value v, int64_t times) {
     if (times < 0) times = 0;
     if (v.kind == TL_V_STRING) {
         tl_text t = {.m = &run->memory};
-        if (v.s->n && times > (int64_t)(run->memory.limit / v.s->n)) tl__run_fail(run, "a text of this many repetitions is too long");
+        if (v.s->n && times > (int64_t)(run->memory.limit / v.s->n))
+            tl__run_fail(run, "a text of this many repetitions is too long");
         tl__run_steps(run, times / 8 + (int64_t)v.s->n * times / 64);
         for (int64_t i = 0; i < times && v.s->n; i++) tl__text_string(&t, v.s);
         tl_string *s = (tl_string *)tl__text_done(&t);
         s->safe = v.s->safe;
         return tl__str(s);
     }
-    if (v.list->n && times > (int64_t)(run->memory.limit / (v.list->n * sizeof(tl_value)))) tl__run_fail(run, "a list of this many repetitions is too long");
+    if (v.list->n && times > (int64_t)(run->memory.limit / (v.list->n * sizeof(tl_value))))
+        tl__run_fail(run, "a list of this many repetitions is too long");
     tl__run_steps(run, (int64_t)v.list->n * times / 4);
     tl_value out = tl__list_new(&run->memory, v.kind, v.list->n * (size_t)times);
     for (int64_t i = 0; i < times && v.list->n; i++)
@@ -144,7 +167,9 @@ static tl_value repeat(tl_run *run, tl_value v, int64_t times) {
     return out;
 }
 
-static bool is_list(tl_value v) { return v.kind == TL_V_LIST || v.kind == TL_V_TUPLE; }
+static bool is_list(tl_value v) {
+    return v.kind == TL_V_LIST || v.kind == TL_V_TUPLE;
+}
 
 tl_value tl__operate(tl_run *run, int op, tl_value a, tl_value b) {
     tl_memory *m = &run->memory;
@@ -178,8 +203,10 @@ tl_value tl__operate(tl_run *run, int op, tl_value a, tl_value b) {
         for (size_t i = 0; i < b.list->n; i++) tl__list_add(m, out.list, b.list->at[i]);
         return out;
     }
-    if (op == TL_OP_MUL && (is_list(a) || a.kind == TL_V_STRING) && tl__value_whole(b)) return repeat(run, a, tl__value_int(b));
-    if (op == TL_OP_MUL && (is_list(b) || b.kind == TL_V_STRING) && tl__value_whole(a)) return repeat(run, b, tl__value_int(a));
+    if (op == TL_OP_MUL && (is_list(a) || a.kind == TL_V_STRING) && tl__value_whole(b))
+        return repeat(run, a, tl__value_int(b));
+    if (op == TL_OP_MUL && (is_list(b) || b.kind == TL_V_STRING) && tl__value_whole(a))
+        return repeat(run, b, tl__value_int(a));
     wrong_types(run, op, a, b);
 }
 
@@ -206,6 +233,7 @@ bool tl__contains(tl_run *run, tl_value in, tl_value what) {
     }
     if (in.kind == TL_V_DICT || (in.kind == TL_V_VIEW && in.which == 0)) {
         if (!tl__value_hashable(what)) tl__run_fail(run, "a value of type %s cannot be a key", tl__value_type(what));
+        if (what.kind == TL_V_STRING) tl__run_steps(run, (int64_t)what.s->n / 64);
         return tl__dict_get(in.dict, what) != NULL;
     }
     if (!tl__iterable(in)) {
@@ -220,12 +248,16 @@ bool tl__contains(tl_run *run, tl_value in, tl_value what) {
 /* −1, 0, 1, or 2 for what is never less nor more (NaN); fails on types that have no order. */
 static int order(tl_run *run, int op, tl_value a, tl_value b, int depth) {
     if (tl__value_number(a) && tl__value_number(b)) return tl__number_compare(a, b);
-    if (a.kind == TL_V_STRING && b.kind == TL_V_STRING) return tl__string_compare(a.s, b.s);
+    if (a.kind == TL_V_STRING && b.kind == TL_V_STRING) {
+        tl__run_steps(run, (int64_t)(a.s->n < b.s->n ? a.s->n : b.s->n) / 64);
+        return tl__string_compare(a.s, b.s);
+    }
     if (!is_list(a) || a.kind != b.kind) wrong_types(run, op, a, b);
     if (depth > TL_TEMPLATE_DEPTH) tl__run_fail(run, "values nested too deep cannot be compared");
     size_t n = a.list->n < b.list->n ? a.list->n : b.list->n;
     for (size_t i = 0; i < n; i++)
-        if (!tl__equal(run, a.list->at[i], b.list->at[i])) return order(run, op, a.list->at[i], b.list->at[i], depth + 1);
+        if (!tl__equal(run, a.list->at[i], b.list->at[i]))
+            return order(run, op, a.list->at[i], b.list->at[i], depth + 1);
     return (a.list->n > b.list->n) - (a.list->n < b.list->n);
 }
 

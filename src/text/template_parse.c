@@ -19,16 +19,25 @@ static _Noreturn void fail_token(parser *p, const tl_jinja_token *k, const char 
 /* What an error calls a token. */
 static const char *describe(parser *p, const tl_jinja_token *k) {
     switch (k->kind) {
-    case TL_T_END: return "the end of the template";
-    case TL_T_DATA: return "text";
-    case TL_T_BLOCK_BEGIN: return "'{%'";
-    case TL_T_BLOCK_END: return "'%}'";
-    case TL_T_VARIABLE_BEGIN: return "'{{'";
-    case TL_T_VARIABLE_END: return "'}}'";
-    case TL_T_STRING: return "a string";
+    case TL_T_END:
+        return "the end of the template";
+    case TL_T_DATA:
+        return "text";
+    case TL_T_BLOCK_BEGIN:
+        return "'{%'";
+    case TL_T_BLOCK_END:
+        return "'%}'";
+    case TL_T_VARIABLE_BEGIN:
+        return "'{{'";
+    case TL_T_VARIABLE_END:
+        return "'}}'";
+    case TL_T_STRING:
+        return "a string";
     case TL_T_INT:
-    case TL_T_FLOAT: return "a number";
-    default: break;
+    case TL_T_FLOAT:
+        return "a number";
+    default:
+        break;
     }
     const char *text = k->kind == TL_T_NAME ? k->text->bytes : tl__operator_text[k->op];
     size_t n = k->kind == TL_T_NAME ? k->text->n : strlen(text);
@@ -40,9 +49,15 @@ static const char *describe(parser *p, const tl_jinja_token *k) {
     return out;
 }
 
-static bool at_op(parser *p, int op) { return p->k->kind == TL_T_OPERATOR && p->k->op == op; }
-static bool name_is(const tl_jinja_token *k, const char *word) { return k->kind == TL_T_NAME && tl__string_is(k->text, word); }
-static bool at_name(parser *p, const char *word) { return name_is(p->k, word); }
+static bool at_op(parser *p, int op) {
+    return p->k->kind == TL_T_OPERATOR && p->k->op == op;
+}
+static bool name_is(const tl_jinja_token *k, const char *word) {
+    return k->kind == TL_T_NAME && tl__string_is(k->text, word);
+}
+static bool at_name(parser *p, const char *word) {
+    return name_is(p->k, word);
+}
 
 static bool skip_op(parser *p, int op) {
     bool here = at_op(p, op);
@@ -83,10 +98,13 @@ void tl__nodes_add(tl_memory *m, tl_nodes *list, tl_node *n) {
     list->at[list->n++] = n;
 }
 
-static void add(parser *p, tl_nodes *list, tl_node *n) { tl__nodes_add(&p->t->memory, list, n); }
+static void add(parser *p, tl_nodes *list, tl_node *n) {
+    tl__nodes_add(&p->t->memory, list, n);
+}
 
 static void deeper(parser *p) {
-    if (++p->depth > TL_TEMPLATE_DEPTH) fail_token(p, p->k, "%s%s", "blocks and expressions are nested too deep here", "");
+    if (++p->depth > TL_TEMPLATE_DEPTH)
+        fail_token(p, p->k, "%s%s", "blocks and expressions are nested too deep here", "");
 }
 
 /* ---- expressions ---- */
@@ -224,7 +242,8 @@ static void parse_arguments(parser *p, tl_node *call) {
             fine = !stars, named = true;
             name = p->k->text;
             for (int i = 0; i < call->args.n; i++)
-                if (call->names[i] && call->names[i]->n == name->n && !memcmp(call->names[i]->bytes, name->bytes, name->n))
+                if (call->names[i] && call->names[i]->n == name->n &&
+                    !memcmp(call->names[i]->bytes, name->bytes, name->n))
                     fail_token(p, p->k, "%sthe argument %s is given twice", "", describe(p, p->k));
             p->k += 2;
         } else {
@@ -264,7 +283,8 @@ static tl_node *parse_subscript(parser *p, tl_node *of, const tl_jinja_token *at
 static tl_node *parse_postfix(parser *p, tl_node *n) {
     for (int links = 0;; links++) {
         const tl_jinja_token *k = p->k;
-        if (links > TL_TEMPLATE_DEPTH) fail_token(p, k, "%s%s", "too many attributes and calls follow each other here", "");
+        if (links > TL_TEMPLATE_DEPTH)
+            fail_token(p, k, "%s%s", "too many attributes and calls follow each other here", "");
         if (skip_op(p, TL_OP_DOT)) {
             tl_node *of = n;
             if (p->k->kind == TL_T_NAME) {
@@ -287,7 +307,8 @@ static tl_node *parse_postfix(parser *p, tl_node *n) {
                 tl_node *item = parse_subscript(p, n, k);
                 if (at_op(p, TL_OP_COMMA)) {
                     tl_node *tuple = node(p, TL_N_TUPLE, k);
-                    if (item->kind == TL_N_SLICE) fail_token(p, k, "%s%s", "a slice among several subscripts is not supported", "");
+                    if (item->kind == TL_N_SLICE)
+                        fail_token(p, k, "%s%s", "a slice among several subscripts is not supported", "");
                     add(p, &tuple->args, item->b);
                     while (skip_op(p, TL_OP_COMMA)) {
                         tl_node *next = parse_subscript(p, NULL, k);
@@ -359,8 +380,8 @@ static tl_node *parse_test(parser *p, tl_node *of) {
     }
     if (!negated) return n;
     tl_node *not = node(p, TL_N_NOT, begin);
-    not->a = n;
-    return not;
+    not ->a = n;
+    return not ;
 }
 
 static tl_node *parse_unary(parser *p, bool with_filter) {
@@ -377,7 +398,8 @@ static tl_node *parse_unary(parser *p, bool with_filter) {
     }
     n = parse_postfix(p, n);
     for (int links = 0; with_filter; links++) {
-        if (links > TL_TEMPLATE_DEPTH) fail_token(p, p->k, "%s%s", "too many filters and tests follow each other here", "");
+        if (links > TL_TEMPLATE_DEPTH)
+            fail_token(p, p->k, "%s%s", "too many filters and tests follow each other here", "");
         if (at_op(p, TL_OP_PIPE)) n = parse_filters(p, n);
         else if (at_name(p, "is")) n = parse_test(p, n);
         else if (at_op(p, TL_OP_LPAREN)) n = parse_postfix(p, n);
@@ -387,8 +409,10 @@ static tl_node *parse_unary(parser *p, bool with_filter) {
 }
 
 /* A chain of operators of one rank leans to the left; its length is bounded as nesting is. */
-static tl_node *binary(parser *p, tl_node_kind kind, int op, tl_node *a, tl_node *b, const tl_jinja_token *at, int *links) {
-    if (++*links > TL_TEMPLATE_DEPTH) fail_token(p, at, "%s%s", "too many operators follow each other here; use parentheses", "");
+static tl_node *binary(parser *p, tl_node_kind kind, int op, tl_node *a, tl_node *b, const tl_jinja_token *at,
+                       int *links) {
+    if (++*links > TL_TEMPLATE_DEPTH)
+        fail_token(p, at, "%s%s", "too many operators follow each other here; use parentheses", "");
     tl_node *n = node(p, kind, at);
     n->op = op, n->a = a, n->b = b;
     return n;
@@ -708,7 +732,8 @@ static tl_node *parse_statement(parser *p, tl_nodes *body) {
     }
     static const char *const others[] = {"block", "extends", "include", "import", "from", "autoescape"};
     for (int i = 0; i < 6; i++)
-        if (name_is(k, others[i])) fail_token(p, k, "%sthe block %s is not supported in chat templates", "", describe(p, k));
+        if (name_is(k, others[i]))
+            fail_token(p, k, "%sthe block %s is not supported in chat templates", "", describe(p, k));
     fail_token(p, k, "%sthere is no block called %s", "", describe(p, k));
 }
 
@@ -717,7 +742,9 @@ static void parse_body(parser *p, tl_nodes *body, const char *const *ends, const
     for (;;) {
         const tl_jinja_token *k = p->k;
         if (k->kind == TL_T_END) {
-            if (ends) fail_token(p, opener, "the block %s that begins here is not closed by '%s'", describe(p, opener), ends[0]);
+            if (ends)
+                fail_token(p, opener, "the block %s that begins here is not closed by '%s'", describe(p, opener),
+                           ends[0]);
             break;
         }
         p->k++;
@@ -742,8 +769,7 @@ static void parse_body(parser *p, tl_nodes *body, const char *const *ends, const
     p->depth--;
 }
 
-int tl__template_parse(tl_template *t, const tl_jinja_token *tokens, int count, tl_error *err) {
+void tl__template_parse(tl_template *t, const tl_jinja_token *tokens) {
     parser p = {.t = t, .k = tokens};
     parse_body(&p, &t->body, NULL, tokens);
-    return 0;
 }

@@ -30,10 +30,10 @@ bool tl__char_printable(uint32_t c) {
 
 /* Numeric_Type=Digit beyond the decimal digits: superscripts, circled and parenthesised digits. */
 static bool is_other_digit(uint32_t c) {
-    static const uint32_t range[][2] = {{0xB2, 0xB3},     {0xB9, 0xB9},     {0x1369, 0x1371},   {0x19DA, 0x19DA},
-                                        {0x2070, 0x2070}, {0x2074, 0x2079}, {0x2080, 0x2089},   {0x2460, 0x2468},
-                                        {0x2474, 0x247C}, {0x2488, 0x2490}, {0x24EA, 0x24EA},   {0x24F5, 0x24FD},
-                                        {0x24FF, 0x24FF}, {0x2776, 0x277E}, {0x2780, 0x2788},   {0x278A, 0x2792},
+    static const uint32_t range[][2] = {{0xB2, 0xB3},       {0xB9, 0xB9},       {0x1369, 0x1371},   {0x19DA, 0x19DA},
+                                        {0x2070, 0x2070},   {0x2074, 0x2079},   {0x2080, 0x2089},   {0x2460, 0x2468},
+                                        {0x2474, 0x247C},   {0x2488, 0x2490},   {0x24EA, 0x24EA},   {0x24F5, 0x24FD},
+                                        {0x24FF, 0x24FF},   {0x2776, 0x277E},   {0x2780, 0x2788},   {0x278A, 0x2792},
                                         {0x10A40, 0x10A43}, {0x10E60, 0x10E68}, {0x11052, 0x1105A}, {0x1F100, 0x1F10A}};
     for (size_t i = 0; i < sizeof range / sizeof *range; i++)
         if (c >= range[i][0] && c <= range[i][1]) return true;
@@ -57,31 +57,48 @@ bool tl__char_is(uint32_t c, tl_char_is what) {
     if (c < 0x80) {
         bool digit = c >= '0' && c <= '9', lower = c >= 'a' && c <= 'z', upper = c >= 'A' && c <= 'Z';
         switch (what) {
-        case TL_IS_ALPHA: return lower || upper;
+        case TL_IS_ALPHA:
+            return lower || upper;
         case TL_IS_DECIMAL:
         case TL_IS_DIGIT:
-        case TL_IS_NUMERIC: return digit;
-        case TL_IS_UPPER: return upper;
-        case TL_IS_LOWER: return lower;
-        case TL_IS_TITLE: return false;
-        case TL_IS_NAME_START: return lower || upper || c == '_';
-        default: return lower || upper || digit || c == '_';
+        case TL_IS_NUMERIC:
+            return digit;
+        case TL_IS_UPPER:
+            return upper;
+        case TL_IS_LOWER:
+            return lower;
+        case TL_IS_TITLE:
+            return false;
+        case TL_IS_NAME_START:
+            return lower || upper || c == '_';
+        default:
+            return lower || upper || digit || c == '_';
         }
     }
     utf8proc_category_t k = utf8proc_category((utf8proc_int32_t)c);
     bool letter = k >= UTF8PROC_CATEGORY_LU && k <= UTF8PROC_CATEGORY_LO;
     bool mark = k == UTF8PROC_CATEGORY_MN || k == UTF8PROC_CATEGORY_MC;
     switch (what) {
-    case TL_IS_ALPHA: return letter;
-    case TL_IS_DECIMAL: return k == UTF8PROC_CATEGORY_ND;
-    case TL_IS_DIGIT: return k == UTF8PROC_CATEGORY_ND || is_other_digit(c);
-    case TL_IS_NUMERIC: return k == UTF8PROC_CATEGORY_ND || k == UTF8PROC_CATEGORY_NL || k == UTF8PROC_CATEGORY_NO;
-    case TL_IS_UPPER: return k == UTF8PROC_CATEGORY_LU || is_other_upper(c);
-    case TL_IS_LOWER: return k == UTF8PROC_CATEGORY_LL || is_other_lower(c);
-    case TL_IS_TITLE: return k == UTF8PROC_CATEGORY_LT;
-    case TL_IS_WORD: return letter || k == UTF8PROC_CATEGORY_ND || k == UTF8PROC_CATEGORY_NL || k == UTF8PROC_CATEGORY_NO;
-    case TL_IS_NAME_START: return letter || k == UTF8PROC_CATEGORY_NL;
-    default: return letter || mark || k == UTF8PROC_CATEGORY_NL || k == UTF8PROC_CATEGORY_ND || k == UTF8PROC_CATEGORY_PC;
+    case TL_IS_ALPHA:
+        return letter;
+    case TL_IS_DECIMAL:
+        return k == UTF8PROC_CATEGORY_ND;
+    case TL_IS_DIGIT:
+        return k == UTF8PROC_CATEGORY_ND || is_other_digit(c);
+    case TL_IS_NUMERIC:
+        return k == UTF8PROC_CATEGORY_ND || k == UTF8PROC_CATEGORY_NL || k == UTF8PROC_CATEGORY_NO;
+    case TL_IS_UPPER:
+        return k == UTF8PROC_CATEGORY_LU || is_other_upper(c);
+    case TL_IS_LOWER:
+        return k == UTF8PROC_CATEGORY_LL || is_other_lower(c);
+    case TL_IS_TITLE:
+        return k == UTF8PROC_CATEGORY_LT;
+    case TL_IS_WORD:
+        return letter || k == UTF8PROC_CATEGORY_ND || k == UTF8PROC_CATEGORY_NL || k == UTF8PROC_CATEGORY_NO;
+    case TL_IS_NAME_START:
+        return letter || k == UTF8PROC_CATEGORY_NL;
+    default:
+        return letter || mark || k == UTF8PROC_CATEGORY_NL || k == UTF8PROC_CATEGORY_ND || k == UTF8PROC_CATEGORY_PC;
     }
 }
 
@@ -89,7 +106,7 @@ int tl__char_digit(uint32_t c) {
     if (c < 0x80) return c >= '0' && c <= '9' ? (int)c - '0' : -1;
     if (utf8proc_category((utf8proc_int32_t)c) != UTF8PROC_CATEGORY_ND) return -1;
     if (c >= 0x1D7CE && c <= 0x1D7FF) return (int)((c - 0x1D7CE) % 10); /* five runs of mathematical digits */
-    int value = 0; /* all others lie in runs of ten */
+    int value = 0;                                                      /* all others lie in runs of ten */
     while (value < 9 && utf8proc_category((utf8proc_int32_t)c - 1) == UTF8PROC_CATEGORY_ND) c--, value++;
     return value;
 }
@@ -138,9 +155,9 @@ static bool case_ignorable(uint32_t c) {
     case UTF8PROC_CATEGORY_SK:
         return true;
     default:
-        return c == '\'' || c == '.' || c == ':' || c == 0xB7 || c == 0x387 || c == 0x55F || c == 0x5F4 || c == 0x2018 ||
-               c == 0x2019 || c == 0x2024 || c == 0x2027 || c == 0xFE13 || c == 0xFE52 || c == 0xFE55 || c == 0xFF07 ||
-               c == 0xFF0E || c == 0xFF1A;
+        return c == '\'' || c == '.' || c == ':' || c == 0xB7 || c == 0x387 || c == 0x55F || c == 0x5F4 ||
+               c == 0x2018 || c == 0x2019 || c == 0x2024 || c == 0x2027 || c == 0xFE13 || c == 0xFE52 || c == 0xFE55 ||
+               c == 0xFF07 || c == 0xFF0E || c == 0xFF1A;
     }
 }
 

@@ -86,8 +86,11 @@ const tl_string *tl__string_copy(tl_memory *m, const char *bytes, size_t n) {
 const tl_string *tl__string_part(tl_memory *m, const tl_string *s, size_t from, size_t n) {
     if (n == s->n) return s;
     tl_string *part = TL_NEW(m, tl_string, 1);
-    *part = (tl_string){.bytes = s->bytes + from, .n = n, .chars = s->chars == s->n ? n : count_chars(s->bytes + from, n),
-                        .data = s->data ? s->data + from : NULL, .safe = s->safe};
+    *part = (tl_string){.bytes = s->bytes + from,
+                        .n = n,
+                        .chars = s->chars == s->n ? n : count_chars(s->bytes + from, n),
+                        .data = s->data ? s->data + from : NULL,
+                        .safe = s->safe};
     return part;
 }
 
@@ -120,9 +123,13 @@ void tl__text_add(tl_text *t, const char *bytes, size_t n, const unsigned char *
     t->n += n;
 }
 
-void tl__text_string(tl_text *t, const tl_string *s) { tl__text_add(t, s->bytes, s->n, s->data); }
+void tl__text_string(tl_text *t, const tl_string *s) {
+    tl__text_add(t, s->bytes, s->n, s->data);
+}
 
-void tl__text_c(tl_text *t, const char *literal) { tl__text_add(t, literal, strlen(literal), NULL); }
+void tl__text_c(tl_text *t, const char *literal) {
+    tl__text_add(t, literal, strlen(literal), NULL);
+}
 
 void tl__text_char(tl_text *t, uint32_t c, bool data) {
     char form[4];
@@ -133,7 +140,9 @@ void tl__text_fill(tl_text *t, uint32_t c, int64_t count) {
     for (int64_t i = 0; i < count; i++) tl__text_char(t, c, false);
 }
 
-const tl_string *tl__text_done(tl_text *t) { return tl__string(t->m, t->bytes ? t->bytes : "", t->n, t->data); }
+const tl_string *tl__text_done(tl_text *t) {
+    return tl__string(t->m, t->bytes ? t->bytes : "", t->n, t->data);
+}
 
 /* ---- containers ---- */
 
@@ -246,7 +255,9 @@ const tl_value *tl__dict_get_c(const tl_dict *d, const char *key) {
 
 /* ---- comparing ---- */
 
-bool tl__value_number(tl_value v) { return v.kind == TL_V_BOOL || v.kind == TL_V_INT || v.kind == TL_V_FLOAT; }
+bool tl__value_number(tl_value v) {
+    return v.kind == TL_V_BOOL || v.kind == TL_V_INT || v.kind == TL_V_FLOAT;
+}
 
 int tl__number_compare(tl_value a, tl_value b) {
     /* 64 bits of mantissa hold every int64 and every double. */
@@ -266,6 +277,7 @@ static bool equal(tl_value a, tl_value b, int64_t *left) {
     case TL_V_NONE:
         return true;
     case TL_V_STRING:
+        *left -= (int64_t)(a.s->n / 64);
         return a.s->n == b.s->n && memcmp(a.s->bytes, b.s->bytes, a.s->n) == 0;
     case TL_V_LIST:
     case TL_V_TUPLE:
@@ -305,25 +317,44 @@ bool tl__value_equal(tl_value a, tl_value b, int64_t *left) {
 const char *tl__value_type(tl_value v) {
     switch (v.kind) {
     case TL_V_MISSING:
-    case TL_V_UNDEFINED: return "Undefined";
-    case TL_V_NONE: return "NoneType";
-    case TL_V_BOOL: return "bool";
-    case TL_V_INT: return "int";
-    case TL_V_FLOAT: return "float";
-    case TL_V_STRING: return "str";
-    case TL_V_LIST: return "list";
-    case TL_V_TUPLE: return "tuple";
-    case TL_V_DICT: return "dict";
-    case TL_V_VIEW: return v.which == 0 ? "dict_keys" : v.which == 1 ? "dict_values" : "dict_items";
-    case TL_V_RANGE: return "range";
-    case TL_V_ITERATOR: return v.iterator->label ? v.iterator->label : "generator";
-    case TL_V_NAMESPACE: return "Namespace";
-    case TL_V_LOOP: return "LoopContext";
-    case TL_V_MACRO: return "Macro";
-    case TL_V_GLOBAL: return "function";
-    case TL_V_METHOD: return "builtin_function_or_method";
-    case TL_V_CYCLER: return "Cycler";
-    case TL_V_JOINER: return "Joiner";
+    case TL_V_UNDEFINED:
+        return "Undefined";
+    case TL_V_NONE:
+        return "NoneType";
+    case TL_V_BOOL:
+        return "bool";
+    case TL_V_INT:
+        return "int";
+    case TL_V_FLOAT:
+        return "float";
+    case TL_V_STRING:
+        return "str";
+    case TL_V_LIST:
+        return "list";
+    case TL_V_TUPLE:
+        return "tuple";
+    case TL_V_DICT:
+        return "dict";
+    case TL_V_VIEW:
+        return v.which == 0 ? "dict_keys" : v.which == 1 ? "dict_values" : "dict_items";
+    case TL_V_RANGE:
+        return "range";
+    case TL_V_ITERATOR:
+        return v.iterator->label ? v.iterator->label : "generator";
+    case TL_V_NAMESPACE:
+        return "Namespace";
+    case TL_V_LOOP:
+        return "LoopContext";
+    case TL_V_MACRO:
+        return "Macro";
+    case TL_V_GLOBAL:
+        return "function";
+    case TL_V_METHOD:
+        return "builtin_function_or_method";
+    case TL_V_CYCLER:
+        return "Cycler";
+    case TL_V_JOINER:
+        return "Joiner";
     }
     return "object";
 }

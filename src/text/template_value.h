@@ -116,15 +116,25 @@ typedef struct tl_iterator {
     size_t at;       /* items (bytes of a STRING) already given */
     void (*make)(tl_run *run, struct tl_iterator *it); /* sets source and at; once */
     bool (*keep)(tl_run *run, struct tl_iterator *it, tl_value item);
-    void *more; /* of make and keep */
+    void *more;        /* of make and keep */
     const char *label; /* Python's name of its type */
 } tl_iterator;
 
-static inline tl_value tl__none(void) { return (tl_value){.kind = TL_V_NONE}; }
-static inline tl_value tl__bool(bool b) { return (tl_value){.kind = TL_V_BOOL, .b = b}; }
-static inline tl_value tl__int(int64_t i) { return (tl_value){.kind = TL_V_INT, .i = i}; }
-static inline tl_value tl__float(double f) { return (tl_value){.kind = TL_V_FLOAT, .f = f}; }
-static inline tl_value tl__str(const tl_string *s) { return (tl_value){.kind = TL_V_STRING, .s = s}; }
+static inline tl_value tl__none(void) {
+    return (tl_value){.kind = TL_V_NONE};
+}
+static inline tl_value tl__bool(bool b) {
+    return (tl_value){.kind = TL_V_BOOL, .b = b};
+}
+static inline tl_value tl__int(int64_t i) {
+    return (tl_value){.kind = TL_V_INT, .i = i};
+}
+static inline tl_value tl__float(double f) {
+    return (tl_value){.kind = TL_V_FLOAT, .f = f};
+}
+static inline tl_value tl__str(const tl_string *s) {
+    return (tl_value){.kind = TL_V_STRING, .s = s};
+}
 
 /* ---- making them ---- */
 
@@ -166,9 +176,15 @@ bool tl__value_hashable(tl_value v);
  * can make a small value endless. NULL: for keys, which are bounded. */
 bool tl__value_equal(tl_value a, tl_value b, int64_t *left);
 bool tl__value_number(tl_value v); /* bool, int, float */
-static inline bool tl__value_whole(tl_value v) { return v.kind == TL_V_INT || v.kind == TL_V_BOOL; }
-static inline int64_t tl__value_int(tl_value v) { return v.kind == TL_V_BOOL ? v.b : v.i; }
-static inline double tl__value_real(tl_value v) { return v.kind == TL_V_FLOAT ? v.f : (double)tl__value_int(v); }
+static inline bool tl__value_whole(tl_value v) {
+    return v.kind == TL_V_INT || v.kind == TL_V_BOOL;
+}
+static inline int64_t tl__value_int(tl_value v) {
+    return v.kind == TL_V_BOOL ? v.b : v.i;
+}
+static inline double tl__value_real(tl_value v) {
+    return v.kind == TL_V_FLOAT ? v.f : (double)tl__value_int(v);
+}
 int tl__number_compare(tl_value a, tl_value b); /* −1, 0, 1; 2: not comparable (NaN) */
 int tl__string_compare(const tl_string *a, const tl_string *b);
 
@@ -185,8 +201,16 @@ bool tl__value_repr(tl_text *t, tl_value v, int depth, const char **why);
 bool tl__char_space(uint32_t c);
 bool tl__char_printable(uint32_t c);
 typedef enum tl_char_is {
-    TL_IS_ALPHA, TL_IS_DECIMAL, TL_IS_DIGIT, TL_IS_NUMERIC, TL_IS_UPPER, TL_IS_LOWER, TL_IS_TITLE, TL_IS_WORD,
-    TL_IS_NAME_START, TL_IS_NAME
+    TL_IS_ALPHA,
+    TL_IS_DECIMAL,
+    TL_IS_DIGIT,
+    TL_IS_NUMERIC,
+    TL_IS_UPPER,
+    TL_IS_LOWER,
+    TL_IS_TITLE,
+    TL_IS_WORD,
+    TL_IS_NAME_START,
+    TL_IS_NAME
 } tl_char_is;
 bool tl__char_is(uint32_t c, tl_char_is what);
 int tl__char_digit(uint32_t c); /* value of a decimal digit, or −1 */

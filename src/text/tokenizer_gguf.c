@@ -389,9 +389,15 @@ int tl__tokenizer_to_gguf(const tl_tokenizer *tok, int rows, tl_gguf_out *out, t
         return tl__fail(err, TL_EUNSUPPORTED, "the tokenizer has %d ids, where the model has rows for %d", tok->vocab, rows);
     writer w = {.tok = tok, .rows = rows, .out = out, .err = err};
     bool prefix = false;
-    if (tok->model == TL_MODEL_BYTES && !tok->mapped) {
+    /* Bytes that a vocabulary lacks made its model one of characters, which stand for bytes; the file is as before. */
+    tl_tokenizer steps = *tok;
+    const bool spelled = tok->model == TL_MODEL_CHARS && !tok->byte_fallback && tok->n_pre > 0 &&
+                         tok->pre[tok->n_pre - 1].kind == TL_PRE_BYTES;
+    const bool bytes = (tok->model == TL_MODEL_BYTES && !tok->mapped) || spelled;
+    steps.n_pre -= spelled;
+    if (bytes) {
         /* Qwen's normal form C is left out, as llama.cpp and its converter do. */
-        const char *pre = tok->n_norm == 0 || (tok->n_norm == 1 && tok->norm[0].kind == TL_NORM_NFC) ? tl__gguf_presplit_name(tok) : NULL;
+        const char *pre = tok->n_norm == 0 || (tok->n_norm == 1 && tok->norm[0].kind == TL_NORM_NFC) ? tl__gguf_presplit_name(&steps) : NULL;
         if (!pre)
             return tl__fail(err, TL_EUNSUPPORTED,
                             "GGUF has no name for this tokenizer's normalizer and pre-tokenizer; it can be written as "
@@ -407,8 +413,8 @@ int tl__tokenizer_to_gguf(const tl_tokenizer *tok, int rows, tl_gguf_out *out, t
                         "fallback do");
     }
     if (!w.status) put_tokens(&w);
-    if (!w.status && tok->model == TL_MODEL_BYTES) put_merges(&w);
-    if (!w.status && tok->model != TL_MODEL_BYTES) put_scores(&w);
+    if (!w.status && bytes) put_merges(&w);
+    if (!w.status && !bytes) put_scores(&w);
     put_id(&w, "tokenizer.ggml.bos_token_id", tok->bos);
     put_id(&w, "tokenizer.ggml.eos_token_id", tok->eos);
     put_id(&w, "tokenizer.ggml.unknown_token_id", tok->unk);

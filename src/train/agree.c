@@ -140,7 +140,7 @@ static int tell(tl_agree *agree, const tl_comm *comm, int n, int ranks, int64_t 
 static int gather(tl_agree *agree, tl_comm *comm, tl_error *err) {
     tl_ticket ticket;
     TRY(tl__comm_gather_start(comm, TL_AXIS_DP, agree->all, &agree->mine, sizeof agree->mine, &ticket, err));
-    return tl__comm_wait(comm, ticket, tl__exchange_timeout_ns, err);
+    return tl__comm_wait(comm, ticket, tl__comm_patience(comm), err);
 }
 
 int tl__agree(tl_agree *agree, tl_ctx *ctx, tl_comm *comm, const tl_model *model, tl_train_memory *memory,
@@ -156,5 +156,28 @@ int tl__agree(tl_agree *agree, tl_ctx *ctx, tl_comm *comm, const tl_model *model
     /* Every rank knows by now. Who computes the same thing twice to different bits is wrong, however few there are. */
     TRY(compute(&agree->mine.again, agree, ctx, comm, model, memory, shape, err));
     TRY(gather(agree, comm, err));
-    return tell(agree, comm, tl__agree_judge(agree->wrong, agree->all, shape->ranks), shape->ranks, step, err);
+    int n = tl__agree_judge(agree->wrong, agree->all, shape->ranks);
+    agree->undecided = false;
+    for (int r = 1; n < 0 && r < shape->ranks; r++)
+        agree->undecided |= !same(&agree->all[r].weights, &agree->all[0].weights, sizeof(tl_hash));
+    return tell(agree, comm, n, shape->ranks, step, err);
+}
+
+int tl__agree_replayed(tl_agree *agree, tl_ctx *ctx, tl_comm *comm, const tl_model *model, int64_t from, int64_t step,
+                       tl_error *err) {
+    int ranks = tl__comm_size(comm, TL_AXIS_DP), first = 0;
+    char who[512];
+    /* Each rank's word against its own. */
+    agree->mine =
+        (tl_agree_record){.gradient = agree->mine.weights, .again = hash_all(agree, ctx, &model->params, model->flat)};
+    TRY(gather(agree, comm, err));
+    int n = tl__agree_judge(agree->wrong, agree->all, ranks);
+    if (n <= 0 || n == ranks) return TL_EDIVERGED;
+    while (!agree->wrong[first]) first++;
+    for (agree->speaker = 0; agree->wrong[agree->speaker];) agree->speaker++;
+    name_ranks(who, sizeof who, comm, agree->wrong, ranks, n);
+    return tl__fail(err, TL_EDIVERGED,
+                    "at step %lld %s held other weights than a replay from step %lld gives: its memory or CPU failed "
+                    "after step %lld; do not go on with %s before it is tested, and resume without it",
+                    (long long)step, who, (long long)from, (long long)agree->agreed_step, tl__comm_host(comm, first));
 }

@@ -19,6 +19,7 @@ typedef struct tl_agree { /* taken before the first step */
     bool *wrong;                /* [ranks] */
     int64_t agreed_step;        /* the last at which all were the same */
     int speaker;                /* after a difference: the rank that tells of it */
+    bool undecided;             /* the ranks differ in their weights, and nothing tells yet whose are wrong */
 } tl_agree;
 
 /* agreed_step: where the run begins or goes on. */
@@ -29,6 +30,10 @@ void tl__agree_close(tl_agree *agree);
  * grad[0] is written. TL_EDIVERGED, on all ranks alike, names who is wrong and since when; TL_ECOMM as any collective. */
 int tl__agree(tl_agree *agree, tl_ctx *ctx, tl_comm *comm, const tl_model *model, tl_train_memory *memory, const tl_train_shape *shape,
               int64_t step, tl_error *err);
+
+/* After tl__agree left it undecided, and every rank has gone back to the weights of step `from` and come to `step` once more: who
+ * did not come to the same as before was wrong then. TL_EDIVERGED in any case; err is left as it is where that tells nothing. */
+int tl__agree_replayed(tl_agree *agree, tl_ctx *ctx, tl_comm *comm, const tl_model *model, int64_t from, int64_t step, tl_error *err);
 
 /* Which of `all`[ranks] are wrong. 0: none; > 0: so many, marked in wrong[ranks]; −1: they differ and nobody can tell who is wrong. A rank
  * that contradicts itself is wrong; else those who differ from more than half of all. */

@@ -66,6 +66,12 @@ int tl__saver_settle(tl_saver *saver, tl_error *err);
  * comes back once: the earlier checkpoints are intact and the partial folder is gone. The communicator's own failures
  * come back too: then nobody knows what became of the save, and the run cannot go on. */
 int tl__saver_wait_published(tl_saver *saver, tl_error *err);
+/* Of this rank's parts of all saves so far: what was written, and the seconds from each start until it was on the disk. */
+typedef struct tl_saver_work {
+    int64_t saves;
+    double bytes, seconds;
+} tl_saver_work;
+tl_saver_work tl__saver_work(tl_saver *saver);
 /* Waits for its own thread only; a save that not all ranks have finished is given up. */
 void tl__saver_close(tl_saver *saver);
 

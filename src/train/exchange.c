@@ -4,8 +4,6 @@
 #include <assert.h>
 #include <string.h>
 
-int64_t tl__exchange_timeout_ns = INT64_C(600) * 1000000000;
-
 int tl__exchange_run(const tl_train_memory *memory, int i, int end) {
     int j = i + 1;
     while (j < end && memory->owner[j] == memory->owner[i]) j++;
@@ -43,9 +41,9 @@ static int block_range(const tl_exchange *x, int block, int *end) {
     return first;
 }
 
-/* Where a flat buffer would begin of which this one holds the block that begins with parameter `first`. */
-static float *flat_of(const tl_exchange *x, float *buffer, int first) {
-    return buffer - offset_of(x, first);
+/* Where parameter i lies in a buffer that holds the block that begins with parameter `first`. */
+static int64_t within(const tl_exchange *x, int first, int i) {
+    return offset_of(x, i) - offset_of(x, first);
 }
 
 /* Tickets of slot s: gradients' places lie before the weights'. */
@@ -59,7 +57,7 @@ static void wait_slot(tl_exchange *x, tl_slot *slot, const char *span) {
     if (slot->tickets == 0) return;
     tl__span_begin(x->ctx->spans, span, TL_BUCKET_COMM);
     for (int i = 0; !x->status && i < slot->tickets; i++)
-        x->status = tl__comm_wait(x->comm, slot_ticket(x, slot)[i], tl__exchange_timeout_ns, &x->error);
+        x->status = tl__comm_wait(x->comm, slot_ticket(x, slot)[i], tl__comm_patience(x->comm), &x->error);
     tl__span_end(x->ctx->spans, 0, 0, slot->block, 0, 0);
     slot->tickets = 0;
 }
@@ -69,21 +67,21 @@ static void wait_slot(tl_exchange *x, tl_slot *slot, const char *span) {
 /* What is this rank's of a block whose round is summed, into the tree's stack: as in binary counting, round i is added
  * to the partial sums before it, one addition for each trailing one bit of i; round 0, 2, … begin a sum of their own.
  */
-static void keep_owned(tl_exchange *x, const tl_slot *slot, const float *flat) {
+static void keep_owned(tl_exchange *x, const tl_slot *slot, const float *buffer) {
     const tl_train_memory *memory = x->memory;
-    int end;
-    for (int i = block_range(x, slot->block, &end), j; i < end; i = j) {
+    int end, first = block_range(x, slot->block, &end);
+    for (int i = first, j; i < end; i = j) {
         j = tl__exchange_run(memory, i, end);
         if (memory->owner[i] != x->shape->rank) continue;
         int64_t at = memory->grad_at[i], n = elements(&x->model->params, i, j);
         int d = __builtin_popcount((unsigned)slot->round);
         if (slot->round % 2 == 0) {
             tl__span_begin(x->ctx->spans, "keep_gradient", TL_BUCKET_OPTIMIZER);
-            memcpy(memory->grad[d] + at, flat + offset_of(x, i), sizeof(float) * (size_t)n);
+            memcpy(memory->grad[d] + at, buffer + within(x, first, i), sizeof(float) * (size_t)n);
             tl__span_end(x->ctx->spans, 0, 8.0 * (double)n, n, 0, 0);
             continue;
         }
-        tl__add(x->ctx, memory->grad[d - 1] + at, memory->grad[d - 1] + at, flat + offset_of(x, i), n);
+        tl__add(x->ctx, memory->grad[d - 1] + at, memory->grad[d - 1] + at, buffer + within(x, first, i), n);
         for (int ones = slot->round >> 1; ones & 1; ones >>= 1, d--)
             tl__add(x->ctx, memory->grad[d - 2] + at, memory->grad[d - 2] + at, memory->grad[d - 1] + at, n);
     }
@@ -93,16 +91,15 @@ static void keep_owned(tl_exchange *x, const tl_slot *slot, const float *flat) {
 static void collect(tl_exchange *x, int s) {
     tl_slot *slot = &x->gradient[s];
     if (slot->tickets == 0) return;
-    int end, first = block_range(x, slot->block, &end);
     wait_slot(x, slot, "sum_gradients");
-    if (!x->status) keep_owned(x, slot, flat_of(x, x->memory->block_grad[s], first));
+    if (!x->status) keep_owned(x, slot, x->memory->block_grad[s]);
     slot->block = -1;
 }
 
 static float *stream_gradient(void *user, int block) {
     tl_exchange *x = user;
     int s = tl__block_slot(block, x->model->arch.L), end, first = block_range(x, block, &end);
-    float *flat = flat_of(x, x->memory->block_grad[s], first);
+    float *flat = x->memory->block_grad[s] - offset_of(x, first); /* as the model asks for it */
     tl_slot *slot = &x->gradient[s];
     if (slot->block == block && slot->round == x->round && slot->tickets == 0) return flat;
     collect(x, s);
@@ -114,13 +111,13 @@ static float *stream_gradient(void *user, int block) {
 static void stream_block(tl_exchange *x, int block) {
     int s = tl__block_slot(block, x->model->arch.L), end, first = block_range(x, block, &end);
     tl_slot *slot = &x->gradient[s];
-    float *flat = flat_of(x, x->memory->block_grad[s], first);
+    float *buffer = x->memory->block_grad[s];
     assert(slot->block == block && slot->tickets == 0);
     tl__span_begin(x->ctx->spans, "send_gradient", TL_BUCKET_COMM);
     for (int i = first, j; !x->status && i < end; i = j) {
         j = tl__exchange_run(x->memory, i, end);
         x->status =
-            tl__comm_reduce_start(x->comm, TL_AXIS_DP, flat + offset_of(x, i), elements(&x->model->params, i, j),
+            tl__comm_reduce_start(x->comm, TL_AXIS_DP, buffer + within(x, first, i), elements(&x->model->params, i, j),
                                   x->memory->owner[i], slot_ticket(x, slot) + slot->tickets++, &x->error);
     }
     tl__span_end(x->ctx->spans, 0, 0, block, 0, 0);
@@ -154,7 +151,7 @@ void tl__exchange_gradient(tl_exchange *x, int block) {
 static void gather(tl_exchange *x, int block) {
     int s = tl__block_slot(block, x->model->arch.L), end, first = block_range(x, block, &end);
     tl_slot *slot = &x->weight[s];
-    float *flat = flat_of(x, x->memory->block_weight[s], first);
+    float *buffer = x->memory->block_weight[s];
     const int64_t *own = x->model->at;
     wait_slot(x, slot, "gather_weights"); /* a prefetch that nobody came for */
     *slot = (tl_slot){.block = block};
@@ -162,8 +159,8 @@ static void gather(tl_exchange *x, int block) {
     for (int i = first, j; i < end; i = j) {
         j = tl__exchange_run(x->memory, i, end);
         int64_t bytes = elements(&x->model->params, i, j) * (int64_t)sizeof(float);
-        float *at = own[i] >= 0 ? x->model->flat + own[i] : flat + offset_of(x, i);
-        for (int k = i; k < j; k++) x->model->weight[k] = at + (offset_of(x, k) - offset_of(x, i));
+        float *at = own[i] >= 0 ? x->model->flat + own[i] : buffer + within(x, first, i);
+        for (int k = i; k < j; k++) x->model->weight[k] = at + within(x, i, k);
         if (!x->status)
             x->status = tl__comm_broadcast_start(x->comm, TL_AXIS_DP, at, bytes, x->memory->owner[i],
                                                  slot_ticket(x, slot) + slot->tickets++, &x->error);
@@ -206,7 +203,7 @@ int tl__exchange_close(tl_exchange *x, tl_error *err) {
 int tl__exchange_wait(tl_exchange *x, const char *span, tl_error *err) {
     tl__span_begin(x->ctx->spans, span, TL_BUCKET_COMM);
     for (int i = 0; !x->status && i < x->tickets; i++)
-        x->status = tl__comm_wait(x->comm, x->memory->ticket[i], tl__exchange_timeout_ns, &x->error);
+        x->status = tl__comm_wait(x->comm, x->memory->ticket[i], tl__comm_patience(x->comm), &x->error);
     tl__span_end(x->ctx->spans, 0, 0, x->tickets, 0, 0);
     x->tickets = 0;
     if (x->status && err) *err = x->error;
@@ -217,7 +214,7 @@ int tl__exchange_sum(tl_exchange *x, double *values, int64_t n, tl_error *err) {
     tl_ticket ticket;
     tl__span_begin(x->ctx->spans, "sum_over_ranks", TL_BUCKET_COMM);
     int status = tl__comm_sum_f64_start(x->comm, TL_AXIS_DP, values, n, &ticket, err);
-    if (!status) status = tl__comm_wait(x->comm, ticket, tl__exchange_timeout_ns, err);
+    if (!status) status = tl__comm_wait(x->comm, ticket, tl__comm_patience(x->comm), err);
     tl__span_end(x->ctx->spans, 0, 0, n, 0, 0);
     return status;
 }

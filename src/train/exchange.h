@@ -8,9 +8,6 @@
 #include "comm/comm.h"
 #include "plan/size.h"
 
-/* How long a rank waits for the others before it says who is missing. */
-extern int64_t tl__exchange_timeout_ns;
-
 /* A block on its way to its owners (gradient) or from them (weights). */
 typedef struct tl_slot {
     int block;   /* −1: none */

@@ -151,10 +151,11 @@ static void sleep_for(double seconds) {
     }
 }
 
-void tl__faults_act(const tl_faults *faults, tl_fault_point at, int64_t step, float *values, int64_t n) {
+void tl__faults_act(tl_faults *faults, tl_fault_point at, int64_t step, float *values, int64_t n) {
     for (int i = 0; i < faults->n; i++) {
-        const tl_fault *f = &faults->list[i];
-        if (f->at != at || f->step != step) continue;
+        tl_fault *f = &faults->list[i];
+        if (f->at != at || f->step != step || f->done) continue;
+        f->done = f->kind != TL_FAULT_FLIP || values;
         switch (f->kind) {
         case TL_FAULT_KILL:
             raise(SIGKILL);

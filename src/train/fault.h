@@ -10,6 +10,7 @@
 #ifndef TL_TRAIN_FAULT_H
 #define TL_TRAIN_FAULT_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include "base/error.h"
 
@@ -23,6 +24,7 @@ typedef struct tl_fault {
     int rank, status;
     int64_t step;
     double seconds;
+    bool done; /* each comes once, whatever steps are taken again */
 } tl_fault;
 typedef struct tl_faults { /* {0}: none */
     tl_fault list[TL_MOST_FAULTS];
@@ -34,6 +36,6 @@ int tl__faults_parse(tl_faults *faults, const char *text, int64_t restart, tl_er
 /* The same from the environment, with a warning for each of this rank's; the others' are left out. */
 int tl__faults_open(tl_faults *faults, int rank, tl_error *err);
 /* Do what is planned here. values[n]: what a flip finds (NULL: nothing to flip). No heap call. */
-void tl__faults_act(const tl_faults *faults, tl_fault_point at, int64_t step, float *values, int64_t n);
+void tl__faults_act(tl_faults *faults, tl_fault_point at, int64_t step, float *values, int64_t n);
 
 #endif

@@ -15,7 +15,7 @@
 #include "train/ranks.h"
 #include "train/run.h"
 
-enum { PATH_BYTES = 4096, SPAN_CAPACITY = 1 << 15, DEFAULT_PROMPT_TOKENS = 8, SAMPLE_CHUNK = 64, MOST_PENDING = 64 };
+enum { PATH_BYTES = 4096, SPAN_CAPACITY = 1 << 15, DEFAULT_PROMPT_TOKENS = 8, SAMPLE_CHUNK = 64 };
 static const double MEASURE_SECONDS = 0.04, MEASURE_LINK_SECONDS = 0.05;
 static const double ROUTER_Z = 0.001; /* Zoph et al. 2022 §3.3; OLMoE too */
 
@@ -312,6 +312,14 @@ static int load_weights(tl_run *run, tl_error *err) {
     return tl__model_load_into(&run->model, folder, err);
 }
 
+static int begin_weights(tl_run *run, tl_error *err) {
+    if (begins_with_weights(run->config)) TRY(load_weights(run, err));
+    else tl__model_init(&run->model, run->config->seed, run->ctx.pool);
+    if (run->memory.average) /* what a checkpoint before the first update holds */
+        memcpy(run->memory.average, run->model.flat, sizeof(float) * (size_t)run->model.flat_count);
+    return 0;
+}
+
 static int open_memory(tl_run *run, const tl_arch *arch, tl_error *err) {
     tl_arena dry = tl__arena_dry();
     tl__train_place(&run->memory, &dry, arch, &run->shape);
@@ -319,8 +327,7 @@ static int open_memory(tl_run *run, const tl_arch *arch, tl_error *err) {
     tl__train_place(&run->memory, &run->arena, arch, &run->shape);
     TRY(tl__model_create_owned(&run->model, arch, run->shape.positions,
                                run->shape.shard == TL_SHARD_ZERO3 ? run->memory.owner : NULL, run->rank, err));
-    int pending = run->memory.tickets < MOST_PENDING ? run->memory.tickets : MOST_PENDING; /* beyond it a start waits */
-    TRY(tl__comm_reserve(run->comm, run->memory.exchange_bytes, pending, err));
+    tl__comm_reserve(run->comm);
     if (!run->memory.average) return 0;
     run->averaged = run->model;
     run->averaged.flat = run->memory.average;
@@ -427,28 +434,46 @@ static int compare_settings(tl_run *run, const json_t *was, const char *where, t
     return 0;
 }
 
-/* Every rank takes the same one: they look together. */
-static int load_checkpoint(tl_run *run, const char *folder, tl_error *err) {
+/* Every rank takes the same one: they look together. TL_ENOTFOUND: there is none. */
+static int load_checkpoint(tl_run *run, const char *folder, char from[PATH_BYTES], tl_error *err) {
     char path[PATH_BYTES];
     char *text = NULL;
     tl_train_state state = {0};
     if (run->rank == 0) tl__checkpoint_sweep(folder);
-    int status = tl__checkpoint_find(folder, run->comm, tl__exchange_timeout_ns, path, sizeof path, &state, &text, err);
-    if (status == TL_ENOTFOUND) {
-        if (run->rank == 0) tl__info("no checkpoint yet in %s: starting from the first step", run->folder.path);
-        if (err) *err = (tl_error){0};
-        return 0;
-    }
+    int status =
+        tl__checkpoint_find(folder, run->comm, tl__comm_patience(run->comm), path, sizeof path, &state, &text, err);
     if (status) return status;
     json_t *settings = tl__json_parse(text, strlen(text), path, err);
     free(text);
     status = settings ? compare_settings(run, settings, path, err) : TL_EFORMAT;
     json_decref(settings);
     TRY(agree(run, status, err));
-    TRY(tl__checkpoint_load(path, run->comm, tl__exchange_timeout_ns, &run->model, &run->memory, run->shape.optimizer,
-                            err));
+    TRY(tl__checkpoint_load(path, run->comm, tl__comm_patience(run->comm), &run->model, &run->memory,
+                            run->shape.optimizer, err));
     run->state = state;
-    if (run->rank == 0) tl__info("resumed from %s", path);
+    snprintf(from, PATH_BYTES, "%s", path);
+    return 0;
+}
+
+int tl__run_rewind(tl_run *run, tl_error *err) {
+    char folder[PATH_BYTES], from[PATH_BYTES];
+    tl_train_memory *m = &run->memory;
+    tl__run_folder_path(&run->folder, folder, sizeof folder, "checkpoints");
+    int status = load_checkpoint(run, folder, from, err);
+    if (status != TL_ENOTFOUND) return status;
+    run->state = (tl_train_state){0};
+    memset(m->exp_avg, 0, sizeof *m->exp_avg * (size_t)m->avg_count);
+    memset(m->exp_avg_sq, 0, sizeof *m->exp_avg_sq * (size_t)m->sq_count);
+    return agree(run, begin_weights(run, err), err);
+}
+
+static int resume(tl_run *run, const char *folder, tl_error *err) {
+    char from[PATH_BYTES];
+    int status = load_checkpoint(run, folder, from, err);
+    if (!status && run->rank == 0) tl__info("resumed from %s", from);
+    if (status != TL_ENOTFOUND) return status;
+    if (run->rank == 0) tl__info("no checkpoint yet in %s: starting from the first step", run->folder.path);
+    if (err) *err = (tl_error){0};
     return 0;
 }
 
@@ -478,10 +503,7 @@ static int open_model(tl_run *run, tl_error *err) {
     TRY(turn_dial(run, &arch, err));
     TRY(size_run(run, &arch, err));
     TRY(open_memory(run, &arch, err));
-    if (weights) TRY(load_weights(run, err));
-    else tl__model_init(&run->model, run->config->seed, run->ctx.pool);
-    if (run->memory.average) /* what a checkpoint before the first update holds */
-        memcpy(run->memory.average, run->model.flat, sizeof(float) * (size_t)run->model.flat_count);
+    TRY(begin_weights(run, err));
     TRY(tl__spans_open(&run->ctx.spans, SPAN_CAPACITY, err));
     tl__spans_keep(run->ctx.spans, true);
     return 0;
@@ -546,7 +568,7 @@ static int open_saver(tl_run *run, const char *folder, tl_error *err) {
                               .memory = &run->memory,
                               .optimizer = run->shape.optimizer,
                               .comm = run->comm,
-                              .timeout_ns = tl__exchange_timeout_ns,
+                              .timeout_ns = tl__comm_patience(run->comm),
                               .run_id = run_id,
                               .tokenizer = run->tokenizer,
                               .settings_json = text,
@@ -557,16 +579,43 @@ static int open_saver(tl_run *run, const char *folder, tl_error *err) {
     return status;
 }
 
+/* Which of the ranks takes the most memory, and how much: ranks own parts of different sizes. */
+static int find_most_loaded(tl_run *run, tl_error *err) {
+    typedef struct sizes {
+        tl_train_bytes bytes;
+        int64_t by_recompute[TL_RECOMPUTES], by_shard[TL_SHARDS];
+    } sizes;
+    tl_ticket ticket;
+    sizes mine = {.bytes = run->bytes}, *all = calloc((size_t)run->ranks, sizeof *all);
+    if (!all) return tl__fail(err, TL_ENOMEM, "no memory to hear of %d ranks", run->ranks);
+    memcpy(mine.by_recompute, run->bytes_by_recompute, sizeof mine.by_recompute);
+    memcpy(mine.by_shard, run->bytes_by_shard, sizeof mine.by_shard);
+    int status = tl__comm_gather_start(run->comm, TL_AXIS_DP, all, &mine, sizeof mine, &ticket, err);
+    if (!status) status = tl__comm_wait(run->comm, ticket, tl__comm_patience(run->comm), err);
+    for (int r = 0; !status && r < run->ranks; r++) {
+        if (all[r].bytes.total > run->bytes.total) run->bytes = all[r].bytes;
+        for (int i = 0; i < TL_RECOMPUTES; i++)
+            if (all[r].by_recompute[i] > run->bytes_by_recompute[i])
+                run->bytes_by_recompute[i] = all[r].by_recompute[i];
+        for (int i = 0; i < TL_SHARDS; i++)
+            if (all[r].by_shard[i] > run->bytes_by_shard[i]) run->bytes_by_shard[i] = all[r].by_shard[i];
+    }
+    free(all);
+    return status;
+}
+
 static int open_rest(tl_run *run, tl_error *err) {
     int64_t samples = tl__dataset_facts(run->data)->val_samples;
     if (samples > run->config->val_samples) samples = run->config->val_samples;
     TRY(open_sampling(run, err));
     TRY(tl__agree_open(&run->agree, run->ranks, &run->model.params, run->state.step, err));
     run->validation = calloc((size_t)samples + 1, 2 * sizeof *run->validation);
+    run->peaks = calloc((size_t)run->ranks, sizeof *run->peaks);
     run->step_seconds = calloc((size_t)run->schedule.steps, sizeof *run->step_seconds);
     run->step_comm = calloc(run->ranks > 1 ? 3 * (size_t)run->schedule.steps : 1, sizeof *run->step_comm);
-    if (!run->step_seconds || !run->step_comm || !run->validation)
+    if (!run->step_seconds || !run->step_comm || !run->validation || !run->peaks)
         return tl__fail(err, TL_ENOMEM, "no memory for the times of %lld steps", (long long)run->schedule.steps);
+    TRY(find_most_loaded(run, err));
     return run->rank == 0 ? tl__run_put_plan(run, "running", NULL, err) : 0;
 }
 
@@ -599,8 +648,7 @@ int tl__run_open(tl_run *run, const tl_train_config *config, const tl_train_obse
     snprintf(run->run_name, sizeof run->run_name, "%s", slash && slash[1] ? slash + 1 : config->out);
     run->folder = (tl_run_folder){.lock = -1, .metrics = -1, .samples = -1};
     TRY(tl__comm_open(&run->comm, err));
-    if (config->comm_timeout > 0) tl__exchange_timeout_ns = (int64_t)(config->comm_timeout * 1e9);
-    tl__comm_set_silence(run->comm, tl__exchange_timeout_ns);
+    if (config->comm_timeout > 0) tl__comm_set_patience(run->comm, (int64_t)(config->comm_timeout * 1e9));
     run->rank = tl__comm_rank(run->comm, TL_AXIS_DP);
     run->ranks = tl__comm_size(run->comm, TL_AXIS_DP);
     if (run->rank > 0) run->observer = &nobody;
@@ -612,7 +660,7 @@ int tl__run_open(tl_run *run, const tl_train_config *config, const tl_train_obse
     TRY(agree(run, open_model(run, err), err));
     TRY(agree(run, open_settings(run, begun_ns, err), err));
     tl__run_folder_path(&run->folder, folder, sizeof folder, "checkpoints");
-    if (config->resume) TRY(agree(run, load_checkpoint(run, folder, err), err));
+    if (config->resume) TRY(agree(run, resume(run, folder, err), err));
     TRY(agree(run, run->rank == 0 ? open_record(run, err) : 0, err));
     TRY(agree(run, open_saver(run, folder, err), err));
     return agree(run, open_rest(run, err), err);
@@ -623,7 +671,7 @@ void tl__run_close(tl_run *run) {
     if (run->comm) tl__comm_close(run->comm); /* whose thread may be reading what follows */
     if (run->session) tl__session_close(run->session);
     free(run->prompt), free(run->logits), free(run->sampler_scratch), free(run->text), free(run->line);
-    free(run->step_seconds), free(run->step_comm), free(run->validation);
+    free(run->step_seconds), free(run->step_comm), free(run->validation), free(run->peaks);
     tl__agree_close(&run->agree);
     tl__arena_close(&run->arena);
     free(run->averaged.weight);

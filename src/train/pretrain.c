@@ -193,6 +193,8 @@ static void record_step(tl_run *run, tl_step_metrics *m, double model_flops) {
         comm[2 * run->schedule.steps] = m->traffic.bytes;
     }
     run->step_seconds[run->step_seconds_n++] = m->totals.wall_seconds;
+    run->stalled_seconds += m->totals.seconds[TL_BUCKET_CHECKPOINT];
+    if (run->step_seconds_n >= 2 && run->step_seconds_n < 2 + TL_WARM_STEPS) run->warm[run->step_seconds_n - 2] = *m;
     if (run->rank == 0) {
         int n = tl__metrics_line(line, sizeof line, m);
         tl__run_folder_metrics(&run->folder, line, (size_t)n);
@@ -213,7 +215,7 @@ static int ask_others(tl_run *run, tl_error *err) {
 static int hear_others(tl_run *run, bool *asked, tl_error *err) {
     tl_error failure = {0};
     tl__span_begin(run->ctx.spans, "stop", TL_BUCKET_COMM);
-    int status = tl__comm_wait(run->comm, run->stop_ticket, tl__exchange_timeout_ns, err);
+    int status = tl__comm_wait(run->comm, run->stop_ticket, tl__comm_patience(run->comm), err);
     tl__span_end(run->ctx.spans, 0, 0, 0, 0, 0);
     *asked = run->stop[0] > 0 || (run->ranks == 1 && stop_requested);
     if (status || run->stop[1] < run->ranks) return status;
@@ -221,6 +223,26 @@ static int hear_others(tl_run *run, bool *asked, tl_error *err) {
     status = outlive(run, tl__saver_settle(run->saver, &failure), &failure, err);
     tl__span_end(run->ctx.spans, 0, 0, 0, 0, 0);
     return status;
+}
+
+/* The ranks' weights differ, and there are too few to tell whose are wrong: all go back to the newest checkpoint, which
+ * was compared before it was written, and come here again. A fault that does not come again shows who had it. The steps
+ * are those that resuming will take anyway. TL_EDIVERGED, in err who is wrong where that is known now; else ranks have
+ * lost each other, which leaves err as it was. */
+static int replay(tl_run *run, tl_error *err) {
+    int64_t step = run->state.step;
+    tl_error failure = {0};
+    tl_step_metrics unused;
+    int status = tl__run_rewind(run, &failure);
+    int64_t from = run->state.step;
+    if (!status && run->rank == 0)
+        tl__info("ranks differ at step %lld: all take the steps from %lld again, to see whose weights were wrong",
+                 (long long)step, (long long)from);
+    while (!status && run->state.step < step) {
+        tl__comm_set_step(run->comm, run->state.step + 1);
+        status = step_once(run, &unused, &failure);
+    }
+    return status ? status : tl__agree_replayed(&run->agree, &run->ctx, run->comm, &run->model, from, step, err);
 }
 
 /* All ranks compare what they have and compute. A difference is known to all at once, and told of by one. */
@@ -232,11 +254,13 @@ static int compare_ranks(tl_run *run, tl_error *err) {
     if (!status)
         status = tl__agree(&run->agree, &run->ctx, run->comm, &run->model, m, &run->shape, run->state.step, err);
     tl__span_end(run->ctx.spans, 0, 0, run->ranks, 0, 0);
-    if (status == TL_EDIVERGED) { /* what is being written is from before: once it is there it can be named */
-        tl_error ignored = {0};
-        run->told = tl__saver_wait_published(run->saver, &ignored) != TL_ECOMM;
-    }
-    return status;
+    if (status != TL_EDIVERGED) return status;
+    /* What is being written is from before: once it is there it can be named, and gone back to. */
+    tl_error ignored = {0};
+    bool together = tl__saver_wait_published(run->saver, &ignored) != TL_ECOMM;
+    if (together && run->agree.undecided) together = replay(run, err) == TL_EDIVERGED;
+    run->told = together;
+    return TL_EDIVERGED;
 }
 
 static bool due(int64_t step, int64_t every, int64_t last) {
@@ -249,6 +273,16 @@ static int64_t validation_interval(const tl_train_config *c, int64_t steps) {
     int64_t samples = c->ema > 0 ? 2 * c->val_samples : c->val_samples; /* the average is validated too */
     int64_t twentieth = (steps + 19) / 20, affordable = (20 * samples + 3 * c->batch - 1) / (3 * c->batch);
     return twentieth > affordable ? twentieth : affordable;
+}
+
+/* plan.json tells of the rank that took the most. */
+static int share_peaks(tl_run *run, tl_error *err) {
+    tl_ticket ticket;
+    TRY(tl__comm_gather_start(run->comm, TL_AXIS_DP, run->peaks, &run->peak_bytes, sizeof *run->peaks, &ticket, err));
+    TRY(tl__comm_wait(run->comm, ticket, tl__comm_patience(run->comm), err));
+    for (int r = 0; r < run->ranks; r++)
+        if (run->peaks[r] > run->peak_bytes) run->peak_bytes = run->peaks[r];
+    return 0;
 }
 
 static int loop(tl_run *run, tl_train_outcome *outcome, tl_error *err) {
@@ -301,7 +335,8 @@ static int loop(tl_run *run, tl_train_outcome *outcome, tl_error *err) {
         }
     }
     tl__ledger_bottleneck(outcome->bottleneck, sizeof outcome->bottleneck, &all, &run->traffic, &run->machine);
-    return final_checkpoint(run, saved, err);
+    TRY(final_checkpoint(run, saved, err));
+    return share_peaks(run, err);
 }
 
 /* ---- the whole ---- */

@@ -129,6 +129,34 @@ static json_t *record_predicted(const tl_run *run) {
     return predicted;
 }
 
+static int by_wall(const void *a, const void *b) {
+    double x = ((const tl_step_metrics *)a)->totals.wall_seconds, y = ((const tl_step_metrics *)b)->totals.wall_seconds;
+    return (x > y) - (x < y);
+}
+
+/* The prediction again, at the pace of the middle one of the first warm steps. */
+static json_t *record_learnt(const tl_run *run) {
+    tl_step_metrics warm[TL_WARM_STEPS];
+    int n = 0;
+    while (n < TL_WARM_STEPS && run->warm[n].step > 0) warm[n] = run->warm[n], n++;
+    qsort(warm, (size_t)n, sizeof *warm, by_wall);
+    const tl_step_metrics *w = &warm[n / 2];
+    tl_machine machine = run->machine;
+    tl_totals seconds;
+    tl_train_traffic t;
+    double tokens = (double)run->shape.batch * run->shape.T;
+    if (n == 0) return NULL;
+    tl__machine_learn(&machine, &run->seconds, &run->expected_traffic, &w->totals, &w->traffic);
+    if (tl__train_predict_ranks(&seconds, &t, &run->model.arch, &run->shape, &machine, NULL)) return NULL;
+    json_t *learnt =
+        json_pack("{s:I,s:o,s:o}", "step", (json_int_t)w->step, "step_seconds", real_or_null(seconds.wall_seconds),
+                  "tokens_per_second", real_or_null(tokens / seconds.wall_seconds));
+    if (run->ranks > 1)
+        json_object_set_new(learnt, "comm",
+                            record_traffic(t.exposed_seconds, fmax(0, t.seconds - t.exposed_seconds), t.bytes));
+    return learnt;
+}
+
 static int by_value(const void *a, const void *b) {
     double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);
@@ -160,6 +188,11 @@ static json_t *record_happened(const tl_run *run, const tl_train_outcome *o) {
         json_object_set_new(
             h, "comm", record_traffic(median_of(comm, n), median_of(comm + steps, n), median_of(comm + 2 * steps, n)));
     }
+    tl_saver_work work = tl__saver_work(run->saver);
+    if (work.saves > 0)
+        json_object_set_new(h, "checkpoints",
+                            json_pack("{s:I,s:f,s:f,s:f}", "saves", (json_int_t)work.saves, "bytes", work.bytes,
+                                      "write_seconds", work.seconds, "stalled_seconds", run->stalled_seconds));
     return h;
 }
 
@@ -186,7 +219,9 @@ int tl__run_put_plan(tl_run *run, const char *status, const tl_train_outcome *ou
         char now[32];
         tl__utc_iso8601(now, sizeof now);
         json_object_set_new(about, "finished", json_string(now));
+        json_t *learnt = record_learnt(run);
         json_object_set_new(plan, "happened", record_happened(run, outcome));
+        if (learnt) json_object_set_new(plan, "predicted_again", learnt);
     }
     json_object_set_new(plan, "run", about);
     json_object_set_new(plan, "model", record_model(run));

@@ -11,6 +11,9 @@
 #include "train/pretrain.h"
 #include "train/run_folder.h"
 
+/* The prediction is made again at the pace of the middle one of so many steps. */
+enum { TL_WARM_STEPS = 3 };
+
 typedef struct tl_run {
     const tl_train_config *config; /* &resolved */
     tl_train_config resolved;      /* as given, and what a depth chose */
@@ -35,8 +38,8 @@ typedef struct tl_run {
     tl_model averaged; /* the same with the average for weights; .weight NULL: none is kept */
     tl_arena arena;
     tl_train_memory memory;
-    tl_train_bytes bytes;     /* predicted */
-    int64_t bytes_by_recompute[TL_RECOMPUTES], bytes_by_shard[TL_SHARDS];
+    tl_train_bytes bytes;     /* predicted, from open_rest on of the most loaded rank */
+    int64_t bytes_by_recompute[TL_RECOMPUTES], bytes_by_shard[TL_SHARDS]; /* likewise */
     tl_train_traffic expected_traffic; /* of a step */
     tl_totals seconds; /* predicted */
     tl_schedule schedule;
@@ -59,8 +62,10 @@ typedef struct tl_run {
     double *step_seconds; /* [steps] wall of each step of this process, for the median */
     int64_t step_seconds_n;
     double *step_comm; /* [3, steps] of several ranks: exposed and hidden seconds, bytes */
-    int64_t peak_bytes;
+    int64_t peak_bytes, *peaks; /* [ranks] at the end */
     tl_comm_traffic traffic; /* of all steps of this process */
+    tl_step_metrics warm[TL_WARM_STEPS]; /* of this process, after the first, which touches memory anew; step 0: not yet */
+    double stalled_seconds;  /* of all steps, for checkpoints */
     double last_loss, last_validation_loss;
 } tl_run;
 
@@ -72,6 +77,9 @@ void tl__run_close(tl_run *run);
  * samples. */
 int tl__run_load_batch(tl_run *run, int64_t first, tl_error *err);
 int tl__run_load_validation(tl_run *run, int64_t first, int n, tl_error *err);
+
+/* All ranks: back to the newest intact checkpoint, or to where the run began. The writer must be idle. */
+int tl__run_rewind(tl_run *run, tl_error *err);
 
 /* The settings that determine bits, for run.json and manifests; the caller json_decref()s. */
 json_t *tl__run_settings(const tl_run *run);

@@ -61,6 +61,7 @@ struct tl_saver {
     part *part;               /* part_bytes */
     unsigned char *parts;     /* [ranks · part_bytes] */
     size_t part_bytes;
+    double mine_bytes;      /* of all tensors that this rank writes */
     tl_sink *sink[TL_SETS]; /* the thread's: written, and not published */
 
     bool begun;  /* the trainer's: a save was started, and the ranks have not exchanged their parts */
@@ -75,6 +76,8 @@ struct tl_saver {
     tl_error error;   /* of a failure that has not been handed over */
     tl_error verdict; /* of all parts */
     tl_error last;    /* what came of the save before, for rank 0 to tell */
+    tl_saver_work work;
+    int64_t begun_ns; /* the present save */
 };
 
 /* ---- this rank's part ---- */
@@ -314,6 +317,10 @@ static void *saver_thread(void *user) {
 
         pthread_mutex_lock(&s->lock);
         enter(s, SYNCED);
+        if (!s->part->error.status) {
+            s->work.saves++, s->work.bytes += s->mine_bytes;
+            s->work.seconds += (double)(tl__now_ns() - s->begun_ns) * 1e-9;
+        }
         if (s->ranks == 1) join(s, s->part);
         while (s->phase == SYNCED && !s->closing) pthread_cond_wait(&s->changed, &s->lock);
         bool given_up = s->phase == SYNCED;
@@ -362,6 +369,9 @@ static int take_memory(tl_saver *s, tl_error *err) {
     for (int k = 0; k < TL_SETS; k++) {
         int n = s->sets.set[k].n;
         largest = n > largest ? n : largest;
+        for (int i = 0; i < n; i++)
+            if (s->sets.set[k].writer[i] == s->rank)
+                s->mine_bytes += (double)tl__tensor_bytes(&s->sets.set[k].tensors[i]);
         s->hashes[k] = calloc((size_t)n + 1, sizeof *s->hashes[k]);
         taken = taken && s->hashes[k];
     }
@@ -480,9 +490,17 @@ void tl__saver_start(tl_saver *s, const tl_train_state *state) {
     pthread_mutex_lock(&s->lock);
     assert(s->phase == IDLE && !s->begun && !s->unsaid); /* V1, V6 */
     s->state = *state;
+    s->begun_ns = tl__now_ns();
     enter(s, READING);
     pthread_mutex_unlock(&s->lock);
     s->begun = s->ranks > 1;
+}
+
+tl_saver_work tl__saver_work(tl_saver *s) {
+    pthread_mutex_lock(&s->lock);
+    tl_saver_work work = s->work;
+    pthread_mutex_unlock(&s->lock);
+    return work;
 }
 
 void tl__saver_close(tl_saver *s) {

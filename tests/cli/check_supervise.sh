@@ -85,18 +85,11 @@ code=$?
 exit $code
 END
 chmod +x relay.sh
-await() { # FILE LINES
-    n=0
-    while [ "$(cat "$1" 2>/dev/null | wc -l)" -lt "$2" ] && [ $n -lt 600 ]; do
-        sleep 0.05
-        n=$((n + 1))
-    done
-}
 long=$(echo "$settings" | sed 's/--steps 12/--steps 4000/')
 # shellcheck disable=SC2086
 "$trilith" train --supervise $long --ranks 2 --out stop --launcher ./relay.sh >out 2>err </dev/null &
 pid=$!
-await stop/metrics.jsonl 20
+await_lines stop/metrics.jsonl 20
 kill -TERM $pid
 wait $pid
 code=$?
@@ -106,6 +99,20 @@ steps=$(wc -l <stop/metrics.jsonl)
 [ "$steps" -lt 4000 ] || fail 'SIGTERM came after the run'
 # shellcheck disable=SC2086
 run train --supervise $long --ranks 2 --out stop --launcher ./relay.sh --resume --stop-after $((steps + 20)) --quiet || fail 'a stopped job resumed'
+
+# ---- a supervisor that is killed takes its job along, in order
+# shellcheck disable=SC2086
+"$trilith" train --supervise $long --ranks 2 --out orphan --launcher ./relay.sh >out 2>err </dev/null &
+pid=$!
+await_lines orphan/metrics.jsonl 5
+kill -KILL $pid
+n=0
+until grep -qs '"status": "stopped"' orphan/plan.json || [ $n -ge 200 ]; do
+    sleep 0.05
+    n=$((n + 1))
+done
+grep -q '"status": "stopped"' orphan/plan.json || fail 'the job of a killed supervisor goes on'
+[ -e orphan/checkpoints/latest/manifest.json ] || fail 'the job of a killed supervisor left no checkpoint'
 
 # ---- the launcher itself
 cat >broken.sh <<'END'

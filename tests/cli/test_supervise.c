@@ -57,6 +57,18 @@ static void a_rank_names_who_is_lost(void **state) {
     assert_int_equal(lost_ranks(), 10);
 }
 
+static void a_keeper_names_who_was_killed(void **state) {
+    tl_job_news news = fresh();
+    assert_true(tl__job_hear(
+        &news, "trilith train: rank 2 (n7) was killed by signal 9 (Killed); resume from the last checkpoint"));
+    assert_int_equal(lost_ranks(), 4);
+    assert_string_equal(news.how, "killed by signal 9 on n7");
+    assert_true(tl__job_hear(
+        &news, "warning: rank 1 (n2) is silent for 0.6 s (stopped, dead or cut off), last at collective 45, "
+               "step 5; rank 0 (n1) is at collective 47, step 5; resume from the last checkpoint."));
+    assert_int_equal(lost_ranks(), 6);
+}
+
 static void hostile_lines_do_no_harm(void **state) {
     static const char *const lines[] = {
         "",
@@ -94,9 +106,8 @@ static void only_a_loss_is_tried_again(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(the_launcher_names_who_was_killed),
-        cmocka_unit_test(a_rank_names_who_is_lost),
-        cmocka_unit_test(hostile_lines_do_no_harm),
+        cmocka_unit_test(the_launcher_names_who_was_killed), cmocka_unit_test(a_rank_names_who_is_lost),
+        cmocka_unit_test(a_keeper_names_who_was_killed),     cmocka_unit_test(hostile_lines_do_no_harm),
         cmocka_unit_test(only_a_loss_is_tried_again),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

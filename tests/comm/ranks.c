@@ -294,7 +294,7 @@ int main(int argc, char **argv) {
            SIG_IGN); /* of mpirun, when the first rank leaves a job that failed: the others still have a word to say */
     MUST(tl__comm_open(&comm, &err));
     rank = tl__comm_rank(comm, TL_AXIS_DP), size = tl__comm_size(comm, TL_AXIS_DP);
-    MUST(tl__comm_reserve(comm, 1 << 20, 32, &err));
+    tl__comm_reserve(comm);
     for (int a = 1; a < argc; a++)
         for (size_t k = 0; k < sizeof cases / sizeof *cases; k++)
             if (!strcmp(argv[a], cases[k].name)) cases[k].run();

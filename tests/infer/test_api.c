@@ -18,6 +18,7 @@
 #include "infer/sampler.h"
 #include "infer/session.h"
 #include "io/manifest.h"
+#include "open_model.h"
 
 enum { V = 300, POSITIONS = 96, T = 80 };
 
@@ -181,7 +182,7 @@ static void the_same_bits_as_inside(void **state) {
     tl_session *inside;
     float expected[T], logits[V], logp[T], row[V], picked, chosen;
     assert_int_equal(tl__ctx_open(&ctx, 1, "ref", NULL), 0);
-    assert_int_equal(tl__model_open(&m, folder, 0, NULL), 0);
+    assert_int_equal(open_model(&m, folder, NULL), 0);
     assert_int_equal(tl__session_open(&inside, &m, &ctx, POSITIONS, 7, NULL), 0);
     assert_int_equal(tl__session_score(inside, ids, T, -1, expected, NULL), 0);
     tl__session_rewind(inside, 0);

@@ -51,6 +51,8 @@ static void a_machine_is_described_and_measured(void **state) {
         tl__machine_measure(&m, &ctx, threads == 1 ? 0 : 0.02);
         assert_true(m.bf16_flops > 1e6 && tl__machine_peak(&m, TL_CONTRACT_BF16) == m.bf16_flops);
         assert_true(tl__peak_select(m.isa)->dot || m.bf16_flops == m.f32_flops);
+        tl__machine_measure_int8(&m, &ctx, 0.01);
+        assert_true((m.int8_ops > 1e6) == (tl__peak_select(m.isa)->int8 != NULL));
         printf("bf16 %.0f GFLOP/s, ", m.bf16_flops / 1e9);
         printf("%s, %d threads, %s: %.0f GFLOP/s, %.1f GB/s\n", m.cpu, threads, m.isa, m.f32_flops / 1e9,
                m.read_bytes_per_second / 1e9);
@@ -61,8 +63,8 @@ static void a_machine_is_described_and_measured(void **state) {
 static void loops_do_what_they_say(void **state) {
     (void)state;
     static _Alignas(64) uint64_t words[1024];
-    const char *all[] = {"ref", "avx2", "avx512", "avx512_bf16"};
-    for (int i = 0; i < 4; i++) {
+    const char *all[] = {"ref", "avx2", "avx512", "avx512_vnni", "avx512_bf16", "amx"};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
         const tl_ops *ops;
         if (tl__ops_select(&ops, all[i], NULL) != 0) continue; /* not on this CPU */
         const tl_peak *p = tl__peak_select(all[i]);
@@ -76,6 +78,8 @@ static void loops_do_what_they_say(void **state) {
             assert_true(p->dot(200, &x) == 200 * p->dot(1, &x));
             assert_true(x == 144.0f); /* 0.5 … 11.5, untouched, in two lanes */
         }
+        assert_true((p->int8 != NULL) == (i > 0));
+        if (p->int8) assert_true(p->int8(200, &x) == 200 * p->int8(1, &x) && p->int8(1, &x) > 0);
         memset(words, 0, sizeof words);
         uint64_t before, after;
         p->read(words, sizeof words, &before);

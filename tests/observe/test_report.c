@@ -272,8 +272,8 @@ static void numbers_read_well(void **state) {
 static void a_trace_is_json_with_every_span(void **state) {
     (void)state;
     const tl_span spans[] = {
-        {"linear", 1234567, 89012, TL_BUCKET_MATMUL, 1, 7, 3, {64, 384, 128}, 6291456, 1e6, true},
-        {"step", 5, 0, TL_BUCKET_LOG, 0, 7, -1, {0, 0, 0}, 0, 0, false},
+        {"linear", 1234567, 89012, TL_BUCKET_MATMUL, 1, 7, 3, {64, 384, 128}, 6291456, 1e6, true, false},
+        {"step", 5, 0, TL_BUCKET_LOG, 0, 7, -1, {0, 0, 0}, 0, 0, false, false},
         {"odd",
          INT64_MAX,
          INT64_MAX,
@@ -284,6 +284,7 @@ static void a_trace_is_json_with_every_span(void **state) {
          {INT64_MIN, INT64_MIN, INT64_MIN},
          INFINITY,
          NAN,
+         false,
          false},
     };
     char path[256], *bytes;

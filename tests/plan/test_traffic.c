@@ -114,8 +114,45 @@ static void a_slow_link_is_exposed_and_a_fast_one_hidden(void **state) {
     assert_true(bytes[TL_SHARD_ZERO3] > 1.2 * bytes[TL_SHARD_ZERO2]);
 }
 
+/* A machine that has been seen to compute slower hides more of the same exchanges; what it is then predicted to compute
+ * is what was seen, and a link seen to be slower takes longer by as much. */
+static void a_machine_is_learnt_from_a_step(void **state) {
+    (void)state;
+    tl_arch arch = arch_of(4);
+    for (int shard = 0; shard < TL_SHARDS; shard++) {
+        tl_train_shape shape = shape_of(2, 0, 4, (tl_shard)shard);
+        tl_machine machine = machine_of(5e8), slower, late;
+        tl_totals step, seen, again;
+        tl_train_traffic before = predict(&arch, &shape, &machine, &step), after, longer;
+        seen = step;
+        for (int b = 0; b < TL_BUCKETS; b++) { /* backward passes three times as slow, all else twice */
+            assert_true(step.backward_seconds[b] <= step.seconds[b]);
+            seen.backward_seconds[b] *= 3;
+            seen.seconds[b] = 2 * (step.seconds[b] - step.backward_seconds[b]) + seen.backward_seconds[b];
+        }
+        assert_true(step.backward_seconds[TL_BUCKET_MATMUL] > 0.4 * step.seconds[TL_BUCKET_MATMUL]);
+        slower = late = machine;
+        tl__machine_learn(&slower, &step, &before, &seen, &(tl_comm_traffic){before.bytes, before.seconds});
+        after = predict(&arch, &shape, &slower, &again);
+        for (int b = 0; b <= TL_BUCKET_OPTIMIZER; b++)
+            assert_true(fabs(again.seconds[b] - seen.seconds[b]) <= 1e-9 * seen.seconds[b]);
+        assert_true(after.bytes == before.bytes && after.exchanges == before.exchanges);
+        assert_true(after.exposed_seconds < before.exposed_seconds);
+        assert_true(slower.link_bytes_per_second == machine.link_bytes_per_second);
+        tl__machine_learn(&slower, &again, &after, &seen,
+                          &(tl_comm_traffic){after.bytes, after.seconds}); /* nothing new */
+        for (int b = 0; b <= TL_BUCKET_OPTIMIZER; b++)
+            for (int backward = 0; backward < 2; backward++)
+                assert_true(slower.pace[backward][b] == 0 || fabs(slower.pace[backward][b] - 2 - backward) < 1e-9);
+        tl__machine_learn(&late, &step, &before, &step, &(tl_comm_traffic){before.bytes, 2 * before.seconds});
+        longer = predict(&arch, &shape, &late, NULL);
+        assert_true(longer.seconds > 1.5 * before.seconds && longer.exposed_seconds > before.exposed_seconds);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_machine_is_learnt_from_a_step),
         cmocka_unit_test(every_rank_takes_part_in_all),
         cmocka_unit_test(a_process_alone_exchanges_nothing),
         cmocka_unit_test(a_slow_link_is_exposed_and_a_fast_one_hidden),

@@ -89,7 +89,8 @@ static void test_kinds(void **state) {
             tl_decoder d = {0};
             size_t o = 0;
             for (size_t k = 0; k < json_array_size(ids); k++) {
-                size_t got = tl__decoder_push(tok, &d, (int32_t)json_integer_value(json_array_get(ids, k)), false, out + o);
+                size_t got =
+                    tl__decoder_push(tok, &d, (int32_t)json_integer_value(json_array_get(ids, k)), false, out + o);
                 assert_int_equal(tl__utf8_valid((uint8_t *)out + o, got), got);
                 o += got;
             }
@@ -326,7 +327,8 @@ static void test_gguf_and_back(void **state) {
             tok = opened(names[0]);
         } else {
             json_t *kind = json_deep_copy(json_object_get(json_object_get(file, "kinds"), names[k]));
-            const json_t *model = json_object_get(json_object_get(file, "models"), json_string_value(json_object_get(kind, "model")));
+            const json_t *model =
+                json_object_get(json_object_get(file, "models"), json_string_value(json_object_get(kind, "model")));
             json_object_set(kind, "model", (json_t *)model);
             /* What GGUF cannot say of added tokens is not asked here. */
             json_object_set_new(kind, "added_tokens", json_array());
@@ -339,7 +341,7 @@ static void test_gguf_and_back(void **state) {
         snprintf(path, sizeof path, "%s/%s.gguf", folder, names[k]);
         tl_gguf_out *out;
         assert_int_equal(tl__gguf_create(&out, path, &err), 0);
-        if (tl__tokenizer_to_gguf(tok, out, &err)) fail_msg("%s", err.text);
+        if (tl__tokenizer_to_gguf(tok, tl__tokenizer_vocab(tok), out, &err)) fail_msg("%s", err.text);
         if (tl__gguf_publish(out, &err)) fail_msg("%s", err.text);
         if (tl__tokenizer_open(&back, path, &err)) fail_msg("%s", err.text);
         assert_int_equal(tl__tokenizer_save(back, folder, &err), 0);
@@ -351,7 +353,8 @@ static void test_gguf_and_back(void **state) {
             int32_t want[4096], got[4096];
             int64_t n = tl__tokenizer_encode(tok, json_string_value(s), json_string_length(s), false, want, 4096, NULL);
             for (int m = 0; m < 2; m++) {
-                int64_t count = tl__tokenizer_encode(m ? saved : back, json_string_value(s), json_string_length(s), false, got, 4096, NULL);
+                int64_t count = tl__tokenizer_encode(m ? saved : back, json_string_value(s), json_string_length(s),
+                                                     false, got, 4096, NULL);
                 if (count != n || memcmp(want, got, (size_t)n * 4) != 0)
                     fail_msg("%s%s, case %zu: \"%s\"", names[k], m ? " saved" : "", i, json_string_value(s));
             }
@@ -362,7 +365,9 @@ static void test_gguf_and_back(void **state) {
     }
     /* Falcon's order of steps in tokenizer.json has no name in GGUF. */
     json_t *kind = json_object_get(json_object_get(file, "kinds"), "falcon");
-    json_object_set(kind, "model", json_object_get(json_object_get(file, "models"), json_string_value(json_object_get(kind, "model"))));
+    json_object_set(
+        kind, "model",
+        json_object_get(json_object_get(file, "models"), json_string_value(json_object_get(kind, "model"))));
     char *text = json_dumps(kind, JSON_COMPACT), path[300];
     tl_tokenizer *tok;
     tl_gguf_out *out;
@@ -370,7 +375,7 @@ static void test_gguf_and_back(void **state) {
     assert_int_equal(tl__tokenizer_parse(&tok, text, strlen(text), "falcon", &err), 0);
     snprintf(path, sizeof path, "%s/falcon.gguf", folder);
     assert_int_equal(tl__gguf_create(&out, path, &err), 0);
-    assert_int_equal(tl__tokenizer_to_gguf(tok, out, &err), TL_EUNSUPPORTED);
+    assert_int_equal(tl__tokenizer_to_gguf(tok, tl__tokenizer_vocab(tok), out, &err), TL_EUNSUPPORTED);
     assert_non_null(strstr(err.text, "GGUF"));
     tl__gguf_abandon(out);
     tl__tokenizer_close(tok);
@@ -407,8 +412,9 @@ static void test_other_constructs_are_refused_by_name(void **state) {
     json_t *base = vector("trained.json");
     expect_refused(CHANGED(json_object_set_new(root, "normalizer", json_pack("{s:s}", "type", "BertNormalizer"))),
                    "BertNormalizer");
-    expect_refused(CHANGED(json_object_set_new(root, "normalizer", json_pack("{s:s,s:b}", "type", "NFC", "novelty", 1))),
-                   "novelty");
+    expect_refused(
+        CHANGED(json_object_set_new(root, "normalizer", json_pack("{s:s,s:b}", "type", "NFC", "novelty", 1))),
+        "novelty");
     expect_refused(CHANGED(json_object_set_new(model, "type", json_string("WordPiece"))), "WordPiece");
     expect_refused(CHANGED(json_object_set_new(model, "type", json_string("Unigram"))), "dropout");
     expect_refused(CHANGED(json_object_set_new(model, "dropout", json_real(0.1))), "dropout");
@@ -419,19 +425,22 @@ static void test_other_constructs_are_refused_by_name(void **state) {
     expect_refused(CHANGED(json_object_set_new(root, "truncation", json_object())), "truncation");
     expect_refused(CHANGED(json_object_set_new(root, "decoder", json_pack("{s:s}", "type", "WordPiece"))), "WordPiece");
     expect_refused(CHANGED(json_object_set_new(root, "decoder", json_null())), "decoder");
-    expect_refused(CHANGED(json_object_set_new(root, "post_processor", json_pack("{s:s}", "type", "Novelty"))), "Novelty");
+    expect_refused(CHANGED(json_object_set_new(root, "post_processor", json_pack("{s:s}", "type", "Novelty"))),
+                   "Novelty");
     expect_refused(CHANGED(json_object_set_new(root, "post_processor",
-                                               json_pack("{s:s,s:[s,i],s:[s,i]}", "type", "BertProcessing", "sep", "[SEP]",
-                                                         1, "cls", "[CLS]", 2))),
+                                               json_pack("{s:s,s:[s,i],s:[s,i]}", "type", "BertProcessing", "sep",
+                                                         "[SEP]", 1, "cls", "[CLS]", 2))),
                    "[CLS]");
     expect_refused(CHANGED(json_object_set_new(root, "pre_tokenizer", json_pack("{s:s}", "type", "UnicodeScripts"))),
                    "UnicodeScripts");
-    static const char *const expressions[] = {"[a-z&&[^b]]+", "\\p{Greek}+", "(a)\\1", "(?x) a", "a{1,2}+", "\\R", "[[:alpha:]]"};
+    static const char *const expressions[] = {"[a-z&&[^b]]+", "\\p{Greek}+", "(a)\\1",     "(?x) a",
+                                              "a{1,2}+",      "\\R",         "[[:alpha:]]"};
     for (size_t i = 0; i < sizeof expressions / sizeof expressions[0]; i++)
-        expect_refused(CHANGED(json_object_set_new(root, "pre_tokenizer",
-                                                   json_pack("{s:s,s:{s:s},s:s,s:b}", "type", "Split", "pattern", "Regex",
-                                                             expressions[i], "behavior", "Isolated", "invert", 0))),
-                       expressions[i]);
+        expect_refused(
+            CHANGED(json_object_set_new(root, "pre_tokenizer",
+                                        json_pack("{s:s,s:{s:s},s:s,s:b}", "type", "Split", "pattern", "Regex",
+                                                  expressions[i], "behavior", "Isolated", "invert", 0))),
+            expressions[i]);
     expect_refused(CHANGED(json_object_set_new(json_array_get(added, 0), "id", json_integer(7))), "id 7");
     json_decref(base);
 }

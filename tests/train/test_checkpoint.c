@@ -14,6 +14,7 @@
 #include "base/rng.h"
 #include "files.h"
 #include "train/checkpoint_format.h"
+#include "open_model.h"
 
 enum { MOST_RANKS = 4 };
 
@@ -241,7 +242,7 @@ static void shards_are_a_model_folder(void **state) {
         save(&j, 3);
         for (int k = 0; k < 2; k++) {
             tl__path_join(path, sizeof path, where, sub[k]);
-            assert_int_equal(tl__model_open(&model, path, 0, &err), 0);
+            assert_int_equal(open_model(&model, path, &err), 0);
             tl__model_close(&model);
             assert_int_equal(tl__safetensors_open(&file, path, &err), 0);
             assert_int_equal(tl__safetensors_files(file), i ? 3 : 1);

@@ -15,6 +15,7 @@
 
 #include "io/file.h"
 #include "train/pretrain.h"
+#include "open_model.h"
 
 /* ---- a heap that counts ---- */
 
@@ -380,12 +381,8 @@ static void test_stop_and_resume_with_muon_and_average(void **state) {
     char path[1024], *average, *weights;
     size_t n, m;
     tl_model model;
-    tl_arch arch;
-    tl_weight_source *source;
     snprintf(path, sizeof path, "%s/checkpoints/latest/ema", whole);
-    assert_int_equal(tl__source_open(&source, path, &err), 0);
-    assert_int_equal(tl__source_arch(&arch, source, &err), 0);
-    assert_int_equal(tl__model_open(&model, source, &arch, 0, TL_DTYPE_AUTO, NULL, &err), 0);
+    assert_int_equal(open_model(&model, path, &err), 0);
     tl__model_close(&model);
     slurp(whole, "ema/model.safetensors", &average, &n), slurp(whole, "model.safetensors", &weights, &m);
     assert_int_equal(n, m);

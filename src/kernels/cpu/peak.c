@@ -110,12 +110,10 @@ double TL_NAME(int8_peak)(int64_t rounds, float *sink) {
                 x[i] = _mm512_dpbusd_epi32(x[i], a, b);
 #elif defined(TL_ISA_avx512)
                 __asm__("" : "+v"(a)); /* each product is made anew */
-                x[i] = _mm512_add_epi32(
-                    x[i], _mm512_madd_epi16(_mm512_maddubs_epi16(a, b), _mm512_set1_epi16(1)));
+                x[i] = _mm512_add_epi32(x[i], _mm512_madd_epi16(_mm512_maddubs_epi16(a, b), _mm512_set1_epi16(1)));
 #else
                 __asm__("" : "+x"(a));
-                x[i] = _mm256_add_epi32(
-                    x[i], _mm256_madd_epi16(_mm256_maddubs_epi16(a, b), _mm256_set1_epi16(1)));
+                x[i] = _mm256_add_epi32(x[i], _mm256_madd_epi16(_mm256_maddubs_epi16(a, b), _mm256_set1_epi16(1)));
 #endif
             }
         }

@@ -43,9 +43,8 @@ static void linear_quantised(tl_ctx *ctx, const tl_product *products, int count,
                         for (int h = 0; h < TL_GROUP / sub; h++) {
                             int32_t dot = 0, sum = 0;
                             for (int k = h * sub; k < h * sub + sub; k++) dot += q[k] * a[g][k], sum += a[g][k];
-                            const float block =
-                                offset ? fmaf((float)dot, d[h], (float)sum * o[h]) : (float)dot * d[h];
-                            acc = fmaf(block, s[g], acc);
+                            acc = fmaf(isfinite(d[h]) ? d[h] * (float)dot : NAN, s[g], acc);
+                            if (offset) acc = fmaf(o[h], s[g] * (float)sum, acc);
                         }
                     }
                     float *y = &p->y[r * p->ldy + n];
