@@ -56,7 +56,7 @@ struct tl_pool {
     _Atomic(task_fn *) task;
     _Atomic(void *) user;
     _Atomic int caller_cpu; /* where the loop was begun */
-    _Atomic int64_t first; /* index of this loop's first task */
+    _Atomic int64_t first;  /* index of this loop's first task */
     _Atomic uint32_t count;
     _Alignas(64) _Atomic uint32_t left;
     _Atomic uint32_t waiting; /* the caller sleeps on left */

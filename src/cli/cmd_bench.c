@@ -51,7 +51,7 @@ static const tl_option options[] = {
     {"only", TL_LIST(settings, only), .value = "NAME",
      .help = "Only operators whose name contains one of these words."},
     TL_HEADING("Both"),
-    {"dtype", TL_CHOICE(settings, dtype), .initial = "f32", .choices = tl__contract_names,
+    {"dtype", TL_CHOICE(settings, dtype), .initial = "auto", .choices = tl__dtype_names,
      .help = "Of the products' factors."},
     {"threads", TL_INT(settings, threads), .least = 0, .most = 1024,
      .help = "CPU threads; all that this process may use unless given."},
@@ -372,7 +372,7 @@ static int run(tl_cli *cli) {
                                                  .prefill = (int)o.prefill,
                                                  .decode = (int)o.decode,
                                                  .repeat = (int)o.repeat,
-                                                 .dtype = o.dtype == TL_CONTRACT_BF16 ? TL_DTYPE_BF16 : TL_DTYPE_F32,
+                                                 .dtype = (tl_dtype)o.dtype,
                                                  .json = o.json});
     if (!o.kv_heads) o.kv_heads = o.heads;
     if (!o.feed_forward) o.feed_forward = 4 * o.width;
@@ -412,7 +412,7 @@ static int run(tl_cli *cli) {
         return tl__cli_fail(cli, &err);
     }
     place(&b, &arena);
-    b.ctx.contract = (tl_contract)o.dtype;
+    b.ctx.contract = o.dtype == TL_DTYPE_BF16 ? TL_CONTRACT_BF16 : TL_CONTRACT_F32;
 
     double load;
     if (getloadavg(&load, 1) != 1) load = -1;

@@ -45,11 +45,11 @@ typedef struct findings {
 
 #define ENTRIES(X)                                                                                                     \
     X(gemm)                                                                                                            \
-    X(gemm_bf16) X(linear_f32) X(linear_f16) X(linear_bf16) X(linear_quantised) X(embed_stored)                                                    \
-    X(bias_backward)                                                                                                   \
-    X(embed) X(embed_backward) X(rmsnorm) X(rmsnorm_backward) X(layernorm) X(layernorm_backward) X(rope) X(kv_store)   \
-        X(attention) X(attention_backward) X(gelu) X(gelu_backward) X(swiglu) X(swiglu_backward) X(add)                \
-            X(softmax_loss) X(sum_squares) X(adamw) X(blend)
+    X(gemm_bf16)                                                                                                       \
+    X(linear_f32) X(linear_f16) X(linear_bf16) X(linear_quantised) X(embed_stored) X(bias_backward) X(embed)           \
+        X(embed_backward) X(rmsnorm) X(rmsnorm_backward) X(layernorm) X(layernorm_backward) X(rope) X(kv_store)        \
+            X(attention) X(attention_backward) X(gelu) X(gelu_backward) X(swiglu) X(swiglu_backward) X(add)            \
+                X(softmax_loss) X(sum_squares) X(adamw) X(blend)
 
 typedef struct entry {
     const char *name, *isa;
@@ -216,9 +216,9 @@ static void print_wrapped(const char *label, const char *words) {
 
 /* Which instructions multiply bytes, by the table's name. */
 static const char *int8_how(const char *isa) {
-    return strcmp(isa, "amx") == 0                                             ? "tiles by AMX-INT8"
+    return strcmp(isa, "amx") == 0                                              ? "tiles by AMX-INT8"
            : strcmp(isa, "avx512_vnni") == 0 || strcmp(isa, "avx512_bf16") == 0 ? "fours by AVX512-VNNI"
-                                                                               : "pairs by vpmaddubsw";
+                                                                                : "pairs by vpmaddubsw";
 }
 
 static void print_text(const findings *f, const tl_ops *ops) {
@@ -235,7 +235,8 @@ static void print_text(const findings *f, const tl_ops *ops) {
     printf("huge pages          %s\n", f->huge_pages[0] ? f->huge_pages : "unknown");
     printf("f32 peak            %.1f GFLOP/s measured, %s, all threads\n", m->f32_flops / 1e9, m->isa);
     printf("bf16 peak           %.1f GFLOP/s measured%s\n", m->bf16_flops / 1e9,
-           m->bf16_flops == m->f32_flops ? " as f32: by multiply-adds, no slower here than AVX512-BF16 or without it" : ", pairs by AVX512-BF16");
+           m->bf16_flops == m->f32_flops ? " as f32: by multiply-adds, no slower here than AVX512-BF16 or without it"
+                                         : ", pairs by AVX512-BF16");
     if (m->int8_ops > 0) printf("int8 peak           %.1f GOP/s measured, %s\n", m->int8_ops / 1e9, int8_how(m->isa));
     printf("memory read         %.1f GB/s measured, all threads\n", m->read_bytes_per_second / 1e9);
 

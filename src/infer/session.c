@@ -8,7 +8,7 @@
 #include <assert.h>
 #include <string.h>
 
-#define SESSION_CHUNK 256 /* rows computed at once unless asked otherwise: enough for products to run at speed */
+#define SESSION_CHUNK 512 /* rows computed at once unless asked otherwise: enough for products to run at speed */
 
 struct tl_session {
     tl_arena arena; /* holds this record too */

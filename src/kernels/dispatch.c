@@ -139,8 +139,8 @@ void tl__ops_ref(tl_ops *ops) {
 
 #if TL_HAVE_X86_KERNELS
 /* Does the instruction for pairs of bf16 outrun the two multiply-adds that it stands for? On AMD's Zen 4 and 5 it does
- * twice the work of a multiply-add in its time; Intel's Sapphire and Emerald Rapids take four times as long over it, and
- * the chain by multiply-adds, the same to the bit, is twice as fast. A few microseconds tell. */
+ * twice the work of a multiply-add in its time; Intel's Sapphire and Emerald Rapids take four times as long over it,
+ * and the chain by multiply-adds, the same to the bit, is twice as fast. A few microseconds tell. */
 static bool dots_pay(void) {
     enum { ROUNDS = 100, TRIES = 5 };
     const tl_peak *loops = tl__peak_select(isa_names[ISA_AVX512_BF16]);
@@ -196,10 +196,11 @@ int tl__ops_select(const tl_ops **ops, const char *want, tl_error *err) {
         for (int isa = 0; isa < ISAS; isa++)
             if (!strcmp(want, isa_names[isa])) chosen = isa;
         if (chosen < 0)
-            return tl__fail(err, TL_EINVALID,
-                            "instruction set '%.32s' (%s) is not one of ref, avx2, avx512, avx512_vnni, avx512_bf16, amx; "
-                            "leave it unset to get the best, '%s'",
-                            want, source, isa_names[best]);
+            return tl__fail(
+                err, TL_EINVALID,
+                "instruction set '%.32s' (%s) is not one of ref, avx2, avx512, avx512_vnni, avx512_bf16, amx; "
+                "leave it unset to get the best, '%s'",
+                want, source, isa_names[best]);
         if (!cpu_runs(chosen)) {
             char has[256];
             tl__cpu_features(has, sizeof has);

@@ -1,5 +1,5 @@
-/* Products with weights of F32, F16 and BF16 where they lie: every instruction set and thread count gives ref's bits, for
- * any rows, ragged shapes, several products of one x; and ref's are those of the product with the weights that the
+/* Products with weights of F32, F16 and BF16 where they lie: every instruction set and thread count gives ref's bits,
+ * for any rows, ragged shapes, several products of one x; and ref's are those of the product with the weights that the
  * halves are. Weights and x end at an unreadable page. */
 #define ENTRY gemm
 #define WITHOUT_SHAPES
@@ -25,7 +25,8 @@ static entry *entry_of(const tl_ops *ops, tl_type type) {
 static void check_linear(tl_type type, int R, int K, const int *N, int count, int gap, bool with_bias) {
     const size_t size = type == TL_F32 ? 4 : 2;
     matrix x = matrix_make(R, K, false, gap);
-    guarded w[TL_MAX_PRODUCTS], wide[TL_MAX_PRODUCTS], bias[TL_MAX_PRODUCTS], want[TL_MAX_PRODUCTS], got[TL_MAX_PRODUCTS];
+    guarded w[TL_MAX_PRODUCTS], wide[TL_MAX_PRODUCTS], bias[TL_MAX_PRODUCTS], want[TL_MAX_PRODUCTS],
+        got[TL_MAX_PRODUCTS];
     tl_stored stored[TL_MAX_PRODUCTS];
     tl_product wanted[TL_MAX_PRODUCTS], made[TL_MAX_PRODUCTS];
     for (int i = 0; i < count; i++) {
@@ -63,18 +64,20 @@ static void check_linear(tl_type type, int R, int K, const int *N, int count, in
                         const int64_t at = r * (int64_t)(N[i] + gap) + n;
                         if (memcmp(&got[i].p[at], &want[i].p[at], 4))
                             fail_msg("%s, %s, %d threads: R %d N %d K %d bias %d: y[%d,%d] of product %d is %a, not %a",
-                                     isas[isa], tl__type_name(type), t + 1, R, N[i], K, with_bias, r, n, i, got[i].p[at],
-                                     want[i].p[at]);
+                                     isas[isa], tl__type_name(type), t + 1, R, N[i], K, with_bias, r, n, i,
+                                     got[i].p[at], want[i].p[at]);
                     }
         }
     for (int i = 0; i < count; i++)
-        guarded_give(&w[i]), guarded_give(&wide[i]), guarded_give(&bias[i]), guarded_give(&want[i]), guarded_give(&got[i]);
+        guarded_give(&w[i]), guarded_give(&wide[i]), guarded_give(&bias[i]), guarded_give(&want[i]),
+            guarded_give(&got[i]);
     guarded_give(&x.g);
 }
 
 static void test_stored_weights_equal_ref(void **unused) {
     (void)unused;
-    const int ks[] = {1, 2, 15, 31, 32, 33, 64, 255, 256, 257, 288, 511, 576}, rows[] = {1, 1, 2, 3, 4, 5, 7, 8, 9, 13, 16};
+    const int ks[] = {1, 2, 15, 31, 32, 33, 64, 255, 256, 257, 288, 511, 576},
+              rows[] = {1, 1, 2, 3, 4, 5, 7, 8, 9, 13, 16};
     for (int n = 0; n < 150; n++) {
         const int count = integer(1, TL_MAX_PRODUCTS), R = n % 5 ? rows[integer(0, 10)] : integer(17, 60);
         int N[TL_MAX_PRODUCTS];
@@ -97,7 +100,8 @@ static void test_every_f16_is_widened_exactly(void **unused) {
         if (!has[isa]) continue;
         contexts[isa][1].ops->linear_f16(&contexts[isa][1], &(tl_product){&stored, y, N, NULL}, 1, &one, 1, 1);
         for (int i = 0; i < N; i++)
-            if (wide[i] == wide[i] ? wide[i] != y[i] : y[i] == y[i]) fail_msg("%s: half %04x is %a", isas[isa], i, y[i]);
+            if (wide[i] == wide[i] ? wide[i] != y[i] : y[i] == y[i])
+                fail_msg("%s: half %04x is %a", isas[isa], i, y[i]);
     }
 }
 

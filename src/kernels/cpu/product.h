@@ -42,12 +42,12 @@ enum { MR = 6, NV = 1 };
 #endif
 enum {
     NR = NV * TL_LANES,
-    WORDS = TL_KB / UNIT, /* of a block of k */
+    WORDS = TL_KB / UNIT,   /* of a block of k */
     STEP = TL_LANES * UNIT, /* k in sixteen words */
-    AS = WORDS + 16, /* row of an A panel: an odd number of lines, so that MR rows spread over L1's sets */
+    AS = WORDS + 16,        /* row of an A panel: an odd number of lines, so that MR rows spread over L1's sets */
     A_GROUP = 4, /* panels packed at a time when A's unit stride is m: whole lines of A are used, few pages touched */
     B_PANEL = WORDS * NR,
-    NB_MAX = 384 / NR,         /* panels of B at a time: up to 384 KB of L2 */
+    NB_MAX = 384 / NR,        /* panels of B at a time: up to 384 KB of L2 */
     A_BY_K = MR * WORDS + 16, /* an A panel by k, with slack */
     A_FLOATS = MR * AS * A_GROUP,
 };
@@ -148,7 +148,8 @@ TILE(6)
 #if defined(TL_ISA_avx512)
 TILE(7)
 TILE(8)
-TILE(9) TILE(10) TILE(11) TILE(12)
+TILE(9)
+TILE(10) TILE(11) TILE(12)
 #endif
 
     static tile_fn *const tiles[2][MR + 1] = {
@@ -192,8 +193,7 @@ TL_INLINE v16 load_mr(const float *p, int n) {
 static void pack_b_copy(float *dst, const float *b, int64_t b_row, int kc, int width, int64_t ahead) {
     const int n = words(kc);
     if (width == NR) {
-        for (int u = 0; u < n; u++)
-            UNROLL for (int v = 0; v < NV; v++) {
+        for (int u = 0; u < n; u++) UNROLL for (int v = 0; v < NV; v++) {
                 v16_store_aligned(dst + u * NR + v * TL_LANES,
                                   across(load_all, b + v * TL_LANES, b_row, u, kc, TL_LANES));
                 if (ahead)
@@ -222,8 +222,7 @@ static void pack_b_turn(float *dst, const float *b, int64_t b_col, int kc, int w
             if (columns == TL_LANES && ks == STEP) {
                 UNROLL for (int i = 0; i < TL_LANES; i++) {
                     r[i] = along(src + i * b_col + k0, STEP);
-                    UNROLL for (int k = 0; k < UNIT; k++)
-                        tl_prefetch_l2(src + i * b_col + k0 + k * TL_LANES + ahead);
+                    UNROLL for (int k = 0; k < UNIT; k++) tl_prefetch_l2(src + i * b_col + k0 + k * TL_LANES + ahead);
                 }
                 v16_transpose(r);
                 UNROLL for (int i = 0; i < TL_LANES; i++) v16_store_aligned(to + i * NR, r[i]);
@@ -394,9 +393,8 @@ static void task(const job *j, int64_t index, int worker) {
                     fetch_go(&next_b);
                     const int width = least(n_end - n, NR);
                     const bool placed = in_place && width == NR;
-                    fn(kw, a_pack + q * A_BY_K, placed ? b_at(j, k0, n) : b_pack + p * B_PANEL,
-                       placed ? j->b_row : NR, j->c + (m0 + m) * j->ldc + n, j->ldc, width, add,
-                       last && j->bias ? j->bias + n : NULL);
+                    fn(kw, a_pack + q * A_BY_K, placed ? b_at(j, k0, n) : b_pack + p * B_PANEL, placed ? j->b_row : NR,
+                       j->c + (m0 + m) * j->ldc + n, j->ldc, width, add, last && j->bias ? j->bias + n : NULL);
                 }
             }
         }
@@ -410,10 +408,13 @@ enum {
     FEW_PLACE_K = 16,     /* k of a piece read in place, */
     FEW_PLACE = 128 / NR, /* panels wide */
     FEW_PLACE_AHEAD = 32,
-    FEW_TURN_BYTES = 192 << 10, /* of B a task */
-    FEW_TURN_ROWS = NV > 1 ? 8 : 4,
+    FEW_TURN_BYTES = 192 << 10,     /* of B a task */
+    FEW_TURN_ASK_BYTES = 4096,      /* of a row, from which on the core foresees it by itself */
+    FEW_TURN_ROWS = NV > 1 ? 8 : 4, /* more are done sooner from a packed panel */
+    FEW_TURN_K = 16 * TL_KB,        /* k at a time: sixteen outputs of them stay in L2 until they are worked on */
 };
-_Static_assert(FEW_PLACE * FEW * NR + TL_KB * NR + FEW * AS <= A_FLOATS + NB_MAX * B_PANEL, "scratch");
+_Static_assert((FEW_TURN_K / TL_KB) * FEW_TURN_ROWS * AS * sizeof(float) <= TL_WORKSPACE_PER_WORKER_BYTES, "scratch");
+_Static_assert(FEW_PLACE *FEW *NR + TL_KB * NR + FEW * AS <= A_FLOATS + NB_MAX * B_PANEL, "scratch");
 
 /* sums[mr][NR] taken up, kw more steps, put down. A by row with any stride: row i is at the pointer i/3, offset i%3
  * strides, which addressing gives for free. */
@@ -459,11 +460,12 @@ CHAIN(4)
 CHAIN(5)
 CHAIN(6)
 #if defined(TL_ISA_avx512)
-    CHAIN(7) CHAIN(8) CHAIN(9) CHAIN(10) CHAIN(11) CHAIN(12)
+CHAIN(7)
+CHAIN(8) CHAIN(9) CHAIN(10) CHAIN(11) CHAIN(12)
 #endif
-        static chain_fn *const chains[MR + 1] = {0,       chain_1, chain_2, chain_3,  chain_4,  chain_5, chain_6,
+    static chain_fn *const chains[MR + 1] = {0,       chain_1, chain_2, chain_3,  chain_4,  chain_5, chain_6,
 #if defined(TL_ISA_avx512)
-                                                 chain_7, chain_8, chain_9, chain_10, chain_11, chain_12
+                                             chain_7, chain_8, chain_9, chain_10, chain_11, chain_12
 #endif
 };
 
@@ -568,8 +570,8 @@ TL_INLINE void turned(const int mr, const bool half, const piece *of, const floa
                 v16_store_aligned(turned_words[widens ? 2 * w : w], pair[0]);
             }
             for (int w = 0; w < words(ks); w++)
-                UNROLL for (int i = 0; i < mr; i++)
-                    s[i] = dot(v16_set1(a[i * AS + w]), v16_load_aligned(turned_words[w]), s[i]);
+                UNROLL for (int i = 0; i < mr; i++) s[i] =
+                    dot(v16_set1(a[i * AS + w]), v16_load_aligned(turned_words[w]), s[i]);
         }
     }
     if (FLUSHES) {
@@ -588,11 +590,13 @@ TL_INLINE void turned(const int mr, const bool half, const piece *of, const floa
 typedef void turned_fn(const piece *of, const float *a, fetch *next, float *c, int64_t ldc, bool add,
                        const float *bias);
 #define TURNED(mr)                                                                                                     \
-    static void turned_float_##mr(const piece *of, const float *a, fetch *next, float *c, int64_t ldc, bool add, const float *bias) {                                          \
-        turned(mr, false, of, a, next, c, ldc, add, bias);                                                   \
+    static void turned_float_##mr(const piece *of, const float *a, fetch *next, float *c, int64_t ldc, bool add,       \
+                                  const float *bias) {                                                                 \
+        turned(mr, false, of, a, next, c, ldc, add, bias);                                                             \
     }                                                                                                                  \
-    static void turned_half_##mr(const piece *of, const float *a, fetch *next, float *c, int64_t ldc, bool add, const float *bias) {                                           \
-        turned(mr, true, of, a, next, c, ldc, add, bias);                                                    \
+    static void turned_half_##mr(const piece *of, const float *a, fetch *next, float *c, int64_t ldc, bool add,        \
+                                 const float *bias) {                                                                  \
+        turned(mr, true, of, a, next, c, ldc, add, bias);                                                              \
     }
 TURNED(1)
 TURNED(2)
@@ -617,29 +621,33 @@ static turned_fn *const turns[2][FEW_TURN_ROWS + 1] = {
     },
 };
 
-/* A task where B's unit stride is k: nb times sixteen outputs over all of k, block by block. While a piece is worked on,
- * the next is fetched, row after row: memory is read in its order, and waits for no arithmetic. */
+/* A task where B's unit stride is k: nb times sixteen outputs over all of k. While sixteen are worked on, the next are
+ * fetched in the order of their memory, which is what lets a core's own prefetching run ahead: a fetch that it foresaw
+ * ends in L2, one that it did not holds one of the few buffers that loads wait for too. Rows of a page or more need no
+ * asking: each is a stream of its own. */
 static void few_turn_task(const job *j, int64_t index, int worker) {
     const int n_first = (int)index * j->nb * TL_LANES, n_end = least(j->N, n_first + j->nb * TL_LANES);
     const int size = element_bytes(j), step = j->half ? 2 * TL_LANES : STEP;
-    float *a_pack = tl__workspace(j->ctx, worker);
     const int64_t b_bytes = j->b_col * size;
-    fetch next = fetch_of(b_at(j, 0, n_first), b_bytes, least(n_end - n_first, TL_LANES), least(j->K, TL_KB) * size, 1);
-    fetch_go(&next);
-    for (int k0 = 0; k0 < j->K; k0 += TL_KB) {
-        const int kc = least(j->K - k0, TL_KB);
-        pack_a_by_row(a_pack, j->a + k0, j->a_row, j->M, kc);
+    float *a_pack = tl__workspace(j->ctx, worker);
+    for (int s0 = 0; s0 < j->K; s0 += FEW_TURN_K) {
+        const int sk = least(j->K - s0, FEW_TURN_K), end = s0 + sk;
+        const bool asks = (int64_t)sk * size < FEW_TURN_ASK_BYTES;
+        fetch next = fetch_of(b_at(j, s0, n_first), b_bytes, least(n_end - n_first, TL_LANES), (int64_t)sk * size, 1);
+        if (asks) fetch_go(&next);
+        for (int k0 = s0; k0 < end; k0 += TL_KB)
+            pack_a_by_row(a_pack + (k0 - s0) / TL_KB * FEW_TURN_ROWS * AS, j->a + k0, j->a_row, j->M,
+                          least(end - k0, TL_KB));
         for (int n0 = n_first; n0 < n_end; n0 += TL_LANES) {
-            const piece of = {b_at(j, k0, n0), b_bytes, least(n_end - n0, TL_LANES), kc};
-            const bool more = n0 + TL_LANES < n_end, last = k0 + kc == j->K;
-            const int k = more ? k0 : k0 + kc, n = more ? n0 + TL_LANES : n_first;
-            next = more || !last ? fetch_of(b_at(j, k, n), b_bytes, least(n_end - n, TL_LANES),
-                                            least(j->K - k, TL_KB) * size, (kc + step - 1) / step)
-                                 : (fetch){0};
-            for (int m = 0; m < j->M; m += FEW_TURN_ROWS)
-                turns[j->half][least(j->M - m, FEW_TURN_ROWS)](&of, a_pack + m * AS, &next, j->c + m * j->ldc + n0,
-                                                               j->ldc, k0 > 0 || j->accumulate,
-                                                               last && j->bias ? j->bias + n0 : NULL);
+            const int n1 = n0 + TL_LANES, columns = least(n_end - n0, TL_LANES);
+            next = asks && n1 < n_end ? fetch_of(b_at(j, s0, n1), b_bytes, least(n_end - n1, TL_LANES),
+                                                 (int64_t)sk * size, (sk + step - 1) / step)
+                                      : (fetch){0};
+            for (int k0 = s0; k0 < end; k0 += TL_KB) {
+                const piece of = {b_at(j, k0, n0), b_bytes, columns, least(end - k0, TL_KB)};
+                turns[j->half][j->M](&of, a_pack + (k0 - s0) / TL_KB * FEW_TURN_ROWS * AS, &next, j->c + n0, j->ldc,
+                                     k0 > 0 || j->accumulate, k0 + TL_KB >= j->K && j->bias ? j->bias + n0 : NULL);
+            }
         }
     }
 }
@@ -682,7 +690,7 @@ typedef struct batch {
 } batch;
 
 static bool has_few_rows(const job *j) {
-    return j->M <= FEW && j->a_col == 1;
+    return j->M <= (turns_b(j) ? FEW_TURN_ROWS : FEW) && j->a_col == 1;
 }
 
 static void batch_task(void *user, int64_t index, int worker) {
@@ -725,8 +733,19 @@ static void product(tl_ctx *ctx, float *c, int64_t ldc, int M, int N, int K, con
                     int64_t a_col, const float *b, int64_t b_row, int64_t b_col, const float *bias, bool accumulate) {
     assert(M >= 0 && N >= 0 && K >= 0 && (a_row == 1 || a_col == 1) && (b_row == 1 || b_col == 1));
     batch all = {0};
-    batch_add(&all, &(job){.ctx = ctx, .c = c, .ldc = ldc, .M = M, .N = N, .K = K, .a = a, .a_row = a_row,
-                           .a_col = a_col, .b = (const char *)b, .b_row = b_row, .b_col = b_col, .bias = bias,
+    batch_add(&all, &(job){.ctx = ctx,
+                           .c = c,
+                           .ldc = ldc,
+                           .M = M,
+                           .N = N,
+                           .K = K,
+                           .a = a,
+                           .a_row = a_row,
+                           .a_col = a_col,
+                           .b = (const char *)b,
+                           .b_row = b_row,
+                           .b_col = b_col,
+                           .bias = bias,
                            .accumulate = accumulate});
     tl__parallel_for(ctx->pool, all.first[all.n], batch_task, &all);
 }
@@ -734,9 +753,20 @@ static void product(tl_ctx *ctx, float *c, int64_t ldc, int M, int N, int K, con
 static void linear(tl_ctx *ctx, const tl_product *products, int count, const float *x, int64_t ldx, int R) {
     batch all = {0};
     for (const tl_product *p = products; p < products + count; p++)
-        batch_add(&all, &(job){.ctx = ctx, .c = p->y, .ldc = p->ldy, .M = R, .N = p->w->N, .K = p->w->K, .a = x,
-                               .a_row = ldx, .a_col = 1, .b = p->w->data, .b_row = 1, .b_col = p->w->K,
-                               .bias = p->bias, .half = p->w->type != TL_F32});
+        batch_add(&all, &(job){.ctx = ctx,
+                               .c = p->y,
+                               .ldc = p->ldy,
+                               .M = R,
+                               .N = p->w->N,
+                               .K = p->w->K,
+                               .a = x,
+                               .a_row = ldx,
+                               .a_col = 1,
+                               .b = p->w->data,
+                               .b_row = 1,
+                               .b_col = p->w->K,
+                               .bias = p->bias,
+                               .half = p->w->type != TL_F32});
     tl__parallel_for(ctx->pool, all.first[all.n], batch_task, &all);
 }
 

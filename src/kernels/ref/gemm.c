@@ -82,7 +82,8 @@ static void linear(tl_ctx *ctx, const tl_product *products, int count, const flo
         for (int n = 0; n < N; n++)
             for (int k0 = 0; k0 < K || k0 == 0; k0 += TL_KB) {
                 const int kc = K - k0 < TL_KB ? K - k0 : TL_KB;
-                tl__widen(w, type, (const char *)p->w->data + ((int64_t)n * K + k0) * (int64_t)tl__type_bytes(type), kc);
+                tl__widen(w, type, (const char *)p->w->data + ((int64_t)n * K + k0) * (int64_t)tl__type_bytes(type),
+                          kc);
                 (type == TL_BF16 ? gemm_bf16 : gemm)(ctx, p->y + n, p->ldy, R, 1, kc, x + k0, ldx, 1, w, 1, kc,
                                                      p->bias && k0 + kc == K ? p->bias + n : NULL, k0 > 0);
             }
