@@ -74,11 +74,11 @@ double TL_NAME(dot_peak)(int64_t rounds, float *sink) {
 #if defined(TL_ISA_amx)
 /* Four products of full tiles, each into a tile of its own, from two tiles of each factor. */
 double TL_NAME(int8_peak)(int64_t rounds, float *sink) {
-    struct {
+    _Alignas(64) struct {
         uint8_t palette, start, reserved[14];
         uint16_t row_bytes[16];
         uint8_t rows[16];
-    } _Alignas(64) config = {.palette = 1};
+    } config = {.palette = 1};
     for (int t = 0; t < 8; t++) config.row_bytes[t] = 64, config.rows[t] = 16;
     __asm__ volatile("ldtilecfg %0" ::"m"(config));
     for (int64_t r = 0; r < rounds; r++) {
