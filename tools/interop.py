@@ -645,7 +645,7 @@ def main():
         interop_tokenizers.run(checks, trilith, english() + code(), at)
 
         checks.run("templates whole", lambda: whole_templates(trilith, work))
-        checks.run("templates random", lambda: random_templates(trilith, args.seed, 2000, work))
+        checks.run("templates random", lambda: random_templates(trilith, args.seed, 800, work))
 
     print(f"{checks.passed} passed, {checks.failed} failed")
     return 1 if checks.failed or not checks.passed else 0

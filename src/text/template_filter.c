@@ -388,12 +388,13 @@ static tl_value indent(tl_run *run, tl_value v, const tl_args *args) {
 static tl_value truncate_text(tl_run *run, tl_value v, const tl_args *args) {
     tl_value a[4];
     tl__bind(run, "truncate", args, "length killwords end leeway", 0, a);
-    if (v.kind != TL_V_STRING) tl__run_fail(run, "truncate wants a text, not a value of type %s", tl__value_type(v));
     const tl_string *dots = tl__string(&run->memory, "...", 3, NULL), *end = tl__string_or(run, "truncate", a[2], dots);
     int64_t length = tl__int_or(run, "truncate", a[0], 255), leeway = tl__int_or(run, "truncate", a[3], 5);
     if (length < (int64_t)end->chars || leeway < 0)
         tl__run_fail(run, "truncate: the length is less than that of its end, or the leeway below 0");
-    if ((int64_t)v.s->chars <= length || (int64_t)v.s->chars - length <= leeway) return v;
+    int64_t n = tl__length(run, v); /* what is short enough stays as it is, a list too */
+    if (n <= length || n - length <= leeway) return v;
+    if (v.kind != TL_V_STRING) tl__run_fail(run, "truncate wants a text, not a value of type %s", tl__value_type(v));
     const tl_string *cut =
         tl__string_part(&run->memory, v.s, 0, tl__offset(v.s, (size_t)(length - (int64_t)end->chars)));
     if (!flag(run, a[1]))
