@@ -433,9 +433,10 @@ def scored_text(trilith, run, work):
     return report
 
 
-def real_models_in(folder):
+def real_models_in(folder, all):
     os.makedirs(folder)
-    return {"SmolLM2-135M-Instruct Q4_1": real_models.smollm2(), "Gemma 3 270M Q4_K_M": real_models.gemma3(folder)}
+    found = {"SmolLM2-135M-Instruct Q4_1": real_models.smollm2()}
+    return found | {"Gemma 3 270M Q4_K_M": real_models.gemma3(folder)} if all else found
 
 
 def converted(trilith, folder, model, ids, work):
@@ -558,6 +559,7 @@ def main():
     parser = argparse.ArgumentParser(description="compare Trilith with PyTorch, transformers and tokenizers")
     parser.add_argument("--trilith", default=os.path.join(HERE, "..", "build", "trilith"))
     parser.add_argument("--tests", help="folder of the built C tests (default: tests/ beside the program)")
+    parser.add_argument("--real", action="store_true", help="Gemma 3 270M too, and conversions of real models, which transformers reads for minutes")
     parser.add_argument("--only", help="run only checks whose name holds this word")
     parser.add_argument("--seed", type=int, default=int(time.time()) % 100_000 + 2, help="of the fresh models (default: another each time)")
     args = parser.parse_args()
@@ -619,10 +621,11 @@ def main():
                 checks.run(f"score text {name}", lambda: scored_text(trilith, run, work))
 
         real = {}
-        checks.run("real models", lambda: real.update(real_models_in(at("real"))) or f"{len(real)} files")
+        checks.run("real models", lambda: real.update(real_models_in(at("real"), args.real)) or f"{len(real)} files")
         for name, path in real.items():
             checks.run(f"verify {name}", lambda: imported(trilith, path, work))
-            checks.run(f"convert {name}", lambda: converted_real(trilith, path, work))
+            if args.real:
+                checks.run(f"convert {name}", lambda: converted_real(trilith, path, work))
 
         texts = [*AWKWARD, english(60_000), code()[:60_000]]
         for label, text, vocab in (("English", english(), 2000), ("code", code(), 1000), ("awkward", "\n".join(AWKWARD), 400)):
