@@ -69,7 +69,7 @@ typedef struct tl_candidate {
     float logp; /* under the model's own distribution, after no penalty and no cut */
 } tl_candidate;
 
-enum { TL_MOST_ALTERNATIVES = 20, TL_MOST_STOPS = 16 };
+enum { TL_MOST_ALTERNATIVES = 20, TL_MOST_STOPS = 16, TL_MOST_CHOICES = 128 };
 
 typedef struct tl_usage {
     int prompt_tokens, cached_tokens; /* cached: found computed */
@@ -105,7 +105,7 @@ typedef struct tl_request {
     int n_prompt;
     int max_tokens; /* 0: only the prompt is read; else at least one token */
     int min_tokens; /* neither an end nor a stop before so many */
-    int choices;    /* answers to one prompt (0 and 1: one); choice c samples with seed + c */
+    int choices;    /* ≤ TL_MOST_CHOICES answers to one prompt (0 and 1: one); choice c samples with seed + c */
     tl_sampling sampling;
     const tl_logit_bias *bias; /* [n_bias] */
     int n_bias;
@@ -152,6 +152,7 @@ void tl__batcher_wake(tl_batcher *batcher);
 
 typedef struct tl_batcher_facts { /* as of the last step; from any thread */
     int running, waiting;
+    int positions; /* most tokens of a sequence: as asked for, and no more than all pages hold */
     int64_t pages, used_pages, cached_pages,
         page_bytes;                      /* used: by running sequences; cached: kept for prompts to come */
     int64_t prefix_queries, prefix_hits; /* tokens of prompts, and of them found computed */
