@@ -115,6 +115,7 @@ struct tl_batcher {
     int32_t *seq_row;     /* [running + 1] */
     int32_t *seq_block;   /* [running] */
     int32_t *block;       /* [running, row_pages] */
+    int32_t *found;       /* [row_pages] pages that a waiting sequence would find */
     tl_piece *piece;      /* [running] */
     int n_pieces, R;
     tl_pick *pick; /* [step_tokens] */

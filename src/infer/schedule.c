@@ -13,7 +13,6 @@
 #include <assert.h>
 #include <string.h>
 
-#include "base/clock.h"
 #include "infer/batcher_parts.h"
 
 /* ---- the queue, oldest first ---- */
