@@ -197,6 +197,26 @@ static int read_bpe(const tl_token_reader *r, const json_t *model) {
     return status;
 }
 
+/* A score as the library has it, which may be one bit off the nearest: its reader (serde_json, without float_roundtrip)
+ * takes the digits as one integer, rounds that, and divides. Sums of scores tie, and the last bit decides. The digits of
+ * the file are the fewest that give x; up to fifteen are exact either way. */
+static double score_as_read(double x) {
+    static const double power[] = {1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,  1e8,  1e9,  1e10, 1e11,
+                                   1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22};
+    char text[32], digits[20];
+    int precision = 15, n = 0;
+    do snprintf(text, sizeof text, "%.*e", precision - 1, fabs(x));
+    while (strtod(text, NULL) != fabs(x) && ++precision <= 17);
+    if (precision <= 15 || precision > 17) return x;
+    for (const char *c = text; *c != 'e'; c++)
+        if (*c >= '0' && *c <= '9') digits[n++] = *c;
+    digits[n] = 0;
+    int exponent = (int)strtol(strchr(text, 'e') + 1, NULL, 10) - (n - 1);
+    if (exponent < -22 || exponent > 22) return x;
+    double whole = (double)strtoull(digits, NULL, 10);
+    return copysign(exponent < 0 ? whole / power[-exponent] : whole * power[exponent], x);
+}
+
 static int read_unigram(const tl_token_reader *r, const json_t *model) {
     static const char *const keys[] = {"type", "unk_id", "vocab", "byte_fallback", NULL};
     tl_tokenizer *tok = r->tok;
@@ -220,7 +240,7 @@ static int read_unigram(const tl_token_reader *r, const json_t *model) {
         const char *text = json_string_value(json_array_get(item, 0));
         if (!text || !json_is_number(score) || !isfinite(json_number_value(score)))
             return tl__fail(r->err, TL_EFORMAT, "%s: item %zu of model.vocab is not [token, score]", r->where, id);
-        tok->score[id] = json_number_value(score);
+        tok->score[id] = score_as_read(json_number_value(score));
         status = tl__bpe_add_token(tok, text, strlen(text), (int64_t)id, r->where, r->err);
     }
     return status;

@@ -6,17 +6,21 @@
 #include <stdlib.h>
 #include <string.h>
 
-int tl__agree_open(tl_agree *agree, int ranks, const tl_params *params, int64_t agreed_step, tl_error *err) {
+int tl__agree_open(tl_agree *agree, int ranks, const tl_params *params, int64_t agreed_step, int64_t interval,
+                   tl_error *err) {
     *agree = (tl_agree){.agreed_step = agreed_step,
+                        .notes = ranks == 2 ? interval : 0,
+                        .first = calloc((size_t)ranks, sizeof *agree->first),
                         .all = calloc((size_t)ranks, sizeof *agree->all),
                         .wrong = calloc((size_t)ranks, sizeof *agree->wrong),
                         .parameter = calloc((size_t)params->n, sizeof *agree->parameter)};
-    if (agree->all && agree->wrong && agree->parameter) return 0;
+    if (agree->notes > 0) agree->note = calloc((size_t)agree->notes, sizeof *agree->note);
+    if (agree->all && agree->wrong && agree->parameter && agree->first && (agree->note || agree->notes <= 0)) return 0;
     return tl__fail(err, TL_ENOMEM, "no memory for comparing the ranks");
 }
 
 void tl__agree_close(tl_agree *agree) {
-    free(agree->all), free(agree->wrong), free(agree->parameter);
+    free(agree->all), free(agree->wrong), free(agree->parameter), free(agree->note), free(agree->first);
     *agree = (tl_agree){0};
 }
 
@@ -163,21 +167,31 @@ int tl__agree(tl_agree *agree, tl_ctx *ctx, tl_comm *comm, const tl_model *model
     return tell(agree, comm, n, shape->ranks, step, err);
 }
 
-int tl__agree_replayed(tl_agree *agree, tl_ctx *ctx, tl_comm *comm, const tl_model *model, int64_t from, int64_t step,
-                       tl_error *err) {
-    int ranks = tl__comm_size(comm, TL_AXIS_DP), first = 0;
+void tl__agree_note(tl_agree *agree, tl_ctx *ctx, const tl_model *model, int64_t step, bool replayed) {
+    int64_t i = step - agree->agreed_step - 1;
+    if (i < 0 || i >= agree->notes) return;
+    tl_hash now = hash_all(agree, ctx, &model->params, model->flat);
+    if (!replayed) agree->note[i] = now, agree->mine_first = 0;
+    else if (!agree->mine_first && !same(&now, &agree->note[i], sizeof now)) agree->mine_first = step;
+}
+
+int tl__agree_replayed(tl_agree *agree, tl_comm *comm, int64_t from, int64_t step, tl_error *err) {
+    int ranks = tl__comm_size(comm, TL_AXIS_DP), n = 0;
+    int64_t earliest = INT64_MAX;
     char who[512];
-    /* Each rank's word against its own. */
-    agree->mine =
-        (tl_agree_record){.gradient = agree->mine.weights, .again = hash_all(agree, ctx, &model->params, model->flat)};
-    TRY(gather(agree, comm, err));
-    int n = tl__agree_judge(agree->wrong, agree->all, ranks);
-    if (n <= 0 || n == ranks) return TL_EDIVERGED;
+    tl_ticket ticket;
+    TRY(tl__comm_gather_start(comm, TL_AXIS_DP, agree->first, &agree->mine_first, sizeof *agree->first, &ticket, err));
+    TRY(tl__comm_wait(comm, ticket, tl__comm_patience(comm), err));
+    for (int r = 0; r < ranks; r++)
+        if (agree->first[r] > 0 && agree->first[r] < earliest) earliest = agree->first[r];
+    for (int r = 0; r < ranks; r++) n += agree->wrong[r] = agree->first[r] == earliest;
+    if (n == 0 || n == ranks) return TL_EDIVERGED;
+    int first = 0;
     while (!agree->wrong[first]) first++;
     for (agree->speaker = 0; agree->wrong[agree->speaker];) agree->speaker++;
     name_ranks(who, sizeof who, comm, agree->wrong, ranks, n);
     return tl__fail(err, TL_EDIVERGED,
                     "at step %lld %s held other weights than a replay from step %lld gives: its memory or CPU failed "
-                    "after step %lld; do not go on with %s before it is tested, and resume without it",
-                    (long long)step, who, (long long)from, (long long)agree->agreed_step, tl__comm_host(comm, first));
+                    "at step %lld; do not go on with %s before it is tested, and resume without it",
+                    (long long)step, who, (long long)from, (long long)earliest, tl__comm_host(comm, first));
 }

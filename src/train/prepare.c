@@ -608,7 +608,11 @@ static int open_rest(tl_run *run, tl_error *err) {
     int64_t samples = tl__dataset_facts(run->data)->val_samples;
     if (samples > run->config->val_samples) samples = run->config->val_samples;
     TRY(open_sampling(run, err));
-    TRY(tl__agree_open(&run->agree, run->ranks, &run->model.params, run->state.step, err));
+    const tl_train_config *c = run->config;
+    int64_t interval = c->check_every; /* at most: a checkpoint is compared before too */
+    if (c->checkpoint_every > 0 && c->checkpoint_every < interval) interval = c->checkpoint_every;
+    if (run->shape.shard == TL_SHARD_ZERO3) interval = 0; /* of a weight there is only one */
+    TRY(tl__agree_open(&run->agree, run->ranks, &run->model.params, run->state.step, interval, err));
     run->validation = calloc((size_t)samples + 1, 2 * sizeof *run->validation);
     run->peaks = calloc((size_t)run->ranks, sizeof *run->peaks);
     run->step_seconds = calloc((size_t)run->schedule.steps, sizeof *run->step_seconds);

@@ -101,9 +101,9 @@ inject() {
         [ $code -eq 76 ] || fail "$what: exit status $code, expected 76"
         if [ $ranks -gt 2 ]; then says "at step [0-9]* rank $rank ($host) holds other weights than the rest: .* do not go on with $host"
         else # of two nobody has a majority: both go back and come again
-            says "at step [0-9]* rank $rank ($host) held other weights than a replay from step [0-9]* gives: .* do not go on with $host"
+            says "at step [0-9]* rank $rank ($host) held other weights than a replay from step [0-9]* gives: .* failed at step $step; do not go on with $host"
         fi
-        [ "$(grep -c 'failed after step' err)" -eq 1 ] || fail "$what: it is to be said once"
+        [ "$(grep -c 'failed after step\|failed at step' err)" -eq 1 ] || fail "$what: it is to be said once"
         ;;
     esac
     if [ $lost -eq 1 ]; then
