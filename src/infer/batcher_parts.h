@@ -49,7 +49,8 @@ typedef struct tl_sequence { /* one answer of a request */
     int told; /* tokens of the prompt */
     tl_decoder decoder;
     tl_usage usage;
-    bool begun; /* it had a slot once */
+    bool begun;    /* it had a slot once */
+    bool embedded; /* the copy's embedding is there */
 } tl_sequence;
 
 struct tl_copy { /* a request, and all that it needs until it ends: one piece of memory */
@@ -121,7 +122,7 @@ struct tl_batcher {
     tl_pick *pick; /* [step_tokens] */
     int n_picks;
     float *gathered; /* [loss_rows, C] */
-    void *scratch;   /* [threads, 2·V] words, of the sampler */
+    void *scratch;   /* [threads, tl_pick_words(V)] words */
     char *text;      /* decoded bytes of a token */
     size_t text_room;
     tl_batch_step step;
@@ -153,6 +154,16 @@ static inline int tl_ahead(const tl_batcher *b) {
 static inline bool tl_is_older(const tl_sequence *a, const tl_sequence *b) {
     return a->copy->id != b->copy->id ? a->copy->id < b->copy->id : a->choice < b->choice;
 }
+
+/* Scratch of a pick: the sampler's, and logits that a request changes. */
+static inline int64_t tl_pick_words(int V) {
+    return 3 * (int64_t)V;
+}
+
+/* ---- batcher.c ---- */
+
+/* All its choices have ended: it is freed by the next submit or close. */
+void tl__retire(tl_batcher *b, tl_copy *c);
 
 /* ---- request.c ---- */
 

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "infer/batcher_parts.h"
 
 static int check_ids(const char *what, const int32_t *id, int n, int V, tl_error *err) {
@@ -36,6 +37,28 @@ static int check_thinking(const tl_thinking *t, int V, tl_error *err) {
     if (t->most > 0 && t->least > t->most)
         return tl__fail(err, TL_EINVALID, "thinking.least is %d, but at most %d tokens may be thought", t->least,
                         t->most);
+    return 0;
+}
+
+/* What can be asked for and is not done yet: refused by name, never ignored. */
+static int check_undone(const tl_request *r, tl_error *err) {
+    const tl_sampling *p = &r->sampling;
+    const struct {
+        bool asked;
+        const char *name;
+    } undone[] = {
+        {r->n_stop > 0, "stop"},
+        {r->include_stop, "include_stop"},
+        {r->thinking.n_open || r->thinking.n_close || r->thinking.begun || r->thinking.least || r->thinking.most,
+         "thinking"},
+        {p->typical_p != 0 && p->typical_p != 1, "sampling.typical_p"},
+        {p->repetition_penalty != 0 && p->repetition_penalty != 1, "sampling.repetition_penalty"},
+        {p->presence_penalty != 0, "sampling.presence_penalty"},
+        {p->frequency_penalty != 0, "sampling.frequency_penalty"},
+    };
+    for (size_t i = 0; i < sizeof undone / sizeof *undone; i++)
+        if (undone[i].asked)
+            return tl__fail(err, TL_EUNSUPPORTED, "'%s' is not supported yet; leave it out", undone[i].name);
     return 0;
 }
 
@@ -77,7 +100,8 @@ static int check(const tl_batcher *b, const tl_request *r, tl_error *err) {
     TRY(check_pointer("stop_id", r->stop_id, r->n_stop_id, err));
     TRY(check_ids("stop_id", r->stop_id, r->n_stop_id, V, err));
     TRY(check_count("alternatives", r->alternatives, 0, TL_MOST_ALTERNATIVES, err));
-    return check_thinking(&r->thinking, V, err);
+    TRY(check_thinking(&r->thinking, V, err));
+    return check_undone(r, err);
 }
 
 /* ---- the copy ---- */
@@ -147,6 +171,7 @@ int tl__copy_request(tl_copy **out, const tl_batcher *b, const tl_request *r, tl
         s->n = r->n_prompt;
         s->usage.prompt_tokens = r->n_prompt;
     }
+    c->choice[0].usage.submitted_ns = tl__now_ns();
     memcpy(c->choice[0].token, r->prompt, (size_t)r->n_prompt * sizeof *r->prompt);
     c->asked.prompt = c->choice[0].token;
     *out = c;
