@@ -110,8 +110,8 @@ static int measure(tl_batcher_options *settled, int *pages, size_t *bytes, const
 
 int tl__batcher_size(int64_t *kv, int64_t *other, const tl_engine *e, const tl_batcher_options *o, tl_error *err) {
     tl_batcher_options settled;
-    int pages;
-    size_t bytes;
+    int pages = 0;
+    size_t bytes = 0;
     TRY(measure(&settled, &pages, &bytes, e, o, err));
     *kv = pages * page_bytes(&e->model.arch);
     *other = (int64_t)bytes - *kv;
@@ -133,8 +133,8 @@ static int open_door(tl_batcher *b, tl_error *err) {
 int tl__batcher_open(tl_batcher **batcher, tl_engine *e, const tl_batcher_options *o, tl_error *err) {
     tl_batcher_options settled;
     tl_arena arena;
-    int pages;
-    size_t bytes;
+    int pages = 0;
+    size_t bytes = 0;
     *batcher = NULL;
     TRY(measure(&settled, &pages, &bytes, e, o, err));
     if (tl__arena_open(&arena, bytes, err)) return tl__error_prefix(err, "a pool of %d pages", pages);

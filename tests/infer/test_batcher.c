@@ -1,0 +1,378 @@
+/* test_batcher.c — L1 through a crowd: every request gets the tokens and the log-probability bits that a plain session
+ * gives it, whoever else is there, in whatever order they come, however steps are cut, pages run out or are shared. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+#include <math.h>
+#include "base/clock.h"
+#include "base/rng.h"
+#include "families.h"
+#include "infer/batcher.h"
+#include "infer/session.h"
+
+enum { MAX_V = 331, REQUESTS = 20, CHOICES = 3, MOST_MADE = 40, MOST_PROMPT = 120, MODELS = 1 + TEST_FAMILIES };
+
+static const char larger[] =
+    "{\"model_type\":\"llama\",\"vocab_size\":331,\"hidden_size\":64,\"intermediate_size\":168,\"num_hidden_layers\":3,"
+    "\"num_attention_heads\":4,\"num_key_value_heads\":2,\"max_position_embeddings\":160,\"rms_norm_eps\":1e-5,\"rope_"
+    "theta\":10000,"
+    "\"initializer_range\":0.15,\"tie_word_embeddings\":false}";
+
+static tl_engine engines[MODELS];
+
+static int open_engines(void **state) {
+    tl_error err = {0};
+    int status = 0;
+    for (int i = 0; !status && i < MODELS; i++) {
+        tl_engine *e = &engines[i];
+        const char *config = i == 0 ? larger : test_families[i - 1].config;
+        status = tl__ctx_open(&e->ctx, 2, NULL, &err);
+        if (!status) status = tl__arch_parse(&e->arch, config, strlen(config), "config", &err);
+        if (!status) status = tl__model_create(&e->model, &e->arch, 0, &err);
+        if (!status) tl__model_init(&e->model, 5, e->ctx.pool);
+    }
+    if (status) fprintf(stderr, "%s\n", err.text);
+    return status;
+}
+
+static int close_engines(void **state) {
+    for (int i = 0; i < MODELS; i++) {
+        tl__model_close(&engines[i].model);
+        tl__ctx_close(&engines[i].ctx);
+    }
+    return 0;
+}
+
+static uint32_t draw(uint64_t seed, uint64_t i, uint32_t n) {
+    return tl__philox(seed, TL_RNG_TEST, 1, i).v[0] % n;
+}
+
+/* ---- what is asked, and what a session answers ---- */
+
+typedef struct answer {
+    int32_t id[MOST_MADE];
+    float logp[MOST_MADE];
+    int n;
+    tl_finish finish;
+} answer;
+
+typedef struct item {
+    tl_request asked;
+    int32_t prompt[MOST_PROMPT];
+    int32_t stop_id[2];
+    float prompt_logp[MOST_PROMPT]; /* expected */
+    answer expected[CHOICES];
+    /* what came */
+    uint64_t id;
+    answer got[CHOICES];
+    float got_prompt_logp[MOST_PROMPT];
+    int told;
+    bool wrong;
+    int cached, preemptions;
+} item;
+
+static item items[REQUESTS];
+
+/* Prompts of all lengths; most begin with one of two long beginnings, some are equal. */
+static void make_items(const tl_engine *e, uint64_t seed) {
+    const int V = e->arch.V, positions = e->model.positions;
+    const int most = positions - 30 < MOST_PROMPT ? positions - 30 : MOST_PROMPT;
+    memset(items, 0, sizeof items);
+    for (int i = 0; i < REQUESTS; i++) {
+        item *it = &items[i];
+        const uint64_t key = seed * 1000 + (uint64_t)i;
+        const int n = 1 + (int)draw(key, 0, (uint32_t)most), alike = (int)draw(key, 1, 4) * 25;
+        for (int t = 0; t < n; t++) {
+            const uint64_t from = t < alike ? seed * 7 + draw(key, 2, 2) : key;
+            it->prompt[t] = (int32_t)draw(from, 100 + (uint64_t)t, (uint32_t)V);
+        }
+        it->asked = (tl_request){.prompt = it->prompt, .n_prompt = n, .logprobs = true};
+        it->asked.max_tokens = i % 7 == 3 ? 0 : 1 + (int)draw(key, 3, MOST_MADE - 1);
+        it->asked.choices = i % 5 == 2 ? CHOICES : 1;
+        it->asked.prompt_logprobs = i % 3 == 1;
+        if (i % 4) it->asked.sampling = (tl_sampling){.temperature = 0.8f + 0.1f * (float)(i % 4), .seed = key};
+        if (i % 4 == 2) it->asked.sampling.top_k = 20;
+        if (i % 4 == 3) it->asked.sampling.top_p = 0.9f;
+        if (i % 6 == 5) {
+            it->stop_id[0] = (int32_t)draw(key, 4, (uint32_t)V);
+            it->stop_id[1] = (int32_t)draw(key, 5, (uint32_t)V);
+            it->asked.stop_id = it->stop_id;
+            it->asked.n_stop_id = 2;
+        }
+    }
+}
+
+static bool ends(const tl_engine *e, const tl_request *r, int32_t id) {
+    for (int i = 0; i < r->n_stop_id; i++)
+        if (r->stop_id[i] == id) return true;
+    return tl__engine_ends_text(e, id);
+}
+
+static void answer_alone(tl_engine *e, item *it) {
+    const tl_request *r = &it->asked;
+    const int positions = e->model.positions;
+    float logits[MAX_V];
+    int32_t scratch[2 * MAX_V];
+    tl_session *s;
+    assert_int_equal(tl__session_open(&s, &e->model, &e->ctx, positions, 33, NULL), 0);
+    assert_int_equal(tl__session_score(s, r->prompt, r->n_prompt, -1, it->prompt_logp + 1, NULL), 0);
+    for (int c = 0; c < (r->choices > 1 ? r->choices : 1); c++) {
+        answer *a = &it->expected[c];
+        tl_sampling sampling = r->sampling;
+        sampling.seed += (uint64_t)c;
+        *a = (answer){.finish = TL_FINISH_LENGTH};
+        tl__session_rewind(s, 0);
+        assert_int_equal(tl__session_append(s, r->prompt, r->n_prompt, logits, NULL), 0);
+        while (a->n < r->max_tokens && tl__session_length(s) < positions) {
+            const int32_t id =
+                tl__sample(&e->ctx, &sampling, logits, e->arch.V, tl__session_length(s), scratch, &a->logp[a->n]);
+            a->id[a->n++] = id;
+            if (ends(e, r, id)) {
+                a->finish = TL_FINISH_STOP;
+                break;
+            }
+            assert_int_equal(tl__session_append(s, &id, 1, logits, NULL), 0);
+        }
+    }
+    tl__session_close(s);
+}
+
+/* ---- what a batcher tells ---- */
+
+static void note(void *user, const tl_event *e) {
+    item *it = user;
+    answer *a = &it->got[e->choice];
+    if (e->choice >= CHOICES || a->finish) it->wrong = true; /* nothing after the end */
+    if (e->prompt_at >= 0) {
+        if (e->prompt_at != it->told || e->id != it->prompt[it->told] || a->n > 0) it->wrong = true;
+        it->got_prompt_logp[it->told++] = e->logp;
+    } else if (e->id >= 0) {
+        if (a->n >= MOST_MADE) it->wrong = true;
+        else a->id[a->n] = e->id, a->logp[a->n++] = e->logp;
+    }
+    a->finish = e->finish;
+    if (e->finish) it->cached += e->usage->cached_tokens, it->preemptions += e->usage->preemptions;
+}
+
+typedef struct setting {
+    int model, threads, step_tokens, pages, running;
+    bool no_cache, cancels;
+} setting;
+
+static void check_item(const item *it, bool may_be_cut, uint64_t seed, int i) {
+    const tl_request *r = &it->asked;
+    assert_false(it->wrong);
+    for (int c = 0; c < (r->choices > 1 ? r->choices : 1); c++) {
+        const answer *a = &it->got[c], *x = &it->expected[c];
+        const bool cut = may_be_cut && a->finish == TL_FINISH_CANCELLED;
+        if (a->finish != x->finish && !cut)
+            fail_msg("seed %llu, request %d, choice %d: finish %d, expected %d", (unsigned long long)seed, i, c,
+                     a->finish, x->finish);
+        if (cut ? a->n > x->n : a->n != x->n)
+            fail_msg("seed %llu, request %d: %d tokens, expected %d", (unsigned long long)seed, i, a->n, x->n);
+        for (int t = 0; t < a->n; t++)
+            if (a->id[t] != x->id[t] || memcmp(&a->logp[t], &x->logp[t], sizeof(float)))
+                fail_msg("seed %llu, request %d, choice %d, token %d: id %d at %.9g, expected %d at %.9g",
+                         (unsigned long long)seed, i, c, t, (int)a->id[t], (double)a->logp[t], (int)x->id[t],
+                         (double)x->logp[t]);
+    }
+    if (!r->prompt_logprobs) {
+        assert_int_equal(it->told, 0);
+        return;
+    }
+    if (!(may_be_cut && it->got[0].finish == TL_FINISH_CANCELLED)) assert_int_equal(it->told, r->n_prompt);
+    for (int t = 1; t < it->told; t++)
+        if (memcmp(&it->got_prompt_logp[t], &it->prompt_logp[t], sizeof(float)))
+            fail_msg("seed %llu, request %d: the prompt's token %d has %.9g, expected %.9g", (unsigned long long)seed, i,
+                     t, (double)it->got_prompt_logp[t], (double)it->prompt_logp[t]);
+}
+
+/* All requests through one batcher, in an order and at times drawn from the seed. */
+static tl_batcher_facts run(const setting *how, uint64_t seed) {
+    tl_engine engine = engines[how->model];
+    tl_error err = {0};
+    tl_batcher *b;
+    assert_int_equal(tl__ctx_open(&engine.ctx, how->threads, NULL, &err), 0);
+    const int64_t page = 2 * (int64_t)engine.arch.L * engine.arch.Hkv * engine.arch.D * TL_KV_BLOCK * 4;
+    tl_batcher_options o = {.kv_bytes = page * how->pages,
+                            .step_tokens = how->step_tokens,
+                            .running = how->running,
+                            .no_prefix_cache = how->no_cache};
+    if (tl__batcher_open(&b, &engine, &o, &err)) fail_msg("%s", err.text);
+    int order[REQUESTS], at = 0, steps = 0;
+    for (int i = 0; i < REQUESTS; i++) {
+        const int j = (int)draw(seed, (uint64_t)i, (uint32_t)i + 1);
+        order[i] = order[j];
+        order[j] = i;
+        item *it = &items[i];
+        memset(it->got, 0, sizeof it->got);
+        it->told = it->cached = it->preemptions = 0;
+        it->wrong = false;
+    }
+    for (int rows = 1; at < REQUESTS || rows > 0; steps++) {
+        assert_true(steps < 20000); /* nothing is stuck */
+        for (int n = (int)draw(seed, 100 + (uint64_t)steps, 3); at < REQUESTS && n > 0; n--, at++) {
+            item *it = &items[order[at]];
+            it->asked.event = note;
+            it->asked.user = it;
+            if (tl__batcher_submit(b, &it->asked, &it->id, &err)) fail_msg("%s", err.text);
+        }
+        if (how->cancels && steps % 5 == 4 && at > 0)
+            tl__batcher_cancel(b, items[order[draw(seed, 50000 + (uint64_t)steps, (uint32_t)at)]].id);
+        rows = tl__batcher_step(b, 0, &err);
+        assert_true(rows >= 0 && rows <= how->step_tokens);
+    }
+    tl_batcher_facts facts;
+    tl__batcher_describe(b, &facts);
+    assert_int_equal(facts.running, 0);
+    assert_int_equal(facts.waiting, 0);
+    assert_int_equal(facts.used_pages, 0); /* no page leaked */
+    if (how->no_cache) assert_int_equal(facts.cached_pages, 0);
+    tl__batcher_close(b);
+    tl__ctx_close(&engine.ctx);
+    for (int i = 0; i < REQUESTS; i++) check_item(&items[i], how->cancels, seed, i);
+    return facts;
+}
+
+/* ---- the law ---- */
+
+static void prepare(int model, uint64_t seed) {
+    make_items(&engines[model], seed);
+    for (int i = 0; i < REQUESTS; i++) answer_alone(&engines[model], &items[i]);
+}
+
+static int shuffles(void) {
+    const char *n = getenv("TRILITH_TEST_SHUFFLES"); /* more of them, by hand */
+    return n ? atoi(n) : 24;
+}
+
+static void L1_a_crowd_is_answered_as_one(void **state) {
+    static const int steps[] = {1, 3, 17, 40, 64, 512}, running[] = {1, 2, 5, 64};
+    int64_t hits = 0, preemptions = 0;
+    for (int k = 0; k < shuffles(); k++) {
+        const uint64_t key = 77 + (uint64_t)k;
+        const int model = k % 2 ? 0 : 1 + (k / 2) % (MODELS - 1), positions = engines[model].model.positions;
+        const int least = (positions + TL_KV_BLOCK - 1) / TL_KV_BLOCK;
+        if (k % 2 == 0 || k == 1) prepare(model, key);
+        else prepare(0, 5);
+        const setting how = {.model = model,
+                             .threads = 1 + k % 3,
+                             .step_tokens = steps[draw(key, 0, 6)],
+                             .running = running[draw(key, 1, 4)],
+                             .pages = least + (int[]){0, 3, 12, 200}[draw(key, 2, 4)],
+                             .no_cache = draw(key, 3, 3) == 0,
+                             .cancels = draw(key, 4, 3) == 0};
+        const tl_batcher_facts facts = run(&how, key);
+        hits += facts.prefix_hits;
+        preemptions += facts.preemptions;
+    }
+    assert_true(hits > 0 && preemptions > 0); /* what was to be proved harmless took place */
+}
+
+/* ---- the rest of the contract ---- */
+
+static tl_batcher *open_batcher(tl_engine *e, const tl_batcher_options *o) {
+    tl_batcher *b;
+    tl_error err = {0};
+    if (tl__batcher_open(&b, e, o, &err)) fail_msg("%s", err.text);
+    return b;
+}
+
+static void run_out(tl_batcher *b) {
+    for (int i = 0; tl__batcher_step(b, 0, NULL) > 0; i++) assert_true(i < 10000);
+}
+
+static void what_is_not_done_is_refused_by_name(void **state) {
+    tl_engine *e = &engines[0];
+    tl_batcher *b;
+    tl_error err = {0};
+    uint64_t id;
+    assert_int_equal(tl__batcher_open(&b, e, &(tl_batcher_options){.kv_type = TL_F16}, &err), TL_EUNSUPPORTED);
+    assert_int_equal(tl__batcher_open(&b, e, &(tl_batcher_options){.look_up = 4}, &err), TL_EUNSUPPORTED);
+    assert_int_equal(tl__batcher_open(&b, e, &(tl_batcher_options){.draft = e}, &err), TL_EUNSUPPORTED);
+    assert_int_equal(tl__batcher_open(&b, e, &(tl_batcher_options){.kv_bytes = 1}, &err), TL_EINVALID);
+    assert_int_equal(tl__batcher_open(&b, e, &(tl_batcher_options){.positions = 161}, &err), TL_EINVALID);
+    assert_null(b);
+    b = open_batcher(e, NULL);
+    int32_t prompt[200] = {1, 2, 3};
+    const tl_request plain = {.prompt = prompt, .n_prompt = 3, .max_tokens = 2, .event = note, .user = &items[0]};
+    tl_request r = plain;
+    r.sampling.repetition_penalty = 1.1f;
+    assert_int_equal(tl__batcher_submit(b, &r, &id, &err), TL_EUNSUPPORTED);
+    assert_non_null(strstr(err.text, "repetition_penalty"));
+    r = plain;
+    r.sampling.typical_p = 0.5f;
+    assert_int_equal(tl__batcher_submit(b, &r, &id, &err), TL_EUNSUPPORTED);
+    r = plain;
+    r.thinking.most = 5;
+    assert_int_equal(tl__batcher_submit(b, &r, &id, &err), TL_EUNSUPPORTED);
+    assert_non_null(strstr(err.text, "thinking"));
+    r = plain;
+    r.n_prompt = 161;
+    assert_int_equal(tl__batcher_submit(b, &r, &id, &err), TL_EINVALID);
+    assert_non_null(strstr(err.text, "1 more")); /* says by how much */
+    r = plain;
+    prompt[1] = 331;
+    assert_int_equal(tl__batcher_submit(b, &r, &id, &err), TL_EINVALID);
+    tl__batcher_close(b);
+}
+
+static void what_never_fits_and_too_many_are_refused(void **state) {
+    tl_engine *e = &engines[0];
+    const int64_t page = 2 * (int64_t)e->arch.L * e->arch.Hkv * e->arch.D * TL_KV_BLOCK * 4;
+    tl_batcher *b = open_batcher(e, &(tl_batcher_options){.kv_bytes = 2 * page, .waiting = 2});
+    tl_batcher_facts facts;
+    tl_error err = {0};
+    uint64_t id;
+    tl__batcher_describe(b, &facts);
+    assert_int_equal(facts.positions, 32);
+    int32_t prompt[40] = {0};
+    memset(items, 0, sizeof items);
+    tl_request r = {.prompt = prompt, .n_prompt = 33, .max_tokens = 2, .event = note, .user = &items[0]};
+    assert_int_equal(tl__batcher_submit(b, &r, &id, &err), TL_EINVALID);
+    r.n_prompt = 20;
+    r.max_tokens = 100; /* as far as there is room */
+    r.ignore_eos = true;
+    for (int i = 0; i < 2; i++) {
+        r.user = &items[i];
+        assert_int_equal(tl__batcher_submit(b, &r, &id, &err), 0);
+    }
+    assert_int_equal(tl__batcher_submit(b, &r, &id, &err), TL_EBUSY);
+    run_out(b);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(items[i].got[0].finish, TL_FINISH_LENGTH);
+        assert_int_equal(items[i].got[0].n, 12);
+    }
+    assert_int_equal(tl__batcher_submit(b, &r, &id, &err), 0); /* there is room again; close ends it */
+    items[1].got[0] = (answer){0};
+    tl__batcher_close(b);
+    assert_int_equal(items[1].got[0].finish, TL_FINISH_CANCELLED);
+}
+
+static void a_deadline_ends_a_request(void **state) {
+    tl_engine *e = &engines[0];
+    tl_batcher *b = open_batcher(e, NULL);
+    int32_t prompt[3] = {1, 2, 3};
+    uint64_t id;
+    memset(items, 0, sizeof items);
+    tl_request r = {.prompt = prompt, .n_prompt = 3, .max_tokens = 9, .choices = 3, .event = note, .user = &items[0],
+                    .deadline_ns = 1};
+    assert_int_equal(tl__batcher_submit(b, &r, &id, NULL), 0);
+    run_out(b);
+    for (int c = 0; c < 3; c++) assert_int_equal(items[0].got[c].finish, TL_FINISH_DEADLINE);
+    tl__batcher_close(b);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(L1_a_crowd_is_answered_as_one),
+        cmocka_unit_test(what_is_not_done_is_refused_by_name),
+        cmocka_unit_test(what_never_fits_and_too_many_are_refused),
+        cmocka_unit_test(a_deadline_ends_a_request),
+    };
+    return cmocka_run_group_tests(tests, open_engines, close_engines);
+}
