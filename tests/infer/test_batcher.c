@@ -8,6 +8,8 @@
 #include <string.h>
 #include <cmocka.h>
 #include <math.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include "base/clock.h"
 #include "base/rng.h"
 #include "families.h"
@@ -23,6 +25,32 @@ static const char larger[] =
     "\"initializer_range\":0.15,\"tie_word_embeddings\":false}";
 
 static tl_engine engines[MODELS];
+
+/* ---- counting heap calls: the C library's own entry points, except under a sanitizer, which has its own ---- */
+
+static _Thread_local int64_t heap_calls; /* of this thread */
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) && defined(__GLIBC__)
+#define COUNTS_HEAP 1
+extern void *__libc_malloc(size_t), *__libc_calloc(size_t, size_t), *__libc_realloc(void *, size_t), __libc_free(void *);
+void *malloc(size_t n) {
+    heap_calls++;
+    return __libc_malloc(n);
+}
+void *calloc(size_t n, size_t size) {
+    heap_calls++;
+    return __libc_calloc(n, size);
+}
+void *realloc(void *p, size_t n) {
+    heap_calls++;
+    return __libc_realloc(p, n);
+}
+void free(void *p) {
+    heap_calls++;
+    __libc_free(p);
+}
+#else
+#define COUNTS_HEAP 0
+#endif
 
 static int open_engines(void **state) {
     tl_error err = {0};
@@ -72,8 +100,13 @@ typedef struct item {
     float got_prompt_logp[MOST_PROMPT];
     int told;
     bool wrong;
-    int cached, preemptions;
+    int preemptions;               /* of the first choice */
+    tl_candidate top[MOST_MADE][4]; /* of the first choice's tokens */
+    float embedding[64];
+    bool embedded;
 } item;
+
+static atomic_int n_ended;
 
 static item items[REQUESTS];
 
@@ -155,7 +188,10 @@ static void note(void *user, const tl_event *e) {
         else a->id[a->n] = e->id, a->logp[a->n++] = e->logp;
     }
     a->finish = e->finish;
-    if (e->finish) it->cached += e->usage->cached_tokens, it->preemptions += e->usage->preemptions;
+    if (e->choice == 0 && e->id >= 0 && e->n_top == 4) memcpy(it->top[a->n - 1], e->top, sizeof it->top[0]);
+    if (e->choice == 0) it->preemptions = e->usage->preemptions;
+    if (e->embedding) memcpy(it->embedding, e->embedding, sizeof it->embedding), it->embedded = true;
+    n_ended += e->finish != TL_FINISH_NONE;
 }
 
 typedef struct setting {
@@ -210,7 +246,7 @@ static tl_batcher_facts run(const setting *how, uint64_t seed) {
         order[j] = i;
         item *it = &items[i];
         memset(it->got, 0, sizeof it->got);
-        it->told = it->cached = it->preemptions = 0;
+        it->told = it->preemptions = 0;
         it->wrong = false;
     }
     for (int rows = 1; at < REQUESTS || rows > 0; steps++) {
@@ -223,7 +259,9 @@ static tl_batcher_facts run(const setting *how, uint64_t seed) {
         }
         if (how->cancels && steps % 5 == 4 && at > 0)
             tl__batcher_cancel(b, items[order[draw(seed, 50000 + (uint64_t)steps, (uint32_t)at)]].id);
+        const int64_t calls = heap_calls;
         rows = tl__batcher_step(b, 0, &err);
+        assert_int_equal(heap_calls, calls);
         assert_true(rows >= 0 && rows <= how->step_tokens);
     }
     tl_batcher_facts facts;
@@ -234,6 +272,7 @@ static tl_batcher_facts run(const setting *how, uint64_t seed) {
     if (how->no_cache) assert_int_equal(facts.cached_pages, 0);
     tl__batcher_close(b);
     tl__ctx_close(&engine.ctx);
+    assert_int_equal(items[order[0]].preemptions, 0); /* the oldest keeps what it has */
     for (int i = 0; i < REQUESTS; i++) check_item(&items[i], how->cancels, seed, i);
     return facts;
 }
@@ -367,12 +406,139 @@ static void a_deadline_ends_a_request(void **state) {
     tl__batcher_close(b);
 }
 
+/* ---- from several threads ---- */
+
+typedef struct client {
+    tl_batcher *b;
+    int first;
+    bool failed;
+} client;
+
+static void *submit_half(void *user) {
+    client *c = user;
+    for (int i = c->first; i < REQUESTS; i += 2) {
+        c->failed |= tl__batcher_submit(c->b, &items[i].asked, &items[i].id, NULL) != 0;
+        tl__batcher_cancel(c->b, 1000000 + (uint64_t)i); /* nobody */
+        tl_batcher_facts facts;
+        tl__batcher_describe(c->b, &facts);
+    }
+    tl__batcher_wake(c->b);
+    return NULL;
+}
+
+static void requests_come_from_any_thread(void **state) {
+    prepare(0, 6);
+    int choices = 0;
+    for (int i = 0; i < REQUESTS; i++) {
+        items[i].asked.event = note;
+        items[i].asked.user = &items[i];
+        choices += items[i].asked.choices;
+    }
+    tl_batcher *b = open_batcher(&engines[0], &(tl_batcher_options){.step_tokens = 50});
+    client clients[2] = {{b, 0, false}, {b, 1, false}};
+    pthread_t threads[2];
+    n_ended = 0;
+    for (int i = 0; i < 2; i++) assert_int_equal(pthread_create(&threads[i], NULL, submit_half, &clients[i]), 0);
+    for (int steps = 0; n_ended < choices; steps++) {
+        assert_true(steps < 20000);
+        tl__batcher_step(b, 10000000, NULL);
+    }
+    for (int i = 0; i < 2; i++) pthread_join(threads[i], NULL);
+    tl__batcher_close(b);
+    assert_false(clients[0].failed || clients[1].failed);
+    for (int i = 0; i < REQUESTS; i++) check_item(&items[i], false, 6, i);
+}
+
+/* ---- what a request may change ---- */
+
+static item *ask(tl_batcher *b, item *it, const tl_request *r) {
+    tl_request asked = *r;
+    tl_error err = {0};
+    memset(it, 0, sizeof *it);
+    asked.event = note;
+    asked.user = it;
+    if (tl__batcher_submit(b, &asked, &it->id, &err)) fail_msg("%s", err.text);
+    run_out(b);
+    assert_true(it->got[0].finish != TL_FINISH_NONE);
+    return it;
+}
+
+static void forbid_all_but_9(void *user, const int32_t *made, int n, float *logits) {
+    for (int i = 0; i < n; i++)
+        if (made[i] != 9) logits[9] = -INFINITY; /* never: the ids made so far are what was told */
+    for (int i = 0; i < 331; i++)
+        if (i != 9) logits[i] = -INFINITY;
+}
+
+static void bias_alternatives_and_least_tokens(void **state) {
+    tl_engine *e = &engines[0];
+    tl_batcher *b = open_batcher(e, NULL);
+    int32_t prompt[5] = {5, 4, 3, 2, 1};
+    const tl_request plain = {
+        .prompt = prompt, .n_prompt = 5, .max_tokens = 4, .logprobs = true, .alternatives = 4, .ignore_eos = true};
+    static item it, other;
+    ask(b, &it, &plain);
+    for (int t = 0; t < 4; t++) { /* greedy: the likeliest is the pick */
+        assert_int_equal(it.top[t][0].id, it.got[0].id[t]);
+        assert_memory_equal(&it.top[t][0].logp, &it.got[0].logp[t], sizeof(float));
+        for (int k = 1; k < 4; k++) assert_true(it.top[t][k].logp <= it.top[t][k - 1].logp);
+    }
+    const tl_candidate first = it.top[0][0], second = it.top[0][1];
+
+    tl_request r = plain; /* what is forbidden gives way to the next, whose probability stays the model's */
+    const tl_logit_bias never = {first.id, -INFINITY};
+    r.bias = &never;
+    r.n_bias = 1;
+    ask(b, &other, &r);
+    assert_int_equal(other.got[0].id[0], second.id);
+    assert_memory_equal(&other.got[0].logp[0], &second.logp, sizeof(float));
+    assert_int_equal(other.top[0][0].id, first.id);
+
+    r = plain; /* a stop cannot come too early */
+    r.stop_id = &first.id;
+    r.n_stop_id = 1;
+    ask(b, &other, &r);
+    assert_int_equal(other.got[0].n, 1);
+    assert_int_equal(other.got[0].finish, TL_FINISH_STOP);
+    r.min_tokens = 1;
+    ask(b, &other, &r);
+    assert_int_equal(other.got[0].id[0], second.id);
+
+    r = plain;
+    r.constrain = forbid_all_but_9;
+    ask(b, &other, &r);
+    for (int t = 0; t < 4; t++) assert_int_equal(other.got[0].id[t], 9);
+    tl__batcher_close(b);
+}
+
+static void an_embedding_has_unit_length_and_its_bits(void **state) {
+    tl_engine *e = &engines[0];
+    assert_int_equal(e->arch.C, 64);
+    static item it, other;
+    int32_t prompt[50];
+    for (int i = 0; i < 50; i++) prompt[i] = (int32_t)draw(8, (uint64_t)i, 331);
+    const tl_request r = {.prompt = prompt, .n_prompt = 50, .embed = true};
+    for (int k = 0; k < 2; k++) { /* in one piece, and in many */
+        tl_batcher *b = open_batcher(e, &(tl_batcher_options){.step_tokens = k ? 7 : 512});
+        ask(b, k ? &other : &it, &r);
+        tl__batcher_close(b);
+    }
+    assert_true(it.embedded && other.embedded);
+    assert_memory_equal(it.embedding, other.embedding, sizeof it.embedding);
+    double sum = 0;
+    for (int i = 0; i < 64; i++) sum += (double)it.embedding[i] * (double)it.embedding[i];
+    assert_true(sum > 1 - 1e-6 && sum < 1 + 1e-6); /* 64 roundings to f32, each 2⁻²⁴ of its element: at most 2⁻²³ */
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(L1_a_crowd_is_answered_as_one),
         cmocka_unit_test(what_is_not_done_is_refused_by_name),
         cmocka_unit_test(what_never_fits_and_too_many_are_refused),
         cmocka_unit_test(a_deadline_ends_a_request),
+        cmocka_unit_test(requests_come_from_any_thread),
+        cmocka_unit_test(bias_alternatives_and_least_tokens),
+        cmocka_unit_test(an_embedding_has_unit_length_and_its_bits),
     };
     return cmocka_run_group_tests(tests, open_engines, close_engines);
 }
