@@ -38,7 +38,6 @@ typedef enum tl_status {
     TL_ESTOPPED = -11,    /* asked to stop by a signal */
     TL_ECOMM = -12,       /* another rank is gone, late or out of step: the same run may go on elsewhere */
     TL_EDIVERGED = -13,   /* a rank computed other bits than the rest: its machine is not to be trusted */
-    TL_EBUSY = -14,       /* as much as can wait is waiting: come again later */
 } tl_status;
 
 typedef struct tl_error {
@@ -104,10 +103,6 @@ typedef struct tl_sampling {
     int top_k;         /* among so many of the likeliest; 0: off */
     float top_p;       /* among the fewest that hold this share of the probability; 0 or 1: off */
     float min_p;       /* none less likely than this share of the likeliest; 0: off */
-    float typical_p;   /* among those nearest the entropy that hold this share (Meister et al. 2023); 0 or 1: off */
-    /* What the sequence holds already is less likely: logits divided by repetition where positive, else multiplied (Keskar et al.
-     * 2019; prompt and answer; 0 or 1: off), less presence, less frequency for each time (the answer alone, as OpenAI does). */
-    float repetition_penalty, presence_penalty, frequency_penalty;
     uint64_t seed;     /* the draw is a function of seed, position and logits alone */
 } tl_sampling;
 
