@@ -170,6 +170,14 @@ def same_lines(trilith, tokenizer, lines, folder):
     return f"{2 * len(lines)} texts, {sum(map(len, want))} ids"
 
 
+def runs_of_one(rng):
+    """A unigram tokenizer of runs: many paths have the same sum but for its last bit, which the scores' own last bits decide."""
+    vocab = [("<unk>", 0.0)] + [(c * k, -12 * rng.random() * k ** 0.5) for c in "*-=+" for k in (1, 2, 3, 4, 5, 8, 16)]
+    t = Tokenizer(M.Unigram(vocab, 0, False))
+    t.pre_tokenizer, t.decoder = (kind(prepend_scheme="never", split=False) for kind in (P.Metaspace, D.Metaspace))
+    return t
+
+
 def run(checks, trilith, real, at, lines=20_000, seed=5):
     rng = random.Random(seed)
     real = [line for line in real.split("\n") if line]
@@ -182,3 +190,5 @@ def run(checks, trilith, real, at, lines=20_000, seed=5):
                 decorate(tokenizer)
             return same_lines(trilith, tokenizer, generated, at("tokenizers", str(i)))
         checks.run(f"tokenizer lines: {name}", check)
+    runs = [rng.choice("*-=+") * rng.randint(1, 90) for _ in range(300)]
+    checks.run("tokenizer lines: unigram, runs", lambda: [same_lines(trilith, runs_of_one(rng), runs, at("tokenizers", "runs")) for _ in range(10)][-1])

@@ -85,13 +85,14 @@ static tl_batcher *place(tl_arena *arena, const tl_engine *e, const tl_batcher_o
     b->pos = TL_TAKE(arena, int32_t, rows);
     b->seq_row = TL_TAKE(arena, int32_t, running + 1);
     b->seq_block = TL_TAKE(arena, int32_t, running);
-    b->block = TL_TAKE(arena, int32_t, (int64_t)running *b->row_pages);
+    b->block = TL_TAKE(arena, int32_t, (int64_t)running * b->row_pages);
     b->found = TL_TAKE(arena, int32_t, b->row_pages);
     b->piece = TL_TAKE(arena, tl_piece, running);
     b->pick = TL_TAKE(arena, tl_pick, rows);
     b->gathered = TL_TAKE(arena, float, (int64_t)b->acts.loss_rows * a->C);
     b->scratch = TL_TAKE(arena, int32_t, tl__pool_threads(e->ctx.pool) * tl_pick_words(a->V));
-    b->text_room = e->tokenizer ? 2 * tl__tokenizer_decode_room(e->tokenizer) : 0; /* a token's, and what was held back */
+    b->text_room =
+        e->tokenizer ? 2 * tl__tokenizer_decode_room(e->tokenizer) : 0; /* a token's, and what was held back */
     b->text = TL_TAKE(arena, char, b->text_room);
     return real;
 }

@@ -6,7 +6,7 @@
  * row of every running sequence, or several where tokens are proposed ahead, then pieces of prompts. Where pages run
  * out the youngest sequence gives its own back and is computed again later, to the same bits.
  *
- * One thread owns a batcher and calls open, step, settle and close; submit, cancel and wake may come from any. */
+ * One thread owns a batcher and calls open, step and close; submit, cancel and wake may come from any. */
 #ifndef TL_INFER_BATCHER_H
 #define TL_INFER_BATCHER_H
 
@@ -23,13 +23,13 @@ typedef struct tl_batch_step { /* what one step did */
 } tl_batch_step;
 
 typedef struct tl_batcher_options { /* 0 everywhere: what is said in brackets */
-    int64_t
-        kv_bytes; /* of the pool of pages (room for `running` sequences of `positions`, at most half of free memory) */
-    tl_type kv_type;      /* of keys and values as stored: F32 (0), F16, BF16, Q8_0 */
-    int running;          /* most sequences at once (64) */
-    int waiting;          /* most requests that wait; one more is TL_EBUSY (1024) */
-    int step_tokens;      /* most rows of a step (512) */
-    int positions;        /* most tokens of a sequence (the model's) */
+    int64_t kv_bytes; /* of the pool of pages (room for `running` of 2048 positions, or of `positions` if fewer, and no
+                       * more than a quarter of free memory) */
+    tl_type kv_type;  /* of keys and values as stored: F32 (0), F16, BF16, Q8_0 */
+    int running;      /* most sequences at once (64), and no more than step_tokens */
+    int waiting;      /* most requests that wait; one more is TL_EBUSY (1024) */
+    int step_tokens;  /* most rows of a step (512) */
+    int positions;    /* most tokens of a sequence (the model's) */
     bool no_prefix_cache; /* nothing is shared or kept */
     int look_up;          /* most tokens proposed from the sequence's own past, a step (0: none) */
     tl_engine
@@ -77,7 +77,7 @@ typedef struct tl_usage {
     int proposed, accepted;
     int preemptions;
     int64_t submitted_ns, scheduled_ns, first_ns,
-        last_ns; /* tl__clock_ns: when it came, began, and gave its first and last token; 0: not yet */
+        last_ns; /* tl__now_ns: when it came, began, and gave its first and last token; 0: not yet */
 } tl_usage;
 
 /* What a request is told, in order. Everything pointed at lasts for the call. */
@@ -122,8 +122,9 @@ typedef struct tl_request {
     bool embed;           /* the last event holds the final hidden row of the prompt's last token, of unit length */
     bool no_look_ahead;   /* plain decoding for this one */
     tl_thinking thinking;
-    int64_t deadline_ns; /* on tl__clock_ns; 0: none */
-    /* Seam for grammars: may lower logits[V] to −INFINITY before sampling, knowing the ids made so far. NULL: none. */
+    int64_t deadline_ns; /* on tl__now_ns; 0: none */
+    /* Seam for grammars: may lower logits[V] to −INFINITY before sampling, knowing the ids made so far. NULL: none.
+     * Inside step, on any thread of the engine's pool; several at once for the choices of one request. */
     void (*constrain)(void *user, const int32_t *made, int n, float *logits);
     /* On the owner's thread, inside step; must not block, and may call cancel. The last one has a finish. */
     void (*event)(void *user, const tl_event *event);

@@ -57,10 +57,10 @@ struct tl_copy { /* a request, and all that it needs until it ends: one piece of
     uint64_t id;
     tl_request asked; /* what it points at is in this piece */
     atomic_bool cancelled;
-    bool begun;           /* a sequence had a slot once: it waits no more (under the lock) */
-    int open;             /* choices that have not ended */
-    int most;             /* tokens that a choice may make */
-    float *embedding;     /* [C] where asked for */
+    bool begun;             /* a sequence had a slot once: it waits no more (under the lock) */
+    int open;               /* choices that have not ended */
+    int most;               /* tokens that a choice may make */
+    float *embedding;       /* [C] where asked for */
     tl_copy *next, *before; /* of all that have not ended (under the lock) */
     tl_copy *next_new;      /* of those that the owner has not seen (under the lock) */
     tl_sequence choice[];
@@ -69,8 +69,8 @@ struct tl_copy { /* a request, and all that it needs until it ends: one piece of
 /* Rows of a step that belong to one sequence: its tokens [length, length + rows). */
 typedef struct tl_piece {
     tl_sequence *sequence;
-    int first;            /* row */
-    int pick, picks;      /* of the step's */
+    int first;       /* row */
+    int pick, picks; /* of the step's */
 } tl_piece;
 
 /* A row whose logits matter. */

@@ -21,7 +21,7 @@ void tl__prefix_place(tl_prefix *t, tl_arena *arena, tl_pages *pages, uint64_t s
     t->chain = TL_TAKE(arena, int32_t, n);
     t->parent = TL_TAKE(arena, int32_t, n);
     t->children = TL_TAKE(arena, int32_t, n);
-    t->token = TL_TAKE(arena, int32_t, (int64_t)n *TL_KV_BLOCK);
+    t->token = TL_TAKE(arena, int32_t, (int64_t)n * TL_KV_BLOCK);
     if (!arena->dry) memset(t->bucket, -1, (size_t)buckets * sizeof *t->bucket);
 }
 
@@ -52,7 +52,7 @@ int tl__prefix_find(const tl_prefix *t, int32_t *page, const int32_t *tokens, in
 
 int32_t tl__prefix_add(tl_prefix *t, int32_t parent, const int32_t *tokens, int32_t page) {
     const int32_t there = child(t, parent, tokens);
-    if (there >= 0) return there; /* T3 */
+    if (there >= 0) return there;                                                    /* T3 */
     assert(parent < 0 || (t->pages->kept[parent] && t->pages->holders[parent] > 0)); /* T1 */
     assert(!t->pages->kept[page]);
     int32_t *bucket = bucket_of(t, parent, tokens);

@@ -257,8 +257,8 @@ void tl__schedule(tl_batcher *b) {
     int left = b->options.step_tokens;
     for (int i = 0; i < b->n_active; i++) {
         tl_sequence *s = b->active[i];
-        assert(i == 0 || tl_is_older(b->active[i - 1], s));                         /* S1 */
-        assert((s->n - s->length > 1) == (s->state == TL_SEQUENCE_READING));        /* S3 */
+        assert(i == 0 || tl_is_older(b->active[i - 1], s));                  /* S1 */
+        assert((s->n - s->length > 1) == (s->state == TL_SEQUENCE_READING)); /* S3 */
         if (s->state == TL_SEQUENCE_RUNNING) s->rows = 1, left--;
     }
     give_prompts(b, left);

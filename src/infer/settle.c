@@ -133,7 +133,8 @@ static void settle_piece(tl_batcher *b, const tl_piece *piece, int64_t now_ns) {
     assert(s->length <= s->n);
     tl__share_pages(b, s);
     if (s->choice == 0) {
-        if (c->embedding && from < prompt && s->length >= prompt) keep_embedding(b, s, piece->first + prompt - 1 - from);
+        if (c->embedding && from < prompt && s->length >= prompt)
+            keep_embedding(b, s, piece->first + prompt - 1 - from);
         if (c->asked.prompt_logprobs && s->told == 0) tell_prompt(s, 0, s->token[0], NULL);
         if (s->length >= prompt) bear_choices(b, c);
     }

@@ -38,8 +38,8 @@ static int read_template(const tl_token_reader *r, const json_t *obj) {
         const json_t *item = json_array_get(single, i), *special = json_object_get(item, "SpecialToken");
         const char *name = json_string_value(json_object_get(special, "id"));
         /* A special token of the template may stand for several. */
-        const json_t *tokens = name ? json_object_get(json_object_get(json_object_get(obj, "special_tokens"), name), "tokens")
-                                    : NULL;
+        const json_t *tokens =
+            name ? json_object_get(json_object_get(json_object_get(obj, "special_tokens"), name), "tokens") : NULL;
         if (json_object_get(item, "Sequence")) before = false;
         else if (json_is_array(tokens))
             for (size_t k = 0; k < json_array_size(tokens) && !status; k++)
@@ -181,7 +181,8 @@ static int read_bpe(const tl_token_reader *r, const json_t *model) {
     if (!status) status = read_vocab(r, json_object_get(model, "vocab"));
     if (!status) status = read_merges(r, json_object_get(model, "merges"));
     if (!status && unk && unk[0]) tok->unk = tl__bpe_find(tok, unk, strlen(unk));
-    /* Bytes are byte-level BPE's alphabet where a pre-tokenizer makes them; as the last step that is not even spelled. */
+    /* Bytes are byte-level BPE's alphabet where a pre-tokenizer makes them; as the last step that is not even spelled.
+     */
     tok->model = TL_MODEL_CHARS;
     for (int i = 0; i < tok->n_pre && !status; i++) {
         if (tok->pre[i].kind != TL_PRE_BYTES) continue;
@@ -192,14 +193,14 @@ static int read_bpe(const tl_token_reader *r, const json_t *model) {
     }
     if (tok->model == TL_MODEL_BYTES && !tok->mapped) tok->n_pre--;
     if (!status && unk && unk[0] && tok->unk < 0 && tok->model == TL_MODEL_CHARS)
-        status = tl__fail(r->err, TL_EFORMAT, "%s: unk_token \"%.60s\" is not in the vocabulary; check the file", r->where,
-                          unk);
+        status = tl__fail(r->err, TL_EFORMAT, "%s: unk_token \"%.60s\" is not in the vocabulary; check the file",
+                          r->where, unk);
     return status;
 }
 
 /* A score as the library has it, which may be one bit off the nearest: its reader (serde_json, without float_roundtrip)
- * takes the digits as one integer, rounds that, and divides. Sums of scores tie, and the last bit decides. The digits of
- * the file are the fewest that give x; up to fifteen are exact either way. */
+ * takes the digits as one integer, rounds that, and divides. Sums of scores tie, and the last bit decides. The digits
+ * of the file are the fewest that give x; up to fifteen are exact either way. */
 static double score_as_read(double x) {
     static const double power[] = {1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,  1e8,  1e9,  1e10, 1e11,
                                    1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22};

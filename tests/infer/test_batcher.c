@@ -31,7 +31,8 @@ static tl_engine engines[MODELS];
 static _Thread_local int64_t heap_calls; /* of this thread */
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) && defined(__GLIBC__)
 #define COUNTS_HEAP 1
-extern void *__libc_malloc(size_t), *__libc_calloc(size_t, size_t), *__libc_realloc(void *, size_t), __libc_free(void *);
+extern void *__libc_malloc(size_t), *__libc_calloc(size_t, size_t), *__libc_realloc(void *, size_t),
+    __libc_free(void *);
 void *malloc(size_t n) {
     heap_calls++;
     return __libc_malloc(n);
@@ -100,7 +101,7 @@ typedef struct item {
     float got_prompt_logp[MOST_PROMPT];
     int told;
     bool wrong;
-    int preemptions;               /* of the first choice */
+    int preemptions;                /* of the first choice */
     tl_candidate top[MOST_MADE][4]; /* of the first choice's tokens */
     float embedding[64];
     bool embedded;
@@ -223,8 +224,8 @@ static void check_item(const item *it, bool may_be_cut, uint64_t seed, int i) {
     if (!(may_be_cut && it->got[0].finish == TL_FINISH_CANCELLED)) assert_int_equal(it->told, r->n_prompt);
     for (int t = 1; t < it->told; t++)
         if (memcmp(&it->got_prompt_logp[t], &it->prompt_logp[t], sizeof(float)))
-            fail_msg("seed %llu, request %d: the prompt's token %d has %.9g, expected %.9g", (unsigned long long)seed, i,
-                     t, (double)it->got_prompt_logp[t], (double)it->prompt_logp[t]);
+            fail_msg("seed %llu, request %d: the prompt's token %d has %.9g, expected %.9g", (unsigned long long)seed,
+                     i, t, (double)it->got_prompt_logp[t], (double)it->prompt_logp[t]);
 }
 
 /* All requests through one batcher, in an order and at times drawn from the seed. */
@@ -398,7 +399,12 @@ static void a_deadline_ends_a_request(void **state) {
     int32_t prompt[3] = {1, 2, 3};
     uint64_t id;
     memset(items, 0, sizeof items);
-    tl_request r = {.prompt = prompt, .n_prompt = 3, .max_tokens = 9, .choices = 3, .event = note, .user = &items[0],
+    tl_request r = {.prompt = prompt,
+                    .n_prompt = 3,
+                    .max_tokens = 9,
+                    .choices = 3,
+                    .event = note,
+                    .user = &items[0],
                     .deadline_ns = 1};
     assert_int_equal(tl__batcher_submit(b, &r, &id, NULL), 0);
     run_out(b);

@@ -138,15 +138,20 @@ static void random_moves_keep_the_invariants(void **state) {
         sequence *s = &sequences[draw(SEQUENCES)];
         const int cached = pages.cached, shared = s->shared;
         switch (draw(8)) {
-        case 0: leave(s); break;
+        case 0:
+            leave(s);
+            break;
         case 1:
             leave(s);
             begin(s);
             met += s->shared > 0;
             break;
         case 2:
-        case 3: finish_page(s); break;
-        default: grow(s);
+        case 3:
+            finish_page(s);
+            break;
+        default:
+            grow(s);
         }
         evicted += pages.cached < cached && s->shared == shared;
         check();
