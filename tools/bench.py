@@ -22,6 +22,7 @@ import statistics
 import struct
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 
@@ -106,7 +107,7 @@ class Bench:
 
     def note(self, section, command):
         """Remember how a figure was made, as a reader would type it."""
-        line = " ".join(map(str, command)).replace(self.trilith, "trilith").replace(self.work + "/", "").replace(HERE, "tools").replace(sys.executable, "python")
+        line = " ".join(map(str, command)).replace(self.trilith, "trilith").replace(self.work + "/", "").replace(HERE, "tools").replace(sys.executable, "python").replace(sysconfig.get_path("purelib") + "/", "")
         if line not in self.commands.setdefault(section, []):
             self.commands[section].append(line)
 

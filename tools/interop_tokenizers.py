@@ -171,8 +171,10 @@ def same_lines(trilith, tokenizer, lines, folder):
 
 
 def runs_of_one(rng):
-    """A unigram tokenizer of runs: many paths have the same sum but for its last bit, which the scores' own last bits decide."""
+    """A unigram tokenizer of runs: many paths have the same sum but for its last bit, which the scores' own last bits decide. A few
+    pieces stand twice, as the trainer writes them where its text holds a special token's."""
     vocab = [("<unk>", 0.0)] + [(c * k, -12 * rng.random() * k ** 0.5) for c in "*-=+" for k in (1, 2, 3, 4, 5, 8, 16)]
+    vocab += [(piece, -12 * rng.random()) for piece, _ in rng.sample(vocab[1:], 4)]
     t = Tokenizer(M.Unigram(vocab, 0, False))
     t.pre_tokenizer, t.decoder = (kind(prepend_scheme="never", split=False) for kind in (P.Metaspace, D.Metaspace))
     return t

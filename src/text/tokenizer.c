@@ -161,7 +161,9 @@ static int put_token(tl_tokenizer *tok, const char *text, size_t n, int64_t id, 
     uint64_t hash = XXH3_64bits(text, n);
     size_t slot = probe(tok, text, n, hash);
     if (tok->id_of_text[slot] && twice) return *twice = true, 0;
-    if (tok->id_of_text[slot])
+    /* A trainer of unigrams may find a special token's text in its data: the later one is meant, as in the library. */
+    bool known = tok->id_of_text[slot] != 0;
+    if (known && (tok->model != TL_MODEL_UNIGRAM || added))
         return tl__fail(err, TL_EFORMAT, "%s: token \"%.*s\" stands twice in the vocabulary", where,
                         (int)(n < 60 ? n : 60), text);
     int64_t place = tl__bpe_keep(tok, text, n);
@@ -176,7 +178,7 @@ static int put_token(tl_tokenizer *tok, const char *text, size_t n, int64_t id, 
                                 .present = true,
                                 .model = !added};
     tok->id_of_text[slot] = (hash >> 32) << 32 | (uint32_t)(id + 1);
-    tok->texts++;
+    tok->texts += !known;
     tok->model_size += !added;
     return 0;
 }

@@ -181,8 +181,7 @@ static int read_bpe(const tl_token_reader *r, const json_t *model) {
     if (!status) status = read_vocab(r, json_object_get(model, "vocab"));
     if (!status) status = read_merges(r, json_object_get(model, "merges"));
     if (!status && unk && unk[0]) tok->unk = tl__bpe_find(tok, unk, strlen(unk));
-    /* Bytes are byte-level BPE's alphabet where a pre-tokenizer makes them; as the last step that is not even spelled.
-     */
+    /* Bytes are byte-level BPE's alphabet where a pre-tokenizer makes them; as the last step that is not spelled. */
     tok->model = TL_MODEL_CHARS;
     for (int i = 0; i < tok->n_pre && !status; i++) {
         if (tok->pre[i].kind != TL_PRE_BYTES) continue;
@@ -199,23 +198,23 @@ static int read_bpe(const tl_token_reader *r, const json_t *model) {
 }
 
 /* A score as the library has it, which may be one bit off the nearest: its reader (serde_json, without float_roundtrip)
- * takes the digits as one integer, rounds that, and divides. Sums of scores tie, and the last bit decides. The digits
- * of the file are the fewest that give x; up to fifteen are exact either way. */
+ * takes the digits as one integer, rounds that, and divides by a power of ten. Sums of scores tie, and the last bit
+ * decides. The digits of the file are the fewest that give x; with fifteen, as most files have, both are exact. */
 static double score_as_read(double x) {
-    static const double power[] = {1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,  1e8,  1e9,  1e10, 1e11,
-                                   1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22};
-    char text[32], digits[20];
-    int precision = 15, n = 0;
-    do snprintf(text, sizeof text, "%.*e", precision - 1, fabs(x));
-    while (strtod(text, NULL) != fabs(x) && ++precision <= 17);
-    if (precision <= 15 || precision > 17) return x;
+    const double fine = fabs(x) < 10 ? 1e14 : 1e13;
+    if (fabs(x) < 100 && rint(x * fine) / fine == x) return x; /* seen without a detour through text */
+    char text[32];
+    int digits = 15;
+    while (snprintf(text, sizeof text, "%.*e", digits - 1, fabs(x)), strtod(text, NULL) != fabs(x)) digits++;
+    if (digits == 15) return x;
+    uint64_t whole = 0;
     for (const char *c = text; *c != 'e'; c++)
-        if (*c >= '0' && *c <= '9') digits[n++] = *c;
-    digits[n] = 0;
-    int exponent = (int)strtol(strchr(text, 'e') + 1, NULL, 10) - (n - 1);
-    if (exponent < -22 || exponent > 22) return x;
-    double whole = (double)strtoull(digits, NULL, 10);
-    return copysign(exponent < 0 ? whole / power[-exponent] : whole * power[exponent], x);
+        if (*c >= '0' && *c <= '9') whole = 10 * whole + (uint64_t)(*c - '0');
+    long exponent = strtol(strchr(text, 'e') + 1, NULL, 10) - (digits - 1);
+    if (labs(exponent) > 308) return x;
+    snprintf(text, sizeof text, "1e%ld", labs(exponent));
+    const double power = strtod(text, NULL);
+    return copysign(exponent < 0 ? (double)whole / power : (double)whole * power, x);
 }
 
 static int read_unigram(const tl_token_reader *r, const json_t *model) {

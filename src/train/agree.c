@@ -9,13 +9,13 @@
 int tl__agree_open(tl_agree *agree, int ranks, const tl_params *params, int64_t agreed_step, int64_t interval,
                    tl_error *err) {
     *agree = (tl_agree){.agreed_step = agreed_step,
-                        .notes = ranks == 2 ? interval : 0,
+                        .notes = ranks == 2 && interval > 0 ? interval : 0,
                         .first = calloc((size_t)ranks, sizeof *agree->first),
                         .all = calloc((size_t)ranks, sizeof *agree->all),
                         .wrong = calloc((size_t)ranks, sizeof *agree->wrong),
                         .parameter = calloc((size_t)params->n, sizeof *agree->parameter)};
     if (agree->notes > 0) agree->note = calloc((size_t)agree->notes, sizeof *agree->note);
-    if (agree->all && agree->wrong && agree->parameter && agree->first && (agree->note || agree->notes <= 0)) return 0;
+    if (agree->all && agree->wrong && agree->parameter && agree->first && (agree->note || !agree->notes)) return 0;
     return tl__fail(err, TL_ENOMEM, "no memory for comparing the ranks");
 }
 
@@ -162,15 +162,19 @@ int tl__agree(tl_agree *agree, tl_ctx *ctx, tl_comm *comm, const tl_model *model
     TRY(gather(agree, comm, err));
     int n = tl__agree_judge(agree->wrong, agree->all, shape->ranks);
     agree->undecided = false;
-    for (int r = 1; n < 0 && r < shape->ranks; r++)
+    for (int r = 1; n < 0 && agree->note && r < shape->ranks; r++)
         agree->undecided |= !same(&agree->all[r].weights, &agree->all[0].weights, sizeof(tl_hash));
     return tell(agree, comm, n, shape->ranks, step, err);
 }
 
+/* ---- two ranks' notes ---- */
+
 void tl__agree_note(tl_agree *agree, tl_ctx *ctx, const tl_model *model, int64_t step, bool replayed) {
-    int64_t i = step - agree->agreed_step - 1;
+    const int64_t i = step - agree->agreed_step - 1;
     if (i < 0 || i >= agree->notes) return;
+    tl__span_begin(ctx->spans, "note_weights", TL_BUCKET_EVAL);
     tl_hash now = hash_all(agree, ctx, &model->params, model->flat);
+    tl__span_end(ctx->spans, 0, (double)model->params.count * sizeof(float), 0, 0, 0);
     if (!replayed) agree->note[i] = now, agree->mine_first = 0;
     else if (!agree->mine_first && !same(&now, &agree->note[i], sizeof now)) agree->mine_first = step;
 }

@@ -22,10 +22,10 @@ typedef struct tl_agree { /* taken before the first step */
     int64_t notes;
     int64_t mine_first, *first; /* [ranks] the first step whose weights a replay did not give again; 0: none */
     int speaker;                /* after a difference: the rank that tells of it */
-    bool undecided;             /* the ranks differ in their weights, and nothing tells yet whose are wrong */
+    bool undecided;             /* two ranks differ in their weights, and nothing tells yet whose are wrong */
 } tl_agree;
 
-/* agreed_step: where the run begins or goes on. interval: most steps from one comparison to the next. */
+/* agreed_step: where the run begins or goes on. interval: most steps from one comparison to the next; 0: nothing is noted. */
 int tl__agree_open(tl_agree *agree, int ranks, const tl_params *params, int64_t agreed_step, int64_t interval, tl_error *err);
 void tl__agree_close(tl_agree *agree);
 

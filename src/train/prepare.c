@@ -609,8 +609,9 @@ static int open_rest(tl_run *run, tl_error *err) {
     if (samples > run->config->val_samples) samples = run->config->val_samples;
     TRY(open_sampling(run, err));
     const tl_train_config *c = run->config;
-    int64_t interval = c->check_every; /* at most: a checkpoint is compared before too */
+    int64_t interval = c->check_every, left = run->schedule.steps - run->state.step; /* checkpoints are compared too */
     if (c->checkpoint_every > 0 && c->checkpoint_every < interval) interval = c->checkpoint_every;
+    if (left < interval) interval = left;
     if (run->shape.shard == TL_SHARD_ZERO3) interval = 0; /* of a weight there is only one */
     TRY(tl__agree_open(&run->agree, run->ranks, &run->model.params, run->state.step, interval, err));
     run->validation = calloc((size_t)samples + 1, 2 * sizeof *run->validation);

@@ -241,7 +241,7 @@ static int replay(tl_run *run, tl_error *err) {
     while (!status && run->state.step < step) {
         tl__comm_set_step(run->comm, run->state.step + 1);
         status = step_once(run, &unused, &failure);
-        tl__agree_note(&run->agree, &run->ctx, &run->model, run->state.step, true);
+        if (!status) tl__agree_note(&run->agree, &run->ctx, &run->model, run->state.step, true);
     }
     return status ? status : tl__agree_replayed(&run->agree, run->comm, from, step, err);
 }
@@ -299,9 +299,7 @@ static int loop(tl_run *run, tl_train_outcome *outcome, tl_error *err) {
         bool asked;
         TRY(ask_others(run, err));
         TRY(step_once(run, &m, err));
-        tl__span_begin(run->ctx.spans, "note_weights", TL_BUCKET_EVAL);
         tl__agree_note(&run->agree, &run->ctx, &run->model, run->state.step, false);
-        tl__span_end(run->ctx.spans, 0, 0, 0, 0, 0);
         TRY(hear_others(run, &asked, err));
         int status;
         int64_t step = run->state.step;
