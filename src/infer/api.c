@@ -134,8 +134,9 @@ int tl_engine_sample(tl_engine *engine, const tl_sampling *sampling, const float
     int status = check_draw(engine, sampling, logits, id, err);
     if (status) return status;
     if (tl__sampling_penalises(sampling))
-        return tl__fail(err, TL_EINVALID,
-                        "a penalty needs the ids before the token that is drawn; call tl_engine_sample_after with them");
+        return tl__fail(
+            err, TL_EINVALID,
+            "a penalty needs the ids before the token that is drawn; call tl_engine_sample_after with them");
     if (position < 0)
         return tl__fail(err, TL_EINVALID, "position is %lld; it counts the tokens before the one that is drawn",
                         (long long)position);

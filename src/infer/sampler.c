@@ -3,7 +3,8 @@
  * Candidates come in bands of probability, likeliest first: a band is gathered from the row when the one before is used
  * up, into a heap ordered by (probability descending, id ascending). A peaked distribution over V ids costs V
  * exponentials, two or three passes of comparisons and a handful of steps of a small heap, not a sort. Sums run in
- * double: over the whole vocabulary as `weigh` (ops.h) says, in the order of the heap where candidates were taken out. */
+ * double: over the whole vocabulary as `weigh` (ops.h) says, in the order of the heap where candidates were taken out.
+ */
 #include "infer/sampler.h"
 
 #include <assert.h>
@@ -96,7 +97,8 @@ static int stretch_of(int i, int V) {
     return V - i < STRETCH ? V - i : STRETCH;
 }
 
-/* Where the largest logit is, the first of equals; NaNs are none. A stretch that has a larger one is gone through again.
+/* Where the largest logit is, the first of equals; NaNs are none. A stretch that has a larger one is gone through
+ * again.
  */
 static int32_t largest(const float *logits, int V) {
     int32_t best = -1;
@@ -198,9 +200,9 @@ static int32_t nth(line *l, int i) {
 
 /* ---- the draw ---- */
 
-/* Of the candidates id[n] those nearest the entropy: −log P_i = log S − l_i with l = (z − max)/T, the entropy is log S −
- * Σ p·l/S, so that their distance is |l_i − Σ p·l/S|. Returns how many are kept; near[V] and id[] are used up. Meister
- * et al. 2023, eq. 6–7. */
+/* Of the candidates id[n] those nearest the entropy: −log P_i = log S − l_i with l = (z − max)/T, the entropy is log S
+ * − Σ p·l/S, so that their distance is |l_i − Σ p·l/S|. Returns how many are kept; near[V] and id[] are used up.
+ * Meister et al. 2023, eq. 6–7. */
 static int most_typical(int32_t *kept, const float *p, float *near, int32_t *id, int n, float share, double *total) {
     double sum = 0, mean = 0;
     for (int i = 0; i < n; i++) {

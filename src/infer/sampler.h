@@ -45,8 +45,8 @@ bool tl__sampling_penalises(const tl_sampling *s);
  * pool and spans. */
 size_t tl__sampler_bytes(int V);
 /* logits[V] is left as it is; steering may be NULL. logp (may be NULL): log-probability of the pick under the model's
- * own distribution (temperature 1, nothing changed or cut), by the contract's softmax_loss. A logit that is not a number
- * is never picked, nor one of −INFINITY where there is another. */
+ * own distribution (temperature 1, nothing changed or cut), by the contract's softmax_loss. A logit that is not a
+ * number is never picked, nor one of −INFINITY where there is another. */
 int32_t tl__sample(tl_ctx *ctx, const tl_sampling *s, const tl_steering *steering, const float *logits, int V,
                    int64_t position, void *scratch, float *logp);
 

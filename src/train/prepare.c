@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "io/manifest.h"
 #include "plan/depth.h"
+#include "infer/sampler.h"
 #include "train/ranks.h"
 #include "train/run.h"
 

@@ -1,7 +1,7 @@
-/* cpu/loss.c — softmax, cross-entropy, z-loss and their gradient, and the weights of a draw: ref/loss.c to the bit. A row comes from memory once,
- * for its maximum; the passes after it find it in L2. With a gradient wanted, the sum's pass leaves the exponentials in
- * place of the logits, so that each is computed once; under a soft-cap the first pass leaves the tanh, which every
- * later one needs. */
+/* cpu/loss.c — softmax, cross-entropy, z-loss and their gradient, and the weights of a draw: ref/loss.c to the bit. A
+ * row comes from memory once, for its maximum; the passes after it find it in L2. With a gradient wanted, the sum's
+ * pass leaves the exponentials in place of the logits, so that each is computed once; under a soft-cap the first pass
+ * leaves the tanh, which every later one needs. */
 #include <math.h>
 #include <string.h>
 #include "base/elementary.h"
