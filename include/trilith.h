@@ -98,23 +98,27 @@ int tl_engine_encode(const tl_engine *engine, const char *text, size_t text_byte
 int tl_engine_decode(const tl_engine *engine, const int32_t *ids, size_t n, bool special, char *text, size_t room,
                      size_t *text_bytes, tl_error *err);
 
-/* How the next token is drawn from logits, in this order. {0} takes the likeliest, of equals the smallest id. */
+/* How the next token is drawn from logits: penalties first, then in this order. {0} takes the likeliest, of equals the smallest id. */
 typedef struct tl_sampling {
     float temperature; /* 0: the likeliest */
     int top_k;         /* among so many of the likeliest; 0: off */
     float top_p;       /* among the fewest that hold this share of the probability; 0 or 1: off */
     float min_p;       /* none less likely than this share of the likeliest; 0: off */
     float typical_p;   /* among those nearest the entropy that hold this share (Meister et al. 2023); 0 or 1: off */
-    /* What the sequence holds already is less likely: logits divided by repetition where positive, else multiplied (Keskar et al.
-     * 2019; prompt and answer; 0 or 1: off), less presence, less frequency for each time (the answer alone, as OpenAI does). */
+    /* What the sequence holds already is less likely, before anything else: logits divided by repetition (0 or 1: off,
+     * at most 100) where positive, else multiplied (Keskar et al. 2019; prompt and answer); then less presence, and less
+     * frequency for each time (the answer alone, as OpenAI does; −2 … 2, 0: off). */
     float repetition_penalty, presence_penalty, frequency_penalty;
     uint64_t seed;     /* the draw is a function of seed, position and logits alone */
 } tl_sampling;
 
 /* *id is drawn from logits[vocabulary] for this position: the number of tokens before it. *logprob (may be NULL) is its
- * log-probability under the model's own distribution: temperature 1, nothing cut. */
+ * log-probability under the model's own distribution: temperature 1, nothing changed or cut. Penalties are refused. */
 int tl_engine_sample(tl_engine *engine, const tl_sampling *sampling, const float *logits, int64_t position, int32_t *id,
                      float *logprob, tl_error *err);
+/* The same after ids[n], for position n, with penalties; the first n_prompt of them are the prompt. */
+int tl_engine_sample_after(tl_engine *engine, const tl_sampling *sampling, const float *logits, const int32_t *ids,
+                           size_t n, size_t n_prompt, int32_t *id, float *logprob, tl_error *err);
 
 /* ---- a sequence ---- */
 

@@ -30,24 +30,33 @@ static bool ends(const tl_answer *a, const tl_engine *e, int32_t id) {
 }
 
 int tl__answer_run(tl_answer *a, const tl_sampling_options *how, tl_engine *e, tl_session *session,
-                   const int32_t *prompt, int n, tl_error *err) {
-    tl_sampling sampling = {(float)how->temperature, (int)how->top_k, (float)how->top_p, (float)how->min_p,
-                            (uint64_t)how->seed};
+                   const int32_t *prompt, int n, int held, tl_error *err) {
+    const tl_sampling sampling = {.temperature = (float)how->temperature,
+                                  .top_k = (int)how->top_k,
+                                  .top_p = (float)how->top_p,
+                                  .min_p = (float)how->min_p,
+                                  .typical_p = (float)how->typical_p,
+                                  .repetition_penalty = (float)how->repetition_penalty,
+                                  .presence_penalty = (float)how->presence_penalty,
+                                  .frequency_penalty = (float)how->frequency_penalty,
+                                  .seed = (uint64_t)how->seed};
+    tl_steering so_far = {.prompt = prompt, .n_prompt = n, .made = a->ids};
     bool terminal = isatty(STDOUT_FILENO);
     tl_decoder decoder = {0};
     int64_t start = tl__now_ns();
     int status = tl__sampling_check(&sampling, err);
     a->n = 0;
     a->stop = a->all;
-    if (!status) status = tl__session_append(session, prompt, n, a->logits, err);
+    if (!status) status = tl__session_append(session, prompt + held, n - held, a->logits, err);
     int64_t decoding = tl__now_ns();
     while (!status && a->n < a->max) {
         if (a->interrupted && *a->interrupted) {
             a->stop = "interrupted";
             break;
         }
-        int32_t id = tl__sample(&e->ctx, &sampling, a->logits, e->arch.V, tl__session_length(session), e->scratch,
-                                &a->logp[a->n]);
+        so_far.n_made = a->n;
+        int32_t id = tl__sample(&e->ctx, &sampling, &so_far, a->logits, e->arch.V, tl__session_length(session),
+                                e->scratch, &a->logp[a->n]);
         a->ids[a->n++] = id;
         if (ends(a, e, id)) {
             a->stop = "eos";

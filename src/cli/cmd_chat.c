@@ -204,7 +204,7 @@ static int answer(chat *c, tl_error *err) {
         a->interrupted = &interrupted;
         c->prompt_n = (int)n, c->kept = kept;
         memcpy(c->held, ids, (size_t)n * sizeof *ids);
-        status = tl__answer_run(a, &c->o->sampling, &c->engine, c->session, ids + kept, (int)n - kept, err);
+        status = tl__answer_run(a, &c->o->sampling, &c->engine, c->session, ids, (int)n, kept, err);
         for (int i = 0; i < a->n && n + i < capacity; i++) c->held[n + i] = a->ids[i];
     }
     free(ids);

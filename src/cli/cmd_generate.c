@@ -107,7 +107,7 @@ static int generate(const settings *o, tl_engine *e, generation *g, tl_session *
     if (status) return status;
     if (!o->json) show_prompt(o);
     tl_answer *a = &g->answer;
-    status = tl__answer_run(a, &o->sampling, e, *session, g->prompt, g->prompt_n, err);
+    status = tl__answer_run(a, &o->sampling, e, *session, g->prompt, g->prompt_n, 0, err);
     if (status) return status;
     if (o->json) return 0;
     putchar('\n');

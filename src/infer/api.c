@@ -82,6 +82,14 @@ int tl_engine_encode(const tl_engine *engine, const char *text, size_t text_byte
     return 0;
 }
 
+static int check_ids(const tl_engine *engine, const int32_t *ids, size_t n, tl_error *err) {
+    for (size_t i = 0; i < n; i++)
+        if (ids[i] < 0 || ids[i] >= engine->arch.V)
+            return tl__fail(err, TL_EINVALID, "token %zu is id %d, but the model's ids are 0 to %d", i, (int)ids[i],
+                            engine->arch.V - 1);
+    return 0;
+}
+
 /* As much of a piece as fits; counted whole. */
 static size_t put(char *text, size_t room, size_t used, const char *piece, size_t n) {
     size_t fits = used >= room ? 0 : n < room - used ? n : room - used;
@@ -96,10 +104,7 @@ int tl_engine_decode(const tl_engine *engine, const int32_t *ids, size_t n, bool
     if (!ids && n) return no_room(err, "ids");
     if (!text && room) return no_room(err, "text");
     if (!text_bytes) return no_room(err, "text_bytes");
-    for (size_t i = 0; i < n; i++)
-        if (ids[i] < 0 || ids[i] >= engine->arch.V)
-            return tl__fail(err, TL_EINVALID, "token %zu is id %d, but the model's ids are 0 to %d", i, (int)ids[i],
-                            engine->arch.V - 1);
+    TRY(check_ids(engine, ids, n, err));
     char *piece = malloc(tl__tokenizer_decode_room(engine->tokenizer));
     if (!piece) return tl__fail(err, TL_ENOMEM, "not enough memory to decode %zu tokens", n);
     tl_decoder decoder = {0};
@@ -115,18 +120,42 @@ int tl_engine_decode(const tl_engine *engine, const int32_t *ids, size_t n, bool
 
 /* ---- the next token ---- */
 
-int tl_engine_sample(tl_engine *engine, const tl_sampling *sampling, const float *logits, int64_t position, int32_t *id,
-                     float *logprob, tl_error *err) {
+static int check_draw(const tl_engine *engine, const tl_sampling *sampling, const float *logits, const int32_t *id,
+                      tl_error *err) {
     if (!engine) return no_handle(err, "engine");
     if (!sampling) return no_room(err, "sampling");
     if (!logits) return no_room(err, "logits");
     if (!id) return no_room(err, "id");
-    int status = tl__sampling_check(sampling, err);
+    return tl__sampling_check(sampling, err);
+}
+
+int tl_engine_sample(tl_engine *engine, const tl_sampling *sampling, const float *logits, int64_t position, int32_t *id,
+                     float *logprob, tl_error *err) {
+    int status = check_draw(engine, sampling, logits, id, err);
     if (status) return status;
+    if (tl__sampling_penalises(sampling))
+        return tl__fail(
+            err, TL_EINVALID,
+            "a penalty needs the ids before the token that is drawn; call tl_engine_sample_after with them");
     if (position < 0)
         return tl__fail(err, TL_EINVALID, "position is %lld; it counts the tokens before the one that is drawn",
                         (long long)position);
-    *id = tl__sample(&engine->ctx, sampling, logits, engine->arch.V, position, engine->scratch, logprob);
+    *id = tl__sample(&engine->ctx, sampling, NULL, logits, engine->arch.V, position, engine->scratch, logprob);
+    return 0;
+}
+
+int tl_engine_sample_after(tl_engine *engine, const tl_sampling *sampling, const float *logits, const int32_t *ids,
+                           size_t n, size_t n_prompt, int32_t *id, float *logprob, tl_error *err) {
+    int status = check_draw(engine, sampling, logits, id, err);
+    if (!status && !ids && n) status = no_room(err, "ids");
+    if (!status) status = check_ids(engine, ids, n, err);
+    if (status) return status;
+    if (n > INT_MAX || n_prompt > n)
+        return tl__fail(err, TL_EINVALID, "n is %zu and n_prompt %zu; of n ids (%d at most) the prompt's come first", n,
+                        n_prompt, INT_MAX);
+    const tl_steering so_far = {
+        .prompt = ids, .n_prompt = (int)n_prompt, .made = ids + n_prompt, .n_made = (int)(n - n_prompt)};
+    *id = tl__sample(&engine->ctx, sampling, &so_far, logits, engine->arch.V, (int64_t)n, engine->scratch, logprob);
     return 0;
 }
 

@@ -90,7 +90,7 @@ static tl_batcher *place(tl_arena *arena, const tl_engine *e, const tl_batcher_o
     b->piece = TL_TAKE(arena, tl_piece, running);
     b->pick = TL_TAKE(arena, tl_pick, rows);
     b->gathered = TL_TAKE(arena, float, (int64_t)b->acts.loss_rows * a->C);
-    b->scratch = TL_TAKE(arena, int32_t, tl__pool_threads(e->ctx.pool) * tl_pick_words(a->V));
+    b->scratch = TL_TAKE(arena, unsigned char, tl__pool_threads(e->ctx.pool) * (int64_t)tl__sampler_bytes(a->V));
     b->text_room =
         e->tokenizer ? 2 * tl__tokenizer_decode_room(e->tokenizer) : 0; /* a token's, and what was held back */
     b->text = TL_TAKE(arena, char, b->text_room);

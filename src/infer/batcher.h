@@ -40,11 +40,6 @@ typedef struct tl_batcher_options { /* 0 everywhere: what is said in brackets */
     void *user;
 } tl_batcher_options;
 
-typedef struct tl_logit_bias {
-    int32_t id;
-    float bias; /* added to the logit; −INFINITY: never */
-} tl_logit_bias;
-
 /* Delimiters of what a model thinks before it answers, as ids, and bounds on the tokens between them. */
 typedef struct tl_thinking {
     const int32_t *open, *close; /* [n_open], [n_close]; n_close 0: no bounds */
@@ -64,12 +59,7 @@ typedef enum tl_finish {
     TL_FINISHES
 } tl_finish;
 
-typedef struct tl_candidate {
-    int32_t id;
-    float logp; /* under the model's own distribution, after no penalty and no cut */
-} tl_candidate;
-
-enum { TL_MOST_ALTERNATIVES = 20, TL_MOST_STOPS = 16, TL_MOST_CHOICES = 128 };
+enum { TL_MOST_STOPS = 16, TL_MOST_CHOICES = 128 };
 
 typedef struct tl_usage {
     int prompt_tokens, cached_tokens; /* cached: found computed */

@@ -121,9 +121,9 @@ struct tl_batcher {
     int n_pieces, R;
     tl_pick *pick; /* [step_tokens] */
     int n_picks;
-    float *gathered; /* [loss_rows, C] */
-    void *scratch;   /* [threads, tl_pick_words(V)] words */
-    char *text;      /* decoded bytes of a token */
+    float *gathered;        /* [loss_rows, C] */
+    unsigned char *scratch; /* [threads, tl__sampler_bytes(V)] */
+    char *text;             /* decoded bytes of a token */
     size_t text_room;
     tl_batch_step step;
     tl_batcher_facts tally; /* the owner's; described is what others see */
@@ -153,11 +153,6 @@ static inline int tl_ahead(const tl_batcher *b) {
 /* Age: by arrival, then by choice. */
 static inline bool tl_is_older(const tl_sequence *a, const tl_sequence *b) {
     return a->copy->id != b->copy->id ? a->copy->id < b->copy->id : a->choice < b->choice;
-}
-
-/* Scratch of a pick: the sampler's, and logits that a request changes. */
-static inline int64_t tl_pick_words(int V) {
-    return 3 * (int64_t)V;
 }
 
 /* ---- batcher.c ---- */

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 #include "base/log.h"
+#include "infer/sampler.h"
 #include "infer/session.h"
 #include "io/manifest.h"
 #include "observe/machine.h"
@@ -90,11 +91,6 @@ static int verify(const tl_engine *e, tl_error *err) {
     return status;
 }
 
-/* What the sampler needs: two words an id. */
-static size_t sampler_bytes(const tl_arch *a) {
-    return 2 * (size_t)a->V * sizeof(int32_t);
-}
-
 int tl__engine_size(tl_engine_size *out, const tl_engine *e, const tl_engine_options *o, int capacity, int chunk,
                     tl_error *err) {
     const tl_arch *a = &e->arch;
@@ -104,7 +100,8 @@ int tl__engine_size(tl_engine_size *out, const tl_engine *e, const tl_engine_opt
     out->kv = (int64_t)tl__session_kv_bytes(a, capacity);
     out->scoring = (int64_t)tl__session_scoring_bytes(a, capacity, chunk);
     out->activations = (int64_t)tl__session_bytes(a, capacity, chunk) - out->kv - out->scoring;
-    out->workspace = (int64_t)(tl__ops_workspace_bytes(threads) + sampler_bytes(a) + (size_t)a->V * sizeof(float));
+    out->workspace =
+        (int64_t)(tl__ops_workspace_bytes(threads) + tl__sampler_bytes(a->V) + (size_t)a->V * sizeof(float));
     out->program = tl__rss_bytes();
     out->generating = out->weights.total_bytes + out->kv + out->activations + out->workspace + out->program;
     return 0;
@@ -117,7 +114,7 @@ int tl__engine_load(tl_engine *e, const tl_engine_options *o, tl_error *err) {
     e->source = NULL;
     TRY(tl__model_open(&e->model, source, &e->arch, o->positions, o->dtype, e->ctx.pool, err));
     e->ctx.contract = o->dtype == TL_DTYPE_BF16 ? TL_CONTRACT_BF16 : TL_CONTRACT_F32;
-    e->scratch = malloc(sampler_bytes(&e->arch));
+    e->scratch = malloc(tl__sampler_bytes(e->arch.V));
     return e->scratch ? 0 : tl__fail(err, TL_ENOMEM, "not enough memory to sample among %d ids", e->arch.V);
 }
 

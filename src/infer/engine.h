@@ -13,7 +13,7 @@ struct tl_engine {
     tl_weight_source *source; /* its headers; NULL once loaded */
     tl_ctx ctx;
     tl_model model; /* .weight NULL until loaded */
-    void *scratch;  /* of the sampler: 2·V words; NULL until loaded */
+    void *scratch;  /* of the sampler; NULL until loaded */
 };
 
 /* The model that `given` means: a folder, the newest checkpoint of a run folder, or a GGUF file, which may be the only

@@ -13,44 +13,12 @@ static bool is_end(const tl_batcher *b, const tl_request *r, int32_t id) {
     return false;
 }
 
-/* The logits that are drawn from, where they are not the model's own: a copy in `changed`. */
-static const float *change(const tl_batcher *b, const tl_sequence *s, const float *logits, float *changed) {
-    const tl_request *r = &s->copy->asked;
-    const int V = b->model->arch.V, made = s->usage.completion_tokens;
-    if (r->n_bias == 0 && !r->constrain && made >= r->min_tokens) return logits;
-    memcpy(changed, logits, (size_t)V * sizeof *changed);
-    for (int i = 0; i < r->n_bias; i++) changed[r->bias[i].id] += r->bias[i].bias;
-    if (made < r->min_tokens)
-        for (int32_t id = 0; id < V; id++)
-            if (is_end(b, r, id)) changed[id] = -INFINITY;
-    if (r->constrain) r->constrain(r->user, s->token + s->usage.prompt_tokens, made, changed);
-    return changed;
-}
-
-static float log_probability(tl_ctx *ctx, const float *logits, int32_t id, int V) {
-    /* With a gradient scale of zero the operator only reads its logits. */
-    const tl_loss_form form = {0};
-    float logp;
-    tl__softmax_loss(ctx, &logp, NULL, (float *)(uintptr_t)logits, &id, &form, 1, V);
-    return logp;
-}
-
-/* Whether logit a comes before b: larger, or equal with the smaller id. NaNs come last. */
-static bool comes_before(const float *logits, int32_t a, int32_t b) {
-    const float x = logits[a], y = logits[b];
-    if (x != x || y != y) return x == x || (y != y && a < b);
-    return x > y || (x == y && a < b);
-}
-
-static void find_alternatives(tl_ctx *ctx, tl_pick *p, const float *logits, int V, int n) {
-    p->n_top = 0;
-    for (int32_t id = 0; id < V; id++) {
-        if (p->n_top == n && !comes_before(logits, id, p->top[n - 1].id)) continue;
-        int at = p->n_top < n ? p->n_top++ : n - 1;
-        for (; at > 0 && comes_before(logits, id, p->top[at - 1].id); at--) p->top[at] = p->top[at - 1];
-        p->top[at].id = id;
-    }
-    for (int i = 0; i < p->n_top; i++) p->top[i].logp = log_probability(ctx, logits, p->top[i].id, V);
+/* What may not be drawn here. */
+static void mask(const tl_batcher *b, const tl_request *r, const int32_t *made, int n_made, float *logits) {
+    if (n_made < r->min_tokens)
+        for (int32_t id = 0; id < b->model->arch.V; id++)
+            if (is_end(b, r, id)) logits[id] = -INFINITY;
+    if (r->constrain) r->constrain(r->user, made, n_made, logits);
 }
 
 typedef struct pick_work {
@@ -64,24 +32,26 @@ static void pick_one(void *user, int64_t i, int worker) {
     tl_pick *p = &b->pick[w->first + i];
     const tl_request *r = &p->sequence->copy->asked;
     const int V = b->model->arch.V;
-    const float *logits = b->acts.logits + i * V;
-    int32_t *scratch = (int32_t *)b->scratch + worker * tl_pick_words(V);
+    float *logits = b->acts.logits + i * V;
     tl_ctx alone = *b->ctx; /* operators inside a task: this thread, its own scratch */
     alone.pool = NULL;
     alone.spans = NULL;
     alone.workspace = tl__workspace(b->ctx, worker);
     alone.workspace_bytes = TL_WORKSPACE_PER_WORKER_BYTES;
-    if (p->target >= 0) {
-        p->id = p->target;
-    } else {
-        const float *from = change(b, p->sequence, logits, (float *)(scratch + 2 * (int64_t)V));
-        p->id = tl__sample(&alone, &p->sequence->sampling, from, V, p->place, scratch, NULL);
+    /* What the model says comes first: a masked row is no longer its own. */
+    const bool told = r->logprobs || p->target >= 0;
+    const float log_z = told ? tl__log_z(&alone, logits, V) : 0;
+    p->n_top = told ? tl__top_logprobs(p->top, r->alternatives, logits, V, log_z) : 0;
+    p->id = p->target;
+    if (p->id < 0) {
+        const int prompt = p->sequence->usage.prompt_tokens;
+        const int32_t *token = p->sequence->token;
+        const tl_steering steering = {r->bias, r->n_bias, prompt, p->place - prompt, token, token + prompt};
+        mask(b, r, steering.made, steering.n_made, logits);
+        p->id = tl__sample(&alone, &p->sequence->sampling, &steering, logits, V, p->place,
+                           b->scratch + (size_t)worker * tl__sampler_bytes(V), NULL);
     }
-    p->logp = 0;
-    p->n_top = 0;
-    if (!r->logprobs && p->target < 0) return;
-    p->logp = log_probability(&alone, logits, p->id, V);
-    if (r->alternatives > 0) find_alternatives(&alone, p, logits, V, r->alternatives);
+    p->logp = told ? logits[p->id] - log_z : 0;
 }
 
 void tl__pick(tl_batcher *b) {

@@ -42,7 +42,6 @@ static int check_thinking(const tl_thinking *t, int V, tl_error *err) {
 
 /* What can be asked for and is not done yet: refused by name, never ignored. */
 static int check_undone(const tl_request *r, tl_error *err) {
-    const tl_sampling *p = &r->sampling;
     const struct {
         bool asked;
         const char *name;
@@ -51,10 +50,6 @@ static int check_undone(const tl_request *r, tl_error *err) {
         {r->include_stop, "include_stop"},
         {r->thinking.n_open || r->thinking.n_close || r->thinking.begun || r->thinking.least || r->thinking.most,
          "thinking"},
-        {p->typical_p != 0 && p->typical_p != 1, "sampling.typical_p"},
-        {p->repetition_penalty != 0 && p->repetition_penalty != 1, "sampling.repetition_penalty"},
-        {p->presence_penalty != 0, "sampling.presence_penalty"},
-        {p->frequency_penalty != 0, "sampling.frequency_penalty"},
     };
     for (size_t i = 0; i < sizeof undone / sizeof *undone; i++)
         if (undone[i].asked)

@@ -65,6 +65,9 @@ tl_cost tl__op_cost(tl_op op, int64_t d0, int64_t d1, int64_t d2) {
     /* Maximum 1, exp of a difference and sum EXP + 2, gradient EXP + 3; logits read and overwritten. */
     case TL_OP_SOFTMAX_LOSS:
         return (tl_cost){(2 * EXP + 6) * a * b + LOG * a, F32 * 2 * a * b + (F32 + ID) * a};
+    /* Difference, division, exp, sum; logits read, weights written. */
+    case TL_OP_WEIGH:
+        return (tl_cost){(EXP + 3) * a, F32 * 2 * a};
     case TL_OP_SUM_SQUARES:
         return (tl_cost){2 * a, F32 * a};
     /* g' 1, decay 1, m 3, v 4, root, scale, eps, division, step 6; w, m, v read and written, g read. */
@@ -135,7 +138,8 @@ const char *tl__op_name(tl_op op) {
                                               "route_backward",
                                               "dispatch",
                                               "gather",
-                                              "combine"};
+                                              "combine",
+                                              "weigh"};
     assert((unsigned)op < TL_OPS);
     return names[op];
 }
@@ -170,6 +174,7 @@ tl_bucket tl__op_bucket(tl_op op) {
         return TL_BUCKET_ATTENTION;
     case TL_OP_SOFTCAP:
     case TL_OP_SOFTMAX_LOSS:
+    case TL_OP_WEIGH:
         return TL_BUCKET_LOSS;
     case TL_OP_SUM_SQUARES:
     case TL_OP_ADAMW:

@@ -278,6 +278,13 @@ void tl__softmax_loss(tl_ctx *ctx, float *logp, float *logz, float *logits, cons
     end_capped(ctx, TL_OP_SOFTMAX_LOSS, R, V, 0, form->softcap != 0 ? (int64_t)R * V : 0);
 }
 
+double tl__weigh(tl_ctx *ctx, float *p, const float *z, float m, float temperature, int n) {
+    begin(ctx, "weigh", TL_OP_WEIGH);
+    const double sum = ctx->ops->weigh(ctx, p, z, m, temperature, n);
+    end(ctx, TL_OP_WEIGH, n, 0, 0);
+    return sum;
+}
+
 double tl__sum_squares(tl_ctx *ctx, const float *x, int64_t n) {
     begin(ctx, "sum_squares", TL_OP_SUM_SQUARES);
     const double sum = ctx->ops->sum_squares(ctx, x, n);

@@ -243,6 +243,10 @@ struct tl_ops {
      * ((softmax·(1 + 2·z_coef·log Z) − onehot(target))·grad_scale)·(1 − t²), t the soft-cap's tanh. */
     void (*softmax_loss)(tl_ctx *ctx, float *logp, float *logz, float *logits, const int32_t *target, const tl_loss_form *form, int R, int V);
 
+    /* What a draw weighs: p_i = exp((z_i − m)/T) where z_i < m, 1 where z_i = m, 0 where z_i is no number. Returns Σ p in double, 16 lanes
+     * and the tree of the vector order. n elements; p may be z. */
+    double (*weigh)(tl_ctx *ctx, float *p, const float *z, float m, float temperature, int n);
+
     /* Σ x², as double: f32 squares are not rounded; chunks of 4096 elements, 16 double lanes and the vector tree within a chunk,
      * chunks added in order. NaN or infinity show in the result. */
     double (*sum_squares)(tl_ctx *ctx, const float *x, int64_t n);
@@ -275,11 +279,11 @@ typedef enum tl_op {
     TL_OP_GEMM, TL_OP_GEMM_BF16, TL_OP_BIAS_BACKWARD, TL_OP_EMBED, TL_OP_EMBED_BACKWARD, TL_OP_NORM, TL_OP_NORM_BACKWARD,
     TL_OP_HEAD_NORM, TL_OP_HEAD_NORM_BACKWARD, TL_OP_ROPE, TL_OP_KV_STORE, TL_OP_ATTENTION, TL_OP_ATTENTION_BACKWARD, TL_OP_ACT,
     TL_OP_ACT_BACKWARD, TL_OP_ADD, TL_OP_SOFTCAP, TL_OP_SOFTMAX_LOSS, TL_OP_SUM_SQUARES, TL_OP_ADAMW, TL_OP_BLEND,
-    TL_OP_ROUTE, TL_OP_ROUTE_BACKWARD, TL_OP_DISPATCH, TL_OP_GATHER, TL_OP_COMBINE, TL_OPS
+    TL_OP_ROUTE, TL_OP_ROUTE_BACKWARD, TL_OP_DISPATCH, TL_OP_GATHER, TL_OP_COMBINE, TL_OP_WEIGH, TL_OPS
 } tl_op;
 /* Dimensions by operator: GEMM* (M,N,K); BIAS_BACKWARD, EMBED*, NORM* (R,C,–); HEAD_NORM*, ROPE, KV_STORE (R, heads·D, –); ATTENTION*
  * (pairs of query and key, H, D); ACT*, ADD, SOFTCAP (elements of the output,–,–), SOFTMAX_LOSS (R,V,–), SUM_SQUARES, ADAMW,
- * BLEND (n,–,–), ROUTE*, DISPATCH (R,E,k), GATHER (n,C,–), COMBINE (R,C,k). A soft-cap inside attention or the loss is a SOFTCAP's FLOPs more. */
+ * BLEND, WEIGH (n,–,–), ROUTE*, DISPATCH (R,E,k), GATHER (n,C,–), COMBINE (R,C,k). A soft-cap inside attention or the loss is a SOFTCAP's FLOPs more. */
 tl_cost tl__op_cost(tl_op op, int64_t d0, int64_t d1, int64_t d2);
 /* Of products with stored weights, which share R rows of x: the weights' bytes as stored. */
 tl_cost tl__stored_cost(const tl_product *products, int n, int R);
@@ -332,6 +336,7 @@ void tl__combine(tl_ctx *ctx, float *out, const float *x, const int32_t *at, int
 void tl__expert_swiglu(tl_ctx *ctx, float *y, const float *gu, const float *weight, const int32_t *slot, int n, int F);
 void tl__expert_swiglu_backward(tl_ctx *ctx, float *dgu, float *dweight, const float *dy, const float *gu, const float *weight, const int32_t *slot, int n, int F);
 void tl__softmax_loss(tl_ctx *ctx, float *logp, float *logz, float *logits, const int32_t *target, const tl_loss_form *form, int R, int V);
+double tl__weigh(tl_ctx *ctx, float *p, const float *z, float m, float temperature, int n);
 double tl__sum_squares(tl_ctx *ctx, const float *x, int64_t n);
 void tl__adamw(tl_ctx *ctx, float *w, float *m, float *v, const float *g, int64_t n, const tl_adamw *hyper);
 void tl__blend(tl_ctx *ctx, float *y, int64_t ldy, float t, const float *x, int64_t ldx, float s, int64_t R, int64_t C);

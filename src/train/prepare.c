@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "io/manifest.h"
 #include "plan/depth.h"
+#include "infer/sampler.h"
 #include "train/ranks.h"
 #include "train/run.h"
 
@@ -353,7 +354,7 @@ static int open_sampling(tl_run *run, tl_error *err) {
     run->line_bytes = 6 * run->text_bytes + 6 * prompt_text + 256; /* \u00XX is the longest escape */
     run->prompt = calloc((size_t)most_prompt + prompt_text + 2, sizeof *run->prompt);
     run->logits = calloc((size_t)a->V, sizeof *run->logits);
-    run->sampler_scratch = calloc((size_t)a->V * 2, sizeof(int32_t));
+    run->sampler_scratch = calloc(1, tl__sampler_bytes(a->V));
     run->text = malloc(run->text_bytes);
     run->line = malloc(run->line_bytes);
     if (!run->prompt || !run->logits || !run->sampler_scratch || !run->text || !run->line)

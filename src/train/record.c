@@ -260,7 +260,7 @@ int tl__run_sample(tl_run *run, tl_error *failure) {
     int status = tl__session_append(run->session, run->prompt, run->prompt_n, run->logits, &err);
     for (int64_t i = 0; !status && i < c->sample_tokens; i++) {
         int position = tl__session_length(run->session);
-        int32_t id = tl__sample(&run->ctx, &how, run->logits, a->V, position, run->sampler_scratch, NULL);
+        int32_t id = tl__sample(&run->ctx, &how, NULL, run->logits, a->V, position, run->sampler_scratch, NULL);
         if (id == a->eos) break;
         n += tl__decoder_push(run->tokenizer, &decoder, id, true, run->text + n);
         if (i + 1 < c->sample_tokens)

@@ -53,6 +53,10 @@ refuses 'max-tokens needs a whole number' generate --model "$m" --max-tokens ''
 refuses 'top-p needs a number' generate --model "$m" --top-p 0
 refuses 'top-p needs a number' generate --model "$m" --top-p=1.01
 refuses 'min-p needs a number' generate --model "$m" --min-p 2
+refuses 'typical-p needs a number' generate --model "$m" --typical-p 0
+refuses 'repetition-penalty needs a number' generate --model "$m" --repetition-penalty 0
+refuses 'presence-penalty needs a number' generate --model "$m" --presence-penalty 2.5
+refuses 'frequency-penalty needs a number' chat --model "$m" --frequency-penalty -3
 refuses 'top-k needs a whole number' generate --model "$m" --top-k -3
 refuses 'seed needs a whole number' generate --model "$m" --seed 1e30
 refuses 'threads needs a whole number' generate --model "$m" --threads 100000

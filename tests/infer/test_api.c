@@ -202,10 +202,10 @@ static void the_same_bits_as_inside(void **state) {
         for (int k = 0; k < 50; k++) {
             tl_sampling how = {.temperature = 0.9f, .top_k = k % 40, .min_p = 0.01f, .seed = (uint64_t)k};
             tl_sampling same = how;
-            int32_t id, scratch[2 * V];
+            int32_t id, scratch[4 * V];
             same.top_p = 1;
             assert_int_equal(tl_engine_sample(e, &how, row, T, &id, &picked, NULL), 0);
-            assert_int_equal(id, tl__sample(&ctx, &same, logits, V, T, scratch, &chosen));
+            assert_int_equal(id, tl__sample(&ctx, &same, NULL, logits, V, T, scratch, &chosen));
             assert_same_bits(&picked, &chosen, 1, "log-probability of the pick");
         }
         tl_session_close(s);
@@ -438,12 +438,25 @@ static void refusals_change_nothing(void **state) {
                      {{.top_k = -1}, "top-k"},
                      {{.top_p = 1.5f}, "top-p"},
                      {{.top_p = NAN}, "top-p"},
-                     {{.min_p = -1}, "min-p"}};
+                     {{.min_p = -1}, "min-p"},
+                     {{.typical_p = 2}, "typical-p"},
+                     {{.presence_penalty = 1}, "tl_engine_sample_after"}};
     int32_t id = 77;
     for (size_t i = 0; i < sizeof samplings / sizeof *samplings; i++)
         refused(tl_engine_sample(e, &samplings[i].s, expected, 0, &id, NULL, &err), TL_EINVALID, samplings[i].word);
     refused(tl_engine_sample(e, &(tl_sampling){0}, expected, -1, &id, NULL, &err), TL_EINVALID, "position");
+    tl_sampling again = {.temperature = 0.7f, .seed = 3}, once = {.repetition_penalty = 100, .frequency_penalty = 2};
+    refused(tl_engine_sample_after(e, &again, expected, ids, 3, 4, &id, NULL, &err), TL_EINVALID, "n_prompt");
+    refused(tl_engine_sample_after(e, &again, expected, NULL, 3, 1, &id, NULL, &err), TL_EINVALID, "ids");
+    refused(tl_engine_sample_after(e, &again, expected, (int32_t[]){-1}, 1, 1, &id, NULL, &err), TL_EINVALID, "-1");
     assert_int_equal(id, 77);
+    int32_t alone = 0;
+    assert_int_equal(tl_engine_sample(e, &again, expected, 9, &alone, NULL, NULL), 0);
+    assert_int_equal(tl_engine_sample_after(e, &again, expected, ids, 9, 2, &id, NULL, NULL), 0);
+    assert_int_equal(id, alone);
+    assert_int_equal(tl_engine_sample(e, &(tl_sampling){0}, expected, 9, &alone, NULL, NULL), 0);
+    assert_int_equal(tl_engine_sample_after(e, &once, expected, &alone, 1, 0, &id, NULL, NULL), 0);
+    assert_int_not_equal(id, alone);
 
     assert_int_equal(tl_session_append(s, ids, 0, NULL, NULL), 0);
     assert_int_equal(tl_session_length(s), 40);

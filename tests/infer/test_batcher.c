@@ -93,6 +93,7 @@ typedef struct item {
     tl_request asked;
     int32_t prompt[MOST_PROMPT];
     int32_t stop_id[2];
+    tl_logit_bias bias[2];
     float prompt_logp[MOST_PROMPT]; /* expected */
     answer expected[CHOICES];
     /* what came */
@@ -131,6 +132,15 @@ static void make_items(const tl_engine *e, uint64_t seed) {
         if (i % 4) it->asked.sampling = (tl_sampling){.temperature = 0.8f + 0.1f * (float)(i % 4), .seed = key};
         if (i % 4 == 2) it->asked.sampling.top_k = 20;
         if (i % 4 == 3) it->asked.sampling.top_p = 0.9f;
+        if (i % 5 == 1) it->asked.sampling.typical_p = 0.8f, it->asked.sampling.min_p = 0.01f;
+        if (i % 5 == 2) it->asked.sampling.repetition_penalty = 1.3f;
+        if (i % 5 == 3) it->asked.sampling.presence_penalty = 0.7f, it->asked.sampling.frequency_penalty = 0.4f;
+        if (i % 5 == 4) {
+            it->bias[0] = (tl_logit_bias){(int32_t)draw(key, 6, (uint32_t)V), 2.5f};
+            it->bias[1] = (tl_logit_bias){(int32_t)draw(key, 7, (uint32_t)V), -INFINITY};
+            it->asked.bias = it->bias;
+            it->asked.n_bias = 2;
+        }
         if (i % 6 == 5) {
             it->stop_id[0] = (int32_t)draw(key, 4, (uint32_t)V);
             it->stop_id[1] = (int32_t)draw(key, 5, (uint32_t)V);
@@ -150,8 +160,10 @@ static void answer_alone(tl_engine *e, item *it) {
     const tl_request *r = &it->asked;
     const int positions = e->model.positions;
     float logits[MAX_V];
-    int32_t scratch[2 * MAX_V];
+    void *scratch = malloc(tl__sampler_bytes(e->arch.V));
+    int32_t made[MOST_MADE];
     tl_session *s;
+    assert_non_null(scratch);
     assert_int_equal(tl__session_open(&s, &e->model, &e->ctx, positions, 33, NULL), 0);
     assert_int_equal(tl__session_score(s, r->prompt, r->n_prompt, -1, it->prompt_logp + 1, NULL), 0);
     for (int c = 0; c < (r->choices > 1 ? r->choices : 1); c++) {
@@ -162,9 +174,11 @@ static void answer_alone(tl_engine *e, item *it) {
         tl__session_rewind(s, 0);
         assert_int_equal(tl__session_append(s, r->prompt, r->n_prompt, logits, NULL), 0);
         while (a->n < r->max_tokens && tl__session_length(s) < positions) {
-            const int32_t id =
-                tl__sample(&e->ctx, &sampling, logits, e->arch.V, tl__session_length(s), scratch, &a->logp[a->n]);
-            a->id[a->n++] = id;
+            const tl_steering steering = {r->bias, r->n_bias, r->n_prompt, a->n, r->prompt, made};
+            const int32_t id = tl__sample(&e->ctx, &sampling, &steering, logits, e->arch.V, tl__session_length(s),
+                                          scratch, &a->logp[a->n]);
+            made[a->n] = a->id[a->n] = id;
+            a->n++;
             if (ends(e, r, id)) {
                 a->finish = TL_FINISH_STOP;
                 break;
@@ -173,6 +187,7 @@ static void answer_alone(tl_engine *e, item *it) {
         }
     }
     tl__session_close(s);
+    free(scratch);
 }
 
 /* ---- what a batcher tells ---- */
@@ -340,12 +355,8 @@ static void what_is_not_done_is_refused_by_name(void **state) {
     int32_t prompt[200] = {1, 2, 3};
     const tl_request plain = {.prompt = prompt, .n_prompt = 3, .max_tokens = 2, .event = note, .user = &items[0]};
     tl_request r = plain;
-    r.sampling.repetition_penalty = 1.1f;
-    assert_int_equal(tl__batcher_submit(b, &r, &id, &err), TL_EUNSUPPORTED);
-    assert_non_null(strstr(err.text, "repetition_penalty"));
-    r = plain;
-    r.sampling.typical_p = 0.5f;
-    assert_int_equal(tl__batcher_submit(b, &r, &id, &err), TL_EUNSUPPORTED);
+    r.sampling.typical_p = 1.5f;
+    assert_int_equal(tl__batcher_submit(b, &r, &id, &err), TL_EINVALID);
     r = plain;
     r.thinking.most = 5;
     assert_int_equal(tl__batcher_submit(b, &r, &id, &err), TL_EUNSUPPORTED);

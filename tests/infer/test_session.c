@@ -220,7 +220,7 @@ static void L2_the_samplers_record_equals_training(void **state) {
         tl_session *s = open_session(m, &ctx, T, 0);
         append(s, tokens, prompt, logits);
         for (int i = prompt; i < T; i++) {
-            tokens[i] = tl__sample(&ctx, &sampling, logits, m->arch.V, i, scratch, &sampled[i - 1]);
+            tokens[i] = tl__sample(&ctx, &sampling, NULL, logits, m->arch.V, i, scratch, &sampled[i - 1]);
             append(s, tokens + i, 1, logits);
         }
         tl__session_close(s);
@@ -342,7 +342,7 @@ static void L4_bytes_are_known_and_stepping_takes_none(void **state) {
         append(s, tokens, 100, logits);
         tl_sampling sampling = {.temperature = 1, .top_p = 0.9f, .seed = 4};
         for (int i = 100; i < 120; i++) {
-            tokens[i] = tl__sample(&ctx, &sampling, logits, a->V, i, scratch, logp);
+            tokens[i] = tl__sample(&ctx, &sampling, NULL, logits, a->V, i, scratch, logp);
             append(s, tokens + i, 1, logits);
         }
         assert_int_equal(tl__session_score(s, tokens, 31, -1, logp, NULL), 0);

@@ -95,18 +95,20 @@ static void inputs_free(inputs *in) {
 #define BY_ROW(X)                                                                                                      \
     X(EMBED, C)                                                                                                        \
     X(EMBED_ALONE, C)                                                                                                  \
-    X(EMBED_SCALED, C) X(RMS, C) X(RMS_SUM, C) X(RMS_RSTD, one) X(RMS_ALONE, C) X(RMS_NO_SUM, C) X(RMS_COPY, C)        \
-        X(RMS_COPY_SUM, C) X(RMS_DX, C) X(LN, C) X(LN_SUM, C) X(LN_MEAN, one) X(LN_RSTD, one) X(LN_ALONE, C)           \
-            X(LN_NO_SUM, C) X(LN_DX, C) X(IN_PLACE, C) X(IN_PLACE_NORM, C) X(ROPE, qk) X(ROPE_BACK, qk) X(GELU, C)     \
-                X(GELU_BACK, C) X(SWIGLU, F) X(SWIGLU_BACK, gu) X(ADD, C) X(ADD_IN_PLACE, C) X(LOGP, one)              \
-                    X(DLOGITS, V) X(LOGP_ALONE, one) X(HEAD, qk) X(HEAD_RSTD, H) X(HEAD_IN_PLACE, qk) X(HEAD_DX, qk)   \
-                        X(HEAD_DX_IN_PLACE, qk) X(WHOLE, C) X(WHOLE_RSTD, one) X(WHOLE_DX, C) X(GEGLU, F)              \
-                            X(GEGLU_BACK, gu) X(SOFTCAP, C) X(LOGZ, one) X(LOGP_Z, one) X(DLOGITS_Z, V)                \
-                                X(LOGP_CAP, one) X(LOGZ_CAP, one) X(DLOGITS_CAP, V) X(LOGP_CAP_ALONE, one)
+    X(EMBED_SCALED, C)                                                                                                 \
+    X(RMS, C)                                                                                                          \
+    X(RMS_SUM, C) X(RMS_RSTD, one) X(RMS_ALONE, C) X(RMS_NO_SUM, C) X(RMS_COPY, C) X(RMS_COPY_SUM, C) X(RMS_DX, C)     \
+        X(LN, C) X(LN_SUM, C) X(LN_MEAN, one) X(LN_RSTD, one) X(LN_ALONE, C) X(LN_NO_SUM, C) X(LN_DX, C)               \
+            X(IN_PLACE, C) X(IN_PLACE_NORM, C) X(ROPE, qk) X(ROPE_BACK, qk) X(GELU, C) X(GELU_BACK, C) X(SWIGLU, F)    \
+                X(SWIGLU_BACK, gu) X(ADD, C) X(ADD_IN_PLACE, C) X(LOGP, one) X(DLOGITS, V) X(LOGP_ALONE, one)          \
+                    X(HEAD, qk) X(HEAD_RSTD, H) X(HEAD_IN_PLACE, qk) X(HEAD_DX, qk) X(HEAD_DX_IN_PLACE, qk)            \
+                        X(WHOLE, C) X(WHOLE_RSTD, one) X(WHOLE_DX, C) X(GEGLU, F) X(GEGLU_BACK, gu) X(SOFTCAP, C)      \
+                            X(LOGZ, one) X(LOGP_Z, one) X(DLOGITS_Z, V) X(LOGP_CAP, one) X(LOGZ_CAP, one)              \
+                                X(DLOGITS_CAP, V) X(LOGP_CAP_ALONE, one)
 #define SUMMED(X)                                                                                                      \
     X(DBIAS, C)                                                                                                        \
-    X(RMS_DGAIN, C) X(LN_DGAIN, C) X(LN_DBIAS, C) X(DE, E) X(DE_SLOT, E) X(HEAD_DGAIN, D) X(HEAD_DGAIN_IN_PLACE, D)    \
-        X(WHOLE_DGAIN, C)
+    X(RMS_DGAIN, C)                                                                                                    \
+    X(LN_DGAIN, C) X(LN_DBIAS, C) X(DE, E) X(DE_SLOT, E) X(HEAD_DGAIN, D) X(HEAD_DGAIN_IN_PLACE, D) X(WHOLE_DGAIN, C)
 
 #define NAME_ROW(name, width) ROW_##name,
 #define NAME_SUM(name, width) SUM_##name,
@@ -350,6 +352,41 @@ static void test_softmax_loss_values(void **state) {
     }
 }
 
+/* exp of (z − m)/T, which is rounded twice before: of |x| ≤ 90 a relative error of e^(90·2^−23) − 1, beside 0.9 ulp. */
+static void test_weigh(void **state) {
+    enum { N = 1003 };
+    static const int lengths[] = {0, 1, 15, 16, 17, 31, N};
+    tl_ctx ref, ctx;
+    assert_int_equal(open_isa(&ref, 1, "ref"), 0);
+    for (size_t k = 0; k < sizeof lengths / sizeof *lengths; k++) {
+        const int n = lengths[k];
+        float *z = floats(n), *want = floats(n), *got = floats(n);
+        if (n > 9) z[3] = NAN, z[5] = -INFINITY, z[9] = 50;
+        if (n > 701) z[700] = 50, z[701] = -1e30f;
+        const float m = n > 9 ? 50 : 41, T = 0.7f;
+        const double sum = ref.ops->weigh(&ref, want, z, m, T, n);
+        double plain = 0;
+        for (int i = 0; i < n; i++) {
+            const double w = z[i] < m ? exp(((double)z[i] - (double)m) / (double)T) : z[i] == m;
+            assert_true(fabs((double)want[i] - w) <= w * (90 * 0x1p-23 + 0x1p-23) + 0x1p-149);
+            plain += (double)want[i];
+        }
+        assert_true(fabs(sum - plain) <= plain * N * 0x1p-53);
+        for (size_t i = 1; i < sizeof isas / sizeof *isas; i++) {
+            if (open_isa(&ctx, 1, isas[i])) continue;
+            const double fast = ctx.ops->weigh(&ctx, got, z, m, T, n);
+            assert_memory_equal(&fast, &sum, sizeof sum);
+            same(isas[i], "weigh", got, want, n);
+            memcpy(got, z, (size_t)n * sizeof *z);
+            ctx.ops->weigh(&ctx, got, got, m, T, n);
+            same(isas[i], "weigh in place", got, want, n);
+            tl__ctx_close(&ctx);
+        }
+        free(z), free(want), free(got);
+    }
+    tl__ctx_close(&ref);
+}
+
 static const int64_t lengths[] = {0, 1, 15, 16, 17, 4095, 4096, 4097, 16384, 16389, 100003};
 
 static void test_sum_squares(void **state) {
@@ -459,6 +496,7 @@ int main(void) {
         cmocka_unit_test(test_row_alone_equals_row_in_batch),
         cmocka_unit_test(test_all_kinds_of_floats),
         cmocka_unit_test(test_softmax_loss_values),
+        cmocka_unit_test(test_weigh),
         cmocka_unit_test(test_sum_squares),
         cmocka_unit_test(test_adamw_fast_equals_ref),
         cmocka_unit_test(test_adamw_follows_the_paper),

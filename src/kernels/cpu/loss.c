@@ -1,7 +1,7 @@
-/* cpu/loss.c — softmax, cross-entropy, z-loss and their gradient: ref/loss.c to the bit. A row comes from memory once,
- * for its maximum; the passes after it find it in L2. With a gradient wanted, the sum's pass leaves the exponentials in
- * place of the logits, so that each is computed once; under a soft-cap the first pass leaves the tanh, which every
- * later one needs. */
+/* cpu/loss.c — softmax, cross-entropy, z-loss and their gradient, and the weights of a draw: ref/loss.c to the bit. A
+ * row comes from memory once, for its maximum; the passes after it find it in L2. With a gradient wanted, the sum's
+ * pass leaves the exponentials in place of the logits, so that each is computed once; under a soft-cap the first pass
+ * leaves the tanh, which every later one needs. */
 #include <math.h>
 #include <string.h>
 #include "base/elementary.h"
@@ -136,6 +136,29 @@ static void softmax_loss(tl_ctx *ctx, float *logp, float *logz, float *logits, c
     tl__parallel_for(ctx->pool, R, softmax_loss_row, &job);
 }
 
+TL_INLINE v16 weight(v16 z, v16 m, v16 temperature) {
+    const v16 e = v16_exp_below(v16_div(v16_sub(z, m), temperature));
+    return v16_select(v16_eq(z, m), v16_set1(1.0f), v16_keep(v16_lt(z, m), e));
+}
+
+static double weigh(tl_ctx *ctx, float *p, const float *z, float m, float temperature, int n) {
+    const v16 top = v16_set1(m), t = v16_set1(temperature);
+    d16 lane = d16_zero();
+    int i = 0;
+    for (; i + 16 <= n; i += 16) {
+        const v16 w = weight(v16_load(z + i), top, t);
+        v16_store(p + i, w);
+        lane = d16_add(lane, d16_from(w));
+    }
+    if (i < n) {
+        const v16 w = v16_keep(m16_first(n - i), weight(v16_load_n(z + i, n - i), top, t));
+        v16_store_n(p + i, w, n - i);
+        lane = d16_add(lane, d16_from(w));
+    }
+    return d16_sum(lane);
+}
+
 void TL_NAME(ops_loss)(tl_ops *ops) {
     ops->softmax_loss = softmax_loss;
+    ops->weigh = weigh;
 }

@@ -1,4 +1,5 @@
-/* ref/loss.c — softmax, cross-entropy, z-loss and their gradient over rows of logits, in the contract's order. */
+/* ref/loss.c — softmax, cross-entropy, z-loss and their gradient over rows of logits, and the weights of a draw, in the
+ * contract's order. */
 #include "kernels/ref/real.h"
 
 static void ref_softmax_loss(tl_ctx *ctx, real *logp, real *logz, real *logits, const int32_t *target,
@@ -35,8 +36,20 @@ static void ref_softmax_loss(tl_ctx *ctx, real *logp, real *logz, real *logits, 
     }
 }
 
+static double ref_weigh(tl_ctx *ctx, real *p, const real *z, real m, real temperature, int n) {
+    double lane[TL_LANES] = {0};
+    for (int i = 0; i < n; i++) {
+        p[i] = z[i] == m ? REAL(1) : z[i] < m ? EXP((z[i] - m) / temperature) : 0;
+        lane[i % TL_LANES] += (double)p[i];
+    }
+    for (int half = TL_LANES / 2; half; half /= 2)
+        for (int j = 0; j < half; j++) lane[j] += lane[j + half];
+    return lane[0];
+}
+
 #ifndef TL_REF_DOUBLE
 void tl__ops_loss_ref(tl_ops *ops) {
     ops->softmax_loss = ref_softmax_loss;
+    ops->weigh = ref_weigh;
 }
 #endif
