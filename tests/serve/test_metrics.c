@@ -11,6 +11,7 @@
 #include <math.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <time.h>
 #include "base/clock.h"
 #include "families.h"
 #include "serve/metrics.h"
@@ -267,6 +268,12 @@ typedef struct asker {
     int64_t seen_ns;
 } asker;
 
+static void sleep_ms(int ms) {
+    struct timespec t = {0, ms * 1000000L};
+    while (nanosleep(&t, &t) != 0) {
+    }
+}
+
 static void heard(void *user, const tl_event *e) {
     asker *a = user;
     if (e->id >= 0 && e->prompt_at < 0) {
@@ -275,6 +282,7 @@ static void heard(void *user, const tl_event *e) {
         a->seen_ns = e->usage->last_ns;
     }
     a->crowd->ended += e->finish != TL_FINISH_NONE;
+    if (a->crowd->ended == 1 && e->finish) sleep_ms(20); /* planted, inside a step */
     const int64_t calls = heap_calls;
     tl__metrics_event(a->crowd->metrics, e, &a->last_ns);
     assert_int_equal(heap_calls, calls);
@@ -333,6 +341,7 @@ static void a_crowd_adds_up(void **state) {
         assert_int_equal(tl__batcher_submit(c.batcher, &r, &id, &err), 0);
     }
     while (c.ended < REQUESTS) {
+        if (c.steps == 3) sleep_ms(30); /* planted, between two */
         const int64_t t = tl__now_ns();
         assert_true(tl__batcher_step(c.batcher, S, &err) >= 0);
         c.busy += (double)(tl__now_ns() - t) * 1e-9;
@@ -370,6 +379,8 @@ static void a_crowd_adds_up(void **state) {
                  idle = value(text, "trilith:idle_seconds_total" C);
     assert_true(in_steps > 0 && in_steps <= c.busy && in_steps + idle <= whole);
     near(family(text, "trilith:operator_seconds_total"), in_steps, 1e-9 * (1 + in_steps));
+    assert_true(idle >= 0.03);
+    assert_true(value(text, "trilith:operator_seconds_total{model_name=\"crowd\",operator=\"other\"}") >= 0.02);
     const char *matmul = "trilith:operator_flops_total{model_name=\"crowd\",operator=\"matmul\"}";
     const double seconds = value(text, "trilith:operator_seconds_total{model_name=\"crowd\",operator=\"matmul\"}");
     assert_true(value(text, matmul) > 0 && seconds > 0);
