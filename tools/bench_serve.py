@@ -143,7 +143,7 @@ def positions(shared):
 
 
 def trilith_command(trilith, model, clients, threads, shared, more=()):
-    return [*serving.trilith(trilith, model), "--threads", threads, "--running", clients, "--positions", positions(shared), *more]
+    return [*serving.trilith(trilith, model), "--threads", threads, "--running", clients, "--context", positions(shared), *more]
 
 
 def llama_command(server, model, clients, threads, shared, more=()):
