@@ -1,0 +1,114 @@
+/* runner.c — opening, in the order that lets a mistake show before anything large is read; then steps. */
+#include "serve/runner.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+#include "base/clock.h"
+#include "base/log.h"
+
+#define WAIT_NS 1000000000LL /* of a step without work, until the next look whether to end */
+
+/* "models/smollm2.gguf" is "smollm2"; "runs/demo/" is "demo". */
+static void name_of(char *out, size_t size, const char *path) {
+    size_t n = strlen(path);
+    while (n > 1 && path[n - 1] == '/') n--;
+    size_t begin = n;
+    while (begin > 0 && path[begin - 1] != '/') begin--;
+    if (n - begin > 5 && strncmp(path + n - 5, ".gguf", 5) == 0) n -= 5;
+    snprintf(out, size, "%.*s", (int)(n - begin), path + begin);
+}
+
+/* A model without a template serves all but chats. */
+static int open_templates(tl_runner *r, tl_error *err) {
+    const char *model = r->engine.folder, *file = r->options->template;
+    tl_error none;
+    if (!r->engine.tokenizer) return 0;
+    if (file) {
+        TRY(tl__chat_template_tokens(&r->chat, model, err));
+        TRY(tl__chat_template_file(&r->chat, file, err));
+        TRY(tl__chat_template_tokens(&r->chat_tools, model, err));
+        return tl__chat_template_file(&r->chat_tools, file, err);
+    }
+    int status = tl__chat_template_open(&r->chat, model, false, &none);
+    if (status == TL_ENOTFOUND) {
+        tl__chat_template_close(&r->chat);
+        return tl__chat_template_tokens(&r->chat, model, err);
+    }
+    if (status) return tl__fail(err, status, "%s", none.text);
+    return tl__chat_template_open(&r->chat_tools, model, true, err);
+}
+
+static int open_all(tl_runner *r, tl_error *err) {
+    const tl_runner_options *o = r->options;
+    tl_engine *e = &r->engine;
+    tl_batcher_facts facts;
+    int n_stops = 0;
+    TRY(tl__engine_open(e, o->model, false, err));
+    TRY(open_templates(r, err));
+    TRY(tl__conversation_stops(r->stops, &n_stops, e->folder, e->arch.V, err));
+    tl_engine_options how = o->engine;
+    if (how.positions == 0) how.positions = e->arch.max_positions;
+    if (how.positions > e->arch.max_positions)
+        return tl__fail(err, TL_EINVALID, "--context %d is more than the %d positions of this model", how.positions,
+                        e->arch.max_positions);
+    TRY(tl__engine_load(e, &how, err));
+    TRY(tl__batcher_open(&r->batcher, e, &o->batcher, err));
+    tl__batcher_describe(r->batcher, &facts);
+    if (o->name) snprintf(r->name, sizeof r->name, "%s", o->name);
+    else name_of(r->name, sizeof r->name, o->model);
+    r->context = (tl_ask_context){.engine = e,
+                                  .chat = &r->chat,
+                                  .chat_tools = r->chat_tools.template ? &r->chat_tools : &r->chat,
+                                  .stops = r->stops,
+                                  .n_stops = n_stops,
+                                  .name = r->name,
+                                  .positions = facts.positions,
+                                  .waiting = o->batcher.waiting};
+    return 0;
+}
+
+static void set_state(tl_runner *r, tl_runner_state state) {
+    atomic_store(&r->state, (int)state);
+    r->changed(r->user);
+}
+
+static void *run(void *user) {
+    tl_runner *r = user;
+    if (open_all(r, &r->err)) {
+        set_state(r, TL_RUNNER_FAILED);
+        return NULL;
+    }
+    r->ready_ns = tl__now_ns();
+    r->created = time(NULL);
+    set_state(r, TL_RUNNER_READY);
+    while (!atomic_load(&r->end)) {
+        tl_error err;
+        if (tl__batcher_step(r->batcher, WAIT_NS, &err) < 0) tl__warn("a step failed: %s", err.text);
+    }
+    atomic_store(&r->state, TL_RUNNER_ENDED);
+    return NULL;
+}
+
+int tl__runner_start(tl_runner *r, const tl_runner_options *options, void (*changed)(void *user), void *user,
+                     tl_error *err) {
+    *r = (tl_runner){.options = options, .changed = changed, .user = user, .begun_ns = tl__now_ns()};
+    atomic_init(&r->state, TL_RUNNER_LOADING);
+    atomic_init(&r->end, false);
+    if (pthread_create(&r->thread, NULL, run, r) == 0) return 0;
+    return tl__fail(err, TL_ENOMEM, "the system has no room for a thread");
+}
+
+void tl__runner_end(tl_runner *r) {
+    atomic_store(&r->end, true);
+    if (atomic_load(&r->state) == TL_RUNNER_READY) tl__batcher_wake(r->batcher);
+    pthread_join(r->thread, NULL);
+    tl__batcher_close(r->batcher);
+    r->batcher = NULL;
+}
+
+void tl__runner_close(tl_runner *r) {
+    tl__chat_template_close(&r->chat);
+    tl__chat_template_close(&r->chat_tools);
+    tl__engine_close(&r->engine);
+}
