@@ -39,6 +39,10 @@ static int open_templates(tl_runner *r, tl_error *err) {
     return tl__chat_template_open(&r->chat_tools, model, true, err);
 }
 
+static void on_step(void *metrics, const tl_batch_step *step) {
+    tl__metrics_step(metrics, step);
+}
+
 static int open_all(tl_runner *r, tl_error *err) {
     const tl_runner_options *o = r->options;
     tl_engine *e = &r->engine;
@@ -53,10 +57,14 @@ static int open_all(tl_runner *r, tl_error *err) {
         return tl__fail(err, TL_EINVALID, "--context %d is more than the %d positions of this model", how.positions,
                         e->arch.max_positions);
     TRY(tl__engine_load(e, &how, err));
-    TRY(tl__batcher_open(&r->batcher, e, &o->batcher, err));
-    tl__batcher_describe(r->batcher, &facts);
     if (o->name) snprintf(r->name, sizeof r->name, "%s", o->name);
     else name_of(r->name, sizeof r->name, o->model);
+    TRY(tl__metrics_open(&r->metrics, e, r->name, how.positions, err));
+    tl_batcher_options batcher = o->batcher;
+    batcher.stepped = on_step;
+    batcher.user = r->metrics;
+    TRY(tl__batcher_open(&r->batcher, e, &batcher, err));
+    tl__batcher_describe(r->batcher, &facts);
     r->context = (tl_ask_context){.engine = e,
                                   .chat = &r->chat,
                                   .chat_tools = r->chat_tools.template ? &r->chat_tools : &r->chat,
@@ -108,6 +116,7 @@ void tl__runner_end(tl_runner *r) {
 }
 
 void tl__runner_close(tl_runner *r) {
+    tl__metrics_close(r->metrics);
     tl__chat_template_close(&r->chat);
     tl__chat_template_close(&r->chat_tools);
     tl__engine_close(&r->engine);
