@@ -190,6 +190,9 @@ def real_answer(browser, server, shots, size, scheme):
     made = int(found[2])
     assert 2 <= made <= 60 and float(found[1]) > 0
     assert browser.js("document.querySelector('#scroll').scrollWidth <= document.querySelector('#scroll').clientWidth"), "the page is wider than the screen"
+    width, bottom = browser.js("(r => [r.width, innerHeight - r.bottom])(document.querySelector('#box').getBoundingClientRect())")
+    assert width >= 0.9 * size[0] if phone else width >= 600, f"the line to write on is {width} wide"
+    assert 0 <= bottom <= 20, f"and ends {bottom} above the bottom"
     spans = last(browser, "e.querySelectorAll('.t').length")
     assert spans >= made * 0.7, f"{spans} words to point at for {made} tokens"
     # What stood there is among what could have; the tip stays on the screen.
@@ -281,6 +284,8 @@ def made_up(browser, server, shots):
     give(browser, events(chunk("So f")) .replace("data: [DONE]", 'data: {"error": {"message": "a step failed"}}'), 9)
     ask(browser, "y")
     assert last(browser, "e.querySelector('.error').textContent") == "a step failed" and last(browser, "answerText(turns[turns.length - 1])") == "So f"
+    said = browser.js("sent.messages")
+    assert said[-1]["content"] == "y" and "x" not in [m["content"] for m in said], "a question that was refused is asked again"
     browser.js("document.querySelector('#scroll').scrollTop = 1e9")
     browser.shot(shots and os.path.join(shots, "desk-dark-errors.png"))
     browser.js("document.querySelector('#anew').click()")
