@@ -32,6 +32,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models as bpe_models, pr
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 import expert_models
+import interop_serve
 import interop_tokenizers
 import make_optimizer_vectors
 import make_reference
@@ -646,6 +647,8 @@ def main():
         checks.run("tokenizer encode GPT-2 style --special",
                    lambda: same_ids(trilith, at("gpt2-style"), special_encoder(theirs), texts, work, special=True))
         interop_tokenizers.run(checks, trilith, english() + code(), at)
+        if not args.only or "serve" in args.only:
+            checks.run("serve", lambda: interop_serve.run(checks, trilith, english(), args.seed, at))
 
         checks.run("templates whole", lambda: whole_templates(trilith, work))
         checks.run("templates random", lambda: random_templates(trilith, args.seed, 800, work))
