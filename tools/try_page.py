@@ -305,9 +305,18 @@ def complaints(browser, port):
     return said
 
 
-def try_page(trilith, model, chromium, shots, say=print):
+def chromium():
+    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+def missing():
+    """What is not here, as a sentence; None: all is."""
+    return None if chromium() else "there is no Chromium here (Debian: apt-get install chromium)"
+
+
+def run(trilith, model, program=None, shots=None, say=lambda line: None):
     with tempfile.TemporaryDirectory(prefix="trilith-page-") as work, serving.Server(serving.trilith(trilith, model, "--context", 4096, "--kv-memory", "300M"), log=f"{work}/serve.log") as server:
-        browser = Browser(chromium, work)
+        browser = Browser(program or chromium(), work)
         try:
             for size in (PHONE, DESK):
                 for scheme in ("light", "dark"):
@@ -327,18 +336,19 @@ def main():
     parser = argparse.ArgumentParser(description="the chat page in headless Chromium")
     parser.add_argument("--trilith", required=True)
     parser.add_argument("--model", help="a small chat model, GGUF (default: SmolLM2 of tools/requirements-models.txt)")
-    parser.add_argument("--chromium", default=shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome"))
+    parser.add_argument("--chromium", metavar="PROGRAM")
     parser.add_argument("--shots", metavar="FOLDER", help="keep screenshots there")
     args = parser.parse_args()
-    if not args.chromium:
-        raise SystemExit("try_page: there is no Chromium here (Debian: apt-get install chromium)")
+    if not args.chromium and missing():
+        print(f"skipped: {missing()}")
+        return
     if args.shots:
         os.makedirs(args.shots, exist_ok=True)
     if not args.model:
         import real_models
 
         args.model = real_models.smollm2()
-    print(try_page(args.trilith, args.model, args.chromium, args.shots))
+    print(run(args.trilith, args.model, args.chromium, args.shots, print))
 
 
 if __name__ == "__main__":
