@@ -45,6 +45,7 @@ static void queue(tl_exchange *x, int http, const char *type, struct MHD_Respons
     if (atomic_load(&x->server->draining)) MHD_add_response_header(response, "Connection", "close");
     x->answered = MHD_queue_response(x->connection, (unsigned)http, response) == MHD_YES;
     MHD_destroy_response(response);
+    if (atomic_load(&x->server->runner.state) == TL_RUNNER_READY) tl__metrics_answer(x->server->runner.metrics, http);
 }
 
 void tl__exchange_send_text(tl_exchange *x, int http, const char *type, const char *text, size_t n) {
@@ -115,6 +116,7 @@ int tl__exchange_begin(tl_exchange *x, tl_refusal *refusal) {
     if (status) return tl__refuse_error(refusal, NULL, &err);
     x->job->wake = on_wake;
     x->job->of = x;
+    x->job->metrics = s->runner.metrics;
     pthread_mutex_lock(&s->door);
     status = s->closed ? tl__fail(&err, TL_EBUSY, "the server is going down")
                        : tl__job_submit(x->job, s->runner.batcher, &a->request, &err);

@@ -108,6 +108,7 @@ static void on_event(void *user, const tl_event *e) {
     tl_job *job = p->job;
     const int k = job->alternatives;
     tl_reply *r = &p->reply[e->choice];
+    if (job->metrics) tl__metrics_event(job->metrics, e, &r->last_ns);
     pthread_mutex_lock(&job->lock);
     if (e->prompt_at >= 0) {
         assert(p->read && e->prompt_at < p->n_prompt); /* J1 */

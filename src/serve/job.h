@@ -7,7 +7,7 @@
 #define TL_SERVE_JOB_H
 
 #include <pthread.h>
-#include "infer/batcher.h"
+#include "serve/metrics.h"
 
 typedef struct tl_told { /* of one token */
     int32_t id;
@@ -25,6 +25,7 @@ typedef struct tl_reply { /* of one choice */
     bool by_text;         /* STOP: by a stop text, not by an id */
     uint32_t text_bytes;  /* at the end */
     tl_usage usage;
+    int64_t last_ns; /* the metrics' word */
     char error[256]; /* with FAILED */
 } tl_reply;
 
@@ -48,6 +49,7 @@ typedef struct tl_job_yard { /* where jobs wait that the engine's thread was the
 typedef struct tl_job {
     pthread_mutex_t lock;
     tl_job_yard *yard;
+    tl_metrics *metrics; /* what each event is counted in; NULL: nothing */
     int holders;            /* parts that have not ended, and the reader */
     int open;               /* choices that have not ended */
     bool asleep;            /* the reader waits … */

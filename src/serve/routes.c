@@ -1,6 +1,8 @@
 /* routes.c — which path does what. */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include "serve/page.h"
 #include "serve/server_parts.h"
 #include "serve/tokens.h"
 
@@ -64,6 +66,29 @@ static int ready(tl_exchange *x, tl_refusal *r) {
     return 0;
 }
 
+static int metrics(tl_exchange *x, tl_refusal *r) {
+    const tl_runner *runner = &x->server->runner;
+    tl_batcher_facts facts;
+    tl_error err;
+    char *text;
+    size_t n;
+    if (atomic_load(&runner->state) != TL_RUNNER_READY)
+        return tl__refuse_as(r, 503, "loading", NULL, "the model is being loaded; come again in a moment");
+    tl__batcher_describe(runner->batcher, &facts);
+    if (tl__metrics_write(runner->metrics, &facts, &text, &n, &err)) return tl__refuse_error(r, NULL, &err);
+    tl__exchange_send_text(x, 200, TL_METRICS_CONTENT_TYPE, text, n);
+    free(text);
+    return 0;
+}
+
+static int page(tl_exchange *x, tl_refusal *r) {
+    (void)r;
+    size_t n;
+    const char *html = tl__page(&n);
+    tl__exchange_send_text(x, 200, "text/html; charset=utf-8", html, n);
+    return 0;
+}
+
 /* ---- tokens ---- */
 
 static int send_made(tl_exchange *x, json_t *made) {
@@ -96,6 +121,8 @@ static const tl_route routes[] = {
     {"POST", "/tokenize", .model = true, .run = tokenize},
     {"POST", "/detokenize", .model = true, .run = detokenize},
     {"GET", "/tokenizer_info", .model = true, .run = tokenizer_info},
+    {"GET", "/metrics", .run = metrics},
+    {"GET", "/", .free = true, .run = page},
     {"GET", "/health", .free = true, .run = health},
     {"GET", "/ready", .free = true, .run = ready},
 };

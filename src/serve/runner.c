@@ -55,11 +55,19 @@ int tl__runner_open(tl_runner *r, const tl_runner_options *o, tl_error *err) {
                     e->arch.max_positions);
 }
 
+static void on_step(void *metrics, const tl_batch_step *step) {
+    tl__metrics_step(metrics, step);
+}
+
 static int load(tl_runner *r, tl_error *err) {
     tl_engine *e = &r->engine;
     tl_batcher_facts facts;
     TRY(tl__engine_load(e, &r->how, err));
-    TRY(tl__batcher_open(&r->batcher, e, &r->options->batcher, err));
+    TRY(tl__metrics_open(&r->metrics, e, r->name, r->how.positions, err));
+    tl_batcher_options batcher = r->options->batcher;
+    batcher.stepped = on_step;
+    batcher.user = r->metrics;
+    TRY(tl__batcher_open(&r->batcher, e, &batcher, err));
     tl__batcher_describe(r->batcher, &facts);
     r->context = (tl_ask_context){.engine = e,
                                   .chat = &r->chat,
@@ -111,6 +119,7 @@ void tl__runner_end(tl_runner *r) {
 
 void tl__runner_close(tl_runner *r) {
     tl__batcher_close(r->batcher);
+    tl__metrics_close(r->metrics);
     tl__chat_template_close(&r->chat);
     tl__chat_template_close(&r->chat_tools);
     tl__engine_close(&r->engine);

@@ -5,6 +5,7 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
+#include "serve/metrics.h"
 #include "serve/request.h"
 #include "text/conversation.h"
 
@@ -28,6 +29,7 @@ typedef struct tl_runner {
     tl_ask_context context;
     tl_engine_options how;
     tl_batcher *batcher;
+    tl_metrics *metrics;
     int64_t begun_ns, ready_ns;
     time_t created;
     tl_error err; /* of FAILED */
