@@ -564,6 +564,7 @@ def main():
     parser.add_argument("--trilith", default=os.path.join(HERE, "..", "build", "trilith"))
     parser.add_argument("--tests", help="folder of the built C tests (default: tests/ beside the program)")
     parser.add_argument("--real", action="store_true", help="Gemma 3 270M too, and conversions of real models, which transformers reads for minutes")
+    parser.add_argument("--lines", type=int, default=1_000_000, help="to compare each kind of tokenizer on (default 1,000,000: hours for all kinds)")
     parser.add_argument("--only", help="run only checks whose name holds this word")
     parser.add_argument("--seed", type=int, default=int(time.time()) % 100_000 + 2, help="of the fresh models (default: another each time)")
     args = parser.parse_args()
@@ -649,7 +650,7 @@ def main():
         checks.run("tokenizer encode GPT-2 style", lambda: same_ids(trilith, at("gpt2-style"), plain_encoder(theirs), texts, work))
         checks.run("tokenizer encode GPT-2 style --special",
                    lambda: same_ids(trilith, at("gpt2-style"), special_encoder(theirs), texts, work, special=True))
-        interop_tokenizers.run(checks, trilith, english() + code(), at)
+        interop_tokenizers.run(checks, trilith, english() + code(), at, args.lines)
 
         checks.run("templates whole", lambda: whole_templates(trilith, work))
         checks.run("templates random", lambda: random_templates(trilith, args.seed, 800, work))
