@@ -10,6 +10,7 @@ import math
 import os
 import random
 
+import real_models
 from tokenizers import AddedToken, Regex, Tokenizer, decoders as D, models as M, normalizers as N, pre_tokenizers as P, trainers as T
 
 GPT4 = r"""'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"""
@@ -189,16 +190,20 @@ def run(checks, trilith, real, at, lines, seed=5):
     real = [line for line in real.split("\n") if line]
     generated = lines_of(rng, min(lines, BLOCK), real)
     corpus = rng.sample(real, min(len(real), 6000)) + generated[:1500]
+
+    def compare(tokenizer, folder):
+        said = same_lines(trilith, tokenizer, generated, folder)
+        for block in range(1, math.ceil(lines / BLOCK)):  # as many again, others: a file and a run of the program each
+            same_lines(trilith, tokenizer, lines_of(random.Random(seed * 1_000_003 + block), BLOCK, real), folder)
+        return said if lines <= BLOCK else f"{lines} lines, the first: {said}"
+
     for i, (name, make) in enumerate(kinds(corpus)):
         def check():
             tokenizer = make()
             if i % 2 == 0:
                 decorate(tokenizer)
-            said = same_lines(trilith, tokenizer, generated, at("tokenizers", str(i)))
-            for block in range(1, math.ceil(lines / BLOCK)):  # as many again, others: a file and a run of the program each
-                other = lines_of(random.Random(seed * 1_000_003 + block), BLOCK, real)
-                same_lines(trilith, tokenizer, other, at("tokenizers", str(i)))
-            return said if lines <= BLOCK else f"{lines} lines, the first: {said}"
+            return compare(tokenizer, at("tokenizers", str(i)))
         checks.run(f"tokenizer lines: {name}", check)
+    checks.run("tokenizer lines: a real one", lambda: compare(Tokenizer.from_file(real_models.tokenizer()), at("tokenizers", "real")))
     runs = [rng.choice("*-=+") * rng.randint(1, 90) for _ in range(300)]
     checks.run("tokenizer lines: unigram, runs", lambda: [same_lines(trilith, runs_of_one(rng), runs, at("tokenizers", "runs")) for _ in range(10)][-1])
