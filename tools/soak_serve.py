@@ -134,7 +134,7 @@ class Soak:
         if not self.stops:
             print(f"stop texts are left out: {said.decode()}")
         self.left, self.until = args.requests, time.monotonic() + 60 * args.minutes
-        shares = dict(ask=36, stream=20, leave=16, leave_at_once=4, slow=4, malformed=7, oversized=3, garbage=3, half_open=3, keep_alive=2, other=2)
+        shares = dict(ask=36, stream=20, leave=16, leave_at_once=4, slow=4, malformed=7, oversized=3, garbage=3, half_open=3, silent=1, shut=2, keep_alive=2, other=2)
         self.kinds, self.weights = [getattr(self, name) for name in shares], list(shares.values())
 
     # ---- one thing that a client does
@@ -240,6 +240,20 @@ class Soak:
             old = self.open.pop(0)
             old.reset()
             await old.__aexit__()
+
+    async def silent(self, rng):
+        async with Connection(self.server.port):
+            await asyncio.sleep(rng.random())
+
+    async def shut(self, rng):
+        """Says at once that it will send no more: the server may answer, or take it for gone."""
+        path, body, key = draw_body(rng, False, self.stops)
+        async with Connection(self.server.port) as c:
+            await c.send(request(path, body))
+            c.writer.write_eof()
+            whole = await c.reader.read()
+        if whole and not whole.startswith(b"HTTP/1.1 "):
+            raise Wrong(f"the answer begins with {whole[:80]!r}")
 
     async def keep_alive(self, rng):
         """Several requests on one connection, all sent at once."""

@@ -39,28 +39,32 @@ static int open_templates(tl_runner *r, tl_error *err) {
     return tl__chat_template_open(&r->chat_tools, model, true, err);
 }
 
+int tl__runner_open(tl_runner *r, const tl_runner_options *o, tl_error *err) {
+    tl_engine *e = &r->engine;
+    *r = (tl_runner){.options = o, .begun_ns = tl__now_ns(), .how = o->engine};
+    atomic_init(&r->state, TL_RUNNER_LOADING);
+    atomic_init(&r->end, false);
+    if (o->name) snprintf(r->name, sizeof r->name, "%s", o->name);
+    else name_of(r->name, sizeof r->name, o->model);
+    TRY(tl__engine_open(e, o->model, false, err));
+    TRY(open_templates(r, err));
+    TRY(tl__conversation_stops(r->stops, &r->n_stops, e->folder, e->arch.V, err));
+    if (r->how.positions == 0) r->how.positions = e->arch.max_positions;
+    if (r->how.positions <= e->arch.max_positions) return 0;
+    return tl__fail(err, TL_EINVALID, "--context %d is more than the %d positions of this model", r->how.positions,
+                    e->arch.max_positions);
+}
+
 static void on_step(void *metrics, const tl_batch_step *step) {
     tl__metrics_step(metrics, step);
 }
 
-static int open_all(tl_runner *r, tl_error *err) {
-    const tl_runner_options *o = r->options;
+static int load(tl_runner *r, tl_error *err) {
     tl_engine *e = &r->engine;
     tl_batcher_facts facts;
-    int n_stops = 0;
-    TRY(tl__engine_open(e, o->model, false, err));
-    TRY(open_templates(r, err));
-    TRY(tl__conversation_stops(r->stops, &n_stops, e->folder, e->arch.V, err));
-    tl_engine_options how = o->engine;
-    if (how.positions == 0) how.positions = e->arch.max_positions;
-    if (how.positions > e->arch.max_positions)
-        return tl__fail(err, TL_EINVALID, "--context %d is more than the %d positions of this model", how.positions,
-                        e->arch.max_positions);
-    TRY(tl__engine_load(e, &how, err));
-    if (o->name) snprintf(r->name, sizeof r->name, "%s", o->name);
-    else name_of(r->name, sizeof r->name, o->model);
-    TRY(tl__metrics_open(&r->metrics, e, r->name, how.positions, err));
-    tl_batcher_options batcher = o->batcher;
+    TRY(tl__engine_load(e, &r->how, err));
+    TRY(tl__metrics_open(&r->metrics, e, r->name, r->how.positions, err));
+    tl_batcher_options batcher = r->options->batcher;
     batcher.stepped = on_step;
     batcher.user = r->metrics;
     TRY(tl__batcher_open(&r->batcher, e, &batcher, err));
@@ -69,10 +73,10 @@ static int open_all(tl_runner *r, tl_error *err) {
                                   .chat = &r->chat,
                                   .chat_tools = r->chat_tools.template ? &r->chat_tools : &r->chat,
                                   .stops = r->stops,
-                                  .n_stops = n_stops,
+                                  .n_stops = r->n_stops,
                                   .name = r->name,
                                   .positions = facts.positions,
-                                  .waiting = o->batcher.waiting};
+                                  .waiting = r->options->batcher.waiting};
     return 0;
 }
 
@@ -83,7 +87,7 @@ static void set_state(tl_runner *r, tl_runner_state state) {
 
 static void *run(void *user) {
     tl_runner *r = user;
-    if (open_all(r, &r->err)) {
+    if (load(r, &r->err)) {
         set_state(r, TL_RUNNER_FAILED);
         return NULL;
     }
@@ -98,24 +102,23 @@ static void *run(void *user) {
     return NULL;
 }
 
-int tl__runner_start(tl_runner *r, const tl_runner_options *options, void (*changed)(void *user), void *user,
-                     tl_error *err) {
-    *r = (tl_runner){.options = options, .changed = changed, .user = user, .begun_ns = tl__now_ns()};
-    atomic_init(&r->state, TL_RUNNER_LOADING);
-    atomic_init(&r->end, false);
-    if (pthread_create(&r->thread, NULL, run, r) == 0) return 0;
-    return tl__fail(err, TL_ENOMEM, "the system has no room for a thread");
+int tl__runner_start(tl_runner *r, void (*changed)(void *user), void *user, tl_error *err) {
+    r->changed = changed;
+    r->user = user;
+    r->started = pthread_create(&r->thread, NULL, run, r) == 0;
+    return r->started ? 0 : tl__fail(err, TL_ENOMEM, "the system has no room for a thread");
 }
 
 void tl__runner_end(tl_runner *r) {
+    if (!r->started) return;
     atomic_store(&r->end, true);
     if (atomic_load(&r->state) == TL_RUNNER_READY) tl__batcher_wake(r->batcher);
     pthread_join(r->thread, NULL);
-    tl__batcher_close(r->batcher);
-    r->batcher = NULL;
+    r->started = false;
 }
 
 void tl__runner_close(tl_runner *r) {
+    tl__batcher_close(r->batcher);
     tl__metrics_close(r->metrics);
     tl__chat_template_close(&r->chat);
     tl__chat_template_close(&r->chat_tools);

@@ -24,24 +24,28 @@ typedef struct tl_runner {
     tl_engine engine;
     tl_chat_template chat, chat_tools;
     int32_t stops[TL_CHAT_STOPS];
+    int n_stops;
     char name[256];
     tl_ask_context context;
+    tl_engine_options how;
     tl_batcher *batcher;
     tl_metrics *metrics;
     int64_t begun_ns, ready_ns;
     time_t created;
     tl_error err; /* of FAILED */
-
     pthread_t thread;
+    bool started;
     atomic_bool end;
     void (*changed)(void *user); /* the state is another one; on the runner's thread */
     void *user;
 } tl_runner;
 
-/* Begins to open the model, on a thread of its own. */
-int tl__runner_start(tl_runner *runner, const tl_runner_options *options, void (*changed)(void *user), void *user,
-                     tl_error *err);
-/* What is asked for still ends as cancelled; then all is closed. The engine stays until close. */
+/* Reads configuration, tokenizer, template and the weights' headers, so that a mistake shows before anyone can ask.
+ * Close it after a failure too. */
+int tl__runner_open(tl_runner *runner, const tl_runner_options *options, tl_error *err);
+/* Begins to load the weights, and then to compute, on a thread of its own. */
+int tl__runner_start(tl_runner *runner, void (*changed)(void *user), void *user, tl_error *err);
+/* What is asked for still ends as cancelled; the thread ends. */
 void tl__runner_end(tl_runner *runner);
 void tl__runner_close(tl_runner *runner);
 

@@ -147,6 +147,7 @@ static int start_daemon(tl_server *s, int fd, tl_error *err) {
 static int open_server(tl_server *s, tl_error *err) {
     int fd = -1;
     TRY(tl__keys_open(&s->keys, s->options->keys, err));
+    TRY(tl__runner_open(&s->runner, &s->options->runner, err));
     TRY(s->options->unix_path ? listen_unix(s, &fd, err) : listen_tcp(s, &fd, err));
     if (getrandom(&s->boot, sizeof s->boot, 0) != (ssize_t)sizeof s->boot) s->boot = (uint64_t)tl__now_ns();
     if (tl__watch_open(&s->watch, on_left, s, err)) {
@@ -155,7 +156,7 @@ static int open_server(tl_server *s, tl_error *err) {
     }
     s->event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     TRY(start_daemon(s, fd, err));
-    return tl__runner_start(&s->runner, &s->options->runner, on_changed, s, err);
+    return tl__runner_start(&s->runner, on_changed, s, err);
 }
 
 /* ---- until it is told to end ---- */
@@ -237,9 +238,9 @@ static int serve(tl_server *s, int signals, tl_error *err) {
     return 0;
 }
 
-static void close_server(tl_server *s, bool begun) {
+static void close_server(tl_server *s) {
     if (s->daemon) MHD_stop_daemon(s->daemon);
-    if (begun) tl__runner_end(&s->runner);
+    tl__runner_end(&s->runner);
     if (s->watch.thread) tl__watch_close(&s->watch);
     tl__job_yard_sweep(&s->yard);
     tl__runner_close(&s->runner);
@@ -261,9 +262,8 @@ int tl__serve(const tl_serve_options *options, tl_error *err) {
     pthread_mutex_init(&s.door, NULL);
     pthread_mutex_init(&s.yard.lock, NULL);
     int status = signals < 0 ? tl__fail_errno(err, "signals cannot be waited for") : open_server(&s, err);
-    const bool begun = s.runner.options != NULL;
     if (!status) status = serve(&s, signals, err);
-    close_server(&s, begun);
+    close_server(&s);
     if (signals >= 0) close(signals);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     return status;
