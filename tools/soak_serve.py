@@ -23,7 +23,7 @@ import time
 
 import serving
 
-BODY, RUNNING, WAITING, CONTEXT, IDLE, PAGES = 1 << 16, 16, 40, 256, 4, 24  # what the server is told: few, so that each limit is met
+BODY, RUNNING, WAITING, CONTEXT, IDLE, PAGES = 1 << 16, 16, 56, 256, 4, 24  # what the server is told: few, so that each limit is met
 PATIENCE = 90  # seconds until an answer counts as stuck
 GROWTH = 24 << 20  # anonymous bytes after the first third: arenas of the C library's, connections; a page a request would be ten times that
 TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}<assistant>"
