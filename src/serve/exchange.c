@@ -45,7 +45,7 @@ static void queue(tl_exchange *x, int http, const char *type, struct MHD_Respons
     if (atomic_load(&x->server->draining)) MHD_add_response_header(response, "Connection", "close");
     x->answered = MHD_queue_response(x->connection, (unsigned)http, response) == MHD_YES;
     MHD_destroy_response(response);
-    if (atomic_load(&x->server->runner.state) >= TL_RUNNER_READY) tl__metrics_answer(x->server->runner.metrics, http);
+    if (atomic_load(&x->server->runner.state) == TL_RUNNER_READY) tl__metrics_answer(x->server->runner.metrics, http);
 }
 
 void tl__exchange_send_text(tl_exchange *x, int http, const char *type, const char *text, size_t n) {
