@@ -88,7 +88,7 @@ class Answer(asyncio.Protocol):
 
 
 def request_bytes(port, ids):
-    body = json.dumps(dict(model="bench", prompt=ids, max_tokens=MADE, temperature=0, ignore_eos=True, stream=True,
+    body = json.dumps(dict(prompt=ids, max_tokens=MADE, temperature=0, ignore_eos=True, stream=True,
                            stream_options=dict(include_usage=True))).encode()
     head = f"POST /v1/completions HTTP/1.1\r\nHost: {serving.HOST}:{port}\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     return head.encode() + body

@@ -1,272 +1,390 @@
-"""A crowd that behaves badly, against one `trilith serve`: clients that leave, read slowly, send too much, nonsense, half a request or nothing.
+"""`trilith serve` under a crowd that behaves badly, bounded in requests and time: does it stand, does it leak, does anything get stuck, is everyone else answered?
 
-    soak_serve.py --trilith build/trilith --model MODEL [--requests 20000] [--clients 64] [--minutes 10] [--seed N]
+    soak_serve.py --trilith build/trilith [--requests 20000] [--clients 64] [--minutes 30] [--seed N] [--model FILE]
 
-Every request with a seed that was answered whole must have the bytes that it has alone. At the end nothing may be stuck: the server still answers, it
-ends by itself with status 0 (its own assertions count the pages), and its memory is where it was after a quarter of the requests. Loopback only.
+Clients on loopback draw what they do: ask and read the answer, whole or streamed; leave amid an answer, or before it; read slowly; send bodies that are too
+large, not JSON, or ask for what cannot be; send garbage for headers; begin a request and never end it. Who asks the same gets the same text, whatever the
+others do. In the end the server must be alive, run nothing, hold no page and no more descriptors than before, and its memory must not have grown since the
+first third; SIGTERM must end it with status 0. The model is a tiny one, trained for a step, unless one is named.
 """
+
 import argparse
+import asyncio
 import collections
 import json
 import os
 import random
-import signal
 import socket
+import struct
 import subprocess
 import sys
-import threading
+import tempfile
 import time
 
-BODY = 20_000  # --max-body
+import serving
+
+BODY, RUNNING, WAITING, CONTEXT, IDLE, PAGES = 1 << 16, 16, 56, 256, 4, 24  # what the server is told: few, so that each limit is met
+PATIENCE = 90  # seconds until an answer counts as stuck
+GROWTH = 24 << 20  # anonymous bytes after the first third: arenas of the C library's, connections; a page a request would be ten times that
+TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}<assistant>"
+PROMPTS = ["The king said", "In the beginning", "12 + 30 =", "Zwölf Boxkämpfer jagen", "a" * 150, "Once upon a time there was", "\n\n", "def f(x):"]
 
 
-def request(method, path, body=b"", headers=()):
-    head = [f"{method} {path} HTTP/1.1", "Host: localhost", f"Content-Length: {len(body)}", *headers]
-    return "\r\n".join(head).encode() + b"\r\n\r\n" + body
+class Wrong(Exception):
+    """What the server should not have done."""
 
 
-class Client:
-    def __init__(self, port, rng, known):
-        self.port, self.rng, self.known, self.counts, self.wrong = port, rng, known, collections.Counter(), []
+class Connection:
+    def __init__(self, port):
+        self.port = port
 
-    def connect(self):
-        s = socket.create_connection(("127.0.0.1", self.port), 60)
-        s.settimeout(60)
-        return s
-
-    def read(self, s, slowly=False, most=None):
-        """All of one response, to the end of the connection (which is asked to close)."""
-        out = bytearray()
-        while most is None or len(out) < most:
-            piece = s.recv(self.rng.choice((1, 7, 64)) if slowly and len(out) < 300 else 65536)
-            if not piece:
-                break
-            out += piece
-            if slowly:
-                time.sleep(0.002)
-        return bytes(out)
-
-    def ask(self, stream):
-        i = self.rng.randrange(len(PROMPTS))
-        body = dict(PROMPTS[i], **({"stream": True} if stream else {}))
-        return i, request("POST", "/v1/completions", json.dumps(body).encode(), ["Connection: close"])
-
-    def text_of(self, response, stream):
-        head, _, body = response.partition(b"\r\n\r\n")
-        if b" 429 " in head.split(b"\r\n")[0]:
-            return None
-        if not head.startswith(b"HTTP/1.1 200"):
-            raise AssertionError(f"a request was answered {response[:300]}")
-        if not stream:
-            return [c["text"] for c in json.loads(body)["choices"]]
-        texts, plain = {}, unchunk(body) if b"chunked" in head.lower() else body
-        if not plain.endswith(b"data: [DONE]\n\n"):
-            raise AssertionError(f"a stream without its end: {plain[-200:]}")
-        for line in plain.split(b"\n\n"):
-            if line.startswith(b"data: {"):
-                for c in json.loads(line[6:])["choices"]:
-                    texts[c["index"]] = texts.get(c["index"], "") + c["text"]
-        return [texts[k] for k in sorted(texts)]
-
-    def whole(self, slowly=False):
-        stream = self.rng.random() < 0.5
-        i, bytes_ = self.ask(stream)
-        with self.connect() as s:
-            s.sendall(bytes_)
-            text = self.text_of(self.read(s, slowly), stream)
-        if text is not None and self.known.setdefault(i, text) != text:
-            raise AssertionError(f"request {i} was answered {text} and {self.known[i]}")
-        return "busy" if text is None else "slow" if slowly else "whole"
-
-    def slow(self):
-        return self.whole(slowly=True)
-
-    def leave(self):
-        _, bytes_ = self.ask(self.rng.random() < 0.5)
-        with self.connect() as s:
-            s.sendall(bytes_)
-            if self.rng.random() < 0.5:
-                self.read(s, most=self.rng.randrange(1, 400))
-            if self.rng.random() < 0.5:  # a reset, not an end
-                s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-        return "left"
-
-    def half(self):
-        _, bytes_ = self.ask(False)
-        with self.connect() as s:
-            s.sendall(bytes_[:self.rng.randrange(len(bytes_))])
-            time.sleep(self.rng.random() * 0.05)
-        return "half a request"
-
-    def silent(self):
-        with self.connect():
-            time.sleep(self.rng.random() * 0.2)
-        return "silent"
-
-    def shut(self):
-        """Says at once that it will send no more: the server may take it as one that has left, or answer."""
-        _, bytes_ = self.ask(False)
-        with self.connect() as s:
-            s.sendall(bytes_)
-            s.shutdown(socket.SHUT_WR)
-            self.read(s)
-        return "half-open"
-
-    def oversized(self):
-        with self.connect() as s:
-            try:
-                if self.rng.random() < 0.5:
-                    s.sendall(request("POST", "/v1/completions", b" " * (BODY + 1 + self.rng.randrange(60_000)), ["Connection: close"]))
-                else:
-                    s.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
-                    for _ in range(30):
-                        s.sendall(b"1000\r\n" + b"x" * 4096 + b"\r\n")
-                    s.sendall(b"0\r\n\r\n")
-                self.read(s, most=12)
-            except (ConnectionError, BrokenPipeError):
-                pass
-        return "oversized"
-
-    def malformed(self):
-        good = json.dumps(self.rng.choice(PROMPTS)).encode()
-        kind = self.rng.randrange(4)
-        if kind == 0:
-            body = bytes(self.rng.randrange(256) for _ in range(self.rng.randrange(1, 200)))
-        elif kind == 1:
-            body = good[:-1 - self.rng.randrange(len(good) - 2)]
-        elif kind == 2:
-            body = good[:-1] + b',"temprature":1}'
-        else:
-            body = good[:-1] + b',"temperature":"hot"}'
-        with self.connect() as s:
-            s.sendall(request("POST", "/v1/completions", body, ["Connection: close"]))
-            answer = self.read(s)
-        if not answer.startswith(b"HTTP/1.1 400") or b'{"error":{' not in answer:
-            raise AssertionError(f"{body!r} was answered {answer[:300]}")
-        return "malformed"
-
-    def noise(self):
-        with self.connect() as s:
-            s.sendall(bytes(self.rng.randrange(256) for _ in range(self.rng.randrange(1, 400))) + b"\r\n\r\n")
-            s.settimeout(0.2)
-            try:
-                self.read(s, most=12)
-            except (TimeoutError, ConnectionError):
-                pass
-        return "noise"
-
-    def run(self, left, until):
-        kinds = [self.whole] * 8 + [self.slow, self.leave, self.leave, self.leave, self.half, self.silent, self.shut, self.oversized, self.malformed, self.noise]
-        while next(left, None) is not None and time.monotonic() < until and not self.wrong:
-            kind = self.rng.choice(kinds)
-            try:
-                self.counts[kind()] += 1
-            except ConnectionError as e:
-                if kind in (self.whole, self.slow, self.malformed):
-                    self.wrong.append(f"{kind.__name__}: {e!r}")
-                self.counts["cut off"] += 1
-            except Exception as e:
-                self.wrong.append(f"{kind.__name__}: {e!r}")
-
-
-def unchunk(body):
-    out = bytearray()
-    while body:
-        size, _, body = body.partition(b"\r\n")
-        n = int(size, 16)
-        out += body[:n]
-        body = body[n + 2:]
-    return bytes(out)
-
-
-def make_prompts(rng):
-    shared = [rng.randrange(3, 250) for _ in range(60)]
-    return [{"prompt": shared[:rng.randrange(1, 60)] + [rng.randrange(3, 250) for _ in range(rng.randrange(1, 20))], "max_tokens": rng.choice((1, 4, 16, 48)),
-             "temperature": rng.choice((0, 1)), "seed": rng.randrange(1 << 40), "n": rng.choice((1, 1, 1, 3)), "ignore_eos": rng.random() < 0.5} for _ in range(200)]
-
-
-class Counter:
-    def __init__(self, n):
-        self.lock, self.n = threading.Lock(), n
-
-    def __iter__(self):
+    async def __aenter__(self):
+        self.reader, self.writer = await asyncio.open_connection(serving.HOST, self.port)
         return self
 
-    def __next__(self):
-        with self.lock:
-            self.n -= 1
-            if self.n < 0:
-                raise StopIteration
-            return self.n
+    async def __aexit__(self, *_):
+        self.writer.close()
+
+    async def send(self, data):
+        self.writer.write(data)
+        await self.writer.drain()
+
+    def reset(self):
+        """Leave with a RST where close says a polite FIN."""
+        self.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    async def answer(self, pause=None):
+        """(status, headers, body) until the server closes; pause: seconds between small reads."""
+        whole = b""
+        while more := await self.reader.read(1 << 16 if pause is None else 200):
+            whole += more
+            if pause is not None:
+                await asyncio.sleep(pause)
+        head, _, body = whole.partition(b"\r\n\r\n")
+        if not head.startswith(b"HTTP/1.1 "):
+            raise Wrong(f"the answer begins with {whole[:80]!r}")
+        if b"transfer-encoding: chunked" in head.lower():
+            rest, body = body, b""
+            while rest:
+                size, _, rest = rest.partition(b"\r\n")
+                n = int(size, 16)
+                body, rest = body + rest[:n], rest[n + 2 :]
+                if n == 0:
+                    break
+            else:
+                raise Wrong("a chunked answer was cut off")
+        return int(head[9:12]), head, body
 
 
-def resident(pid):
-    with open(f"/proc/{pid}/status") as f:
-        return next(int(line.split()[1]) for line in f if line.startswith("VmRSS:")) * 1024
+def request(path, body, close=True, method="POST", more=""):
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return (f"{method} {path} HTTP/1.1\r\nHost: {serving.HOST}\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n"
+            f"{'Connection: close' + chr(13) + chr(10) if close else ''}{more}\r\n").encode() + data
+
+
+def draw_body(rng, stream, stops=False):
+    """What is asked, and the key of what must come."""
+    prompt, seed, made = rng.choice(PROMPTS), rng.randrange(3), rng.choice([1, 6, 17])
+    chat = rng.random() < 0.3
+    body = dict(max_tokens=made, seed=seed, temperature=rng.choice([0, 1.0]), ignore_eos=True, stream=stream)
+    if rng.random() < 0.2:
+        body["n"] = 3
+    if rng.random() < 0.2:
+        body["logprobs"] = True if chat else 3
+    if stops and rng.random() < 0.1:
+        body["stop"] = ["e", "xyz"]
+    body.update(dict(messages=[dict(role="user", content=prompt)]) if chat else dict(prompt=prompt))
+    key = json.dumps([prompt, seed, made, chat, body["temperature"], body.get("n"), body.get("stop")])
+    return "/v1/chat/completions" if chat else "/v1/completions", body, key
+
+
+def texts_of(body, streamed):
+    """Texts by choice, whole."""
+    out = collections.defaultdict(str)
+    if not streamed:
+        for c in json.loads(body)["choices"]:
+            out[c["index"]] = c["message"]["content"] if "message" in c else c["text"]
+        return dict(out)
+    events = [line[6:] for line in body.decode().split("\n") if line.startswith("data: ")]
+    if not events or events[-1] != "[DONE]":
+        raise Wrong(f"a stream ends in {events[-1:]}")
+    ended = set()
+    for event in events[:-1]:
+        for c in json.loads(event).get("choices", ()):
+            out[c["index"]] += c["delta"].get("content") or "" if "delta" in c else c["text"]
+            if c["finish_reason"]:
+                ended.add(c["finish_reason"] and c["index"])
+    if ended != set(out):
+        raise Wrong(f"of the choices {sorted(out)} only {sorted(ended)} ended")
+    return dict(out)
+
+
+MALFORMED = [b"", b"{", b"[]", b"null", b"\xff\xfe{}", b'{"prompt": 5}', b'{"prompt": "x", "max_tokens": "many"}', b'{"prompt": "x", "max_tokens": -1}', b'{"prompt": "x", "n": 100000}',
+             b'{"prompt": "x", "temperature": 1e999}', b'{"prompt": "x", "no_such_thing": 1}', b'{"prompt": "' + b"x " * 2000 + b'"}', b'{"prompt": [1, 2, 99999999]}', b'{"prompt": [[[1]]]}',
+             b'{"prompt": "x", "logit_bias": {"a": 3}}', b'{"prompt": "x", "stop": [1]}', b"[" * 30000, b'{"prompt": ' + b'{"a":' * 5000 + b"1" + b"}" * 5001, b'{"prompt":"x"}{"prompt":"y"}',
+             b'{"prompt": "\\ud800"}', b'{"prompt": "x", "prompt": "y", "best_of": 0}', b'{"messages": [{"role": "user"}]}', b'{"prompt": "x", "stream": "yes"}']
+
+
+class Soak:
+    def __init__(self, args, server, model_seed):
+        self.args, self.server, self.rng = args, server, random.Random(model_seed)
+        self.known, self.did, self.statuses, self.wrong, self.open = {}, collections.Counter(), collections.Counter(), collections.Counter(), []
+        status, said = serving.ask(server.port, "POST", "/v1/completions", dict(prompt="x", max_tokens=1, stop=["e"]))
+        self.stops = status == 200
+        if not self.stops:
+            print(f"stop texts are left out: {said.decode()}")
+        self.left, self.until = args.requests, time.monotonic() + 60 * args.minutes
+        shares = dict(ask=36, stream=20, leave=16, leave_at_once=4, slow=4, malformed=7, oversized=3, garbage=3, half_open=3, silent=1, shut=2, keep_alive=2, other=2)
+        self.kinds, self.weights = [getattr(self, name) for name in shares], list(shares.values())
+
+    # ---- one thing that a client does
+
+    async def judge(self, status, body, key, streamed):
+        self.statuses[status] += 1
+        if status in (429, 503): # as many wait as may
+            await asyncio.sleep(0.1)
+            return
+        if status != 200:
+            raise Wrong(f"{status} for a sound request: {body[:200]!r}")
+        texts = texts_of(body, streamed)
+        if self.known.setdefault(key, texts) != texts:
+            raise Wrong(f"{key} was {self.known[key]} and is {texts}")
+
+    async def ask(self, rng):
+        path, body, key = draw_body(rng, False, self.stops)
+        async with Connection(self.server.port) as c:
+            await c.send(request(path, body))
+            status, head, answer = await c.answer()
+        if status == 429 and b"retry-after" not in head.lower():
+            raise Wrong("429 without Retry-After")
+        await self.judge(status, answer, key, False)
+
+    async def stream(self, rng, pause=None):
+        path, body, key = draw_body(rng, True, self.stops)
+        async with Connection(self.server.port) as c:
+            await c.send(request(path, body))
+            status, _, answer = await c.answer(pause)
+        await self.judge(status, answer, key, True)
+
+    async def slow(self, rng):
+        await self.stream(rng, rng.uniform(0.01, 0.1))
+
+    async def leave(self, rng):
+        path, body, _ = draw_body(rng, rng.random() < 0.8)
+        body["max_tokens"] = 100
+        async with Connection(self.server.port) as c:
+            await c.send(request(path, body))
+            await c.reader.read(rng.choice([1, 300, 3000]))
+            if rng.random() < 0.5:
+                c.reset()
+
+    async def leave_at_once(self, rng):
+        path, body, _ = draw_body(rng, True)
+        async with Connection(self.server.port) as c:
+            await c.send(request(path, body))
+            if rng.random() < 0.5:
+                c.reset()
+
+    async def malformed(self, rng):
+        bad = rng.choice(MALFORMED)
+        if rng.random() < 0.2: # cut anywhere
+            bad = request("", draw_body(rng, False)[1]).partition(b"\r\n\r\n")[2]
+            bad = bad[: rng.randrange(1, len(bad) - 1)]
+        async with Connection(self.server.port) as c:
+            await c.send(request(rng.choice(["/v1/completions", "/v1/chat/completions", "/tokenize", "/score", "/v1/embeddings"]), bad))
+            status, _, answer = await c.answer()
+        self.statuses[status] += 1
+        if status == 200: # an endpoint that takes it: /tokenize of "x", a prompt named twice
+            json.loads(answer)
+        elif not 400 <= status < 500 or "message" not in json.loads(answer)["error"]:
+            raise Wrong(f"{status} {answer[:200]!r} to {bad[:60]!r}")
+
+    async def oversized(self, rng):
+        async with Connection(self.server.port) as c:
+            try:
+                if rng.random() < 0.5: # says so, and may send it
+                    await c.send(request("/v1/completions", b"x" * 10).replace(b"Content-Length: 10", b"Content-Length: %d" % rng.choice([BODY + 1, 1 << 40, 10**30])))
+                    await c.send(b"y" * rng.choice([0, 1000, BODY]))
+                else:
+                    await c.send(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n")
+                    for _ in range(BODY // 4096 + 4):
+                        await c.send(b"1000\r\n" + b"z" * 4096 + b"\r\n")
+                    await c.send(b"0\r\n\r\n")
+                status, _, _ = await asyncio.wait_for(c.answer(), 3 * IDLE)
+            except (ConnectionError, asyncio.TimeoutError, Wrong):
+                return # it may hang up on what it will not read
+        self.statuses[status] += 1
+        if status not in (400, 413):
+            raise Wrong(f"{status} to a body that is too large")
+
+    async def garbage(self, rng):
+        junk = rng.choice([rng.randbytes(300), b"GET / HTTP/9.9\r\n\r\n", b"\r\n" * 200, b"GET /" + b"a" * 100000 + b" HTTP/1.1\r\n\r\n", b"POST /v1/completions HTTP/1.1\r\nContent-Length: -5\r\n\r\n",
+                           b"GET /metrics HTTP/1.1\r\n" + b"X: y\r\n" * 5000 + b"\r\n", b"POST /v1/completions HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+                           b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nZZZ\r\n"])
+        async with Connection(self.server.port) as c:
+            try:
+                await c.send(junk)
+                c.writer.write_eof()
+                await asyncio.wait_for(c.reader.read(1 << 20), 3 * IDLE)
+            except (OSError, asyncio.TimeoutError): # it has hung up already
+                pass
+
+    async def half_open(self, rng):
+        """Begun and never ended: the server closes it when its patience ends."""
+        whole = request("/v1/completions", dict(prompt="x", max_tokens=3))
+        c = Connection(self.server.port)
+        await c.__aenter__()
+        await c.send(whole[: rng.randrange(1, len(whole) - 1)])
+        self.open.append(c)
+        if len(self.open) > 100:
+            old = self.open.pop(0)
+            old.reset()
+            await old.__aexit__()
+
+    async def silent(self, rng):
+        async with Connection(self.server.port):
+            await asyncio.sleep(rng.random())
+
+    async def shut(self, rng):
+        """Says at once that it will send no more: the server may answer, or take it for gone."""
+        path, body, key = draw_body(rng, False, self.stops)
+        async with Connection(self.server.port) as c:
+            await c.send(request(path, body))
+            c.writer.write_eof()
+            whole = await c.reader.read()
+        if whole and not whole.startswith(b"HTTP/1.1 "):
+            raise Wrong(f"the answer begins with {whole[:80]!r}")
+
+    async def keep_alive(self, rng):
+        """Several requests on one connection, all sent at once."""
+        n = rng.randrange(2, 5)
+        async with Connection(self.server.port) as c:
+            for i in range(n):
+                await c.send(request("/tokenize", dict(prompt=rng.choice(PROMPTS)), close=i == n - 1))
+            got = b""
+            while more := await c.reader.read(1 << 16):
+                got += more
+        if (found := got.count(b"HTTP/1.1 200")) != n:
+            raise Wrong(f"{found} answers on one connection to {n} requests")
+
+    async def other(self, rng):
+        path = rng.choice(["/metrics", "/health", "/ready", "/v1/models", "/", "/nowhere", "/v1/models/none", "/..%2f..%2fetc/passwd", "/v1/completions"])
+        async with Connection(self.server.port) as c:
+            await c.send(request(path, b"", method="GET"))
+            status, _, _ = await c.answer()
+        self.statuses[status] += 1
+        if status not in (200, 404, 405):
+            raise Wrong(f"{status} for GET {path}")
+
+    # ---- all of it
+
+    async def client(self, n):
+        rng = random.Random(self.args.seed * 1000 + n)
+        while self.left > 0 and time.monotonic() < self.until and len(self.wrong) < 20:
+            self.left -= 1
+            kind = rng.choices(self.kinds, self.weights)[0]
+            try:
+                await asyncio.wait_for(kind(rng), PATIENCE)
+            except Wrong as error:
+                self.wrong[f"{kind.__name__}: {error}"] += 1
+            except asyncio.TimeoutError:
+                self.wrong[f"{kind.__name__}: nothing came in {PATIENCE} s"] += 1
+            except (ConnectionError, asyncio.IncompleteReadError) as error:
+                self.wrong[f"{kind.__name__}: {error!r}"] += 1
+                if not self.server.alive():
+                    return
+            except Exception as error: # an answer that cannot be read
+                self.wrong[f"{kind.__name__}: {error!r}"] += 1
+            self.did[kind.__name__] += 1
+
+    async def watch(self, seen):
+        """Anonymous memory as the soak goes on, by requests done."""
+        while True:
+            if self.server.alive():
+                seen.append((self.args.requests - self.left, self.server.memory("RssAnon")))
+            await asyncio.sleep(0.25)
+
+    async def run(self):
+        seen = []
+        watcher = asyncio.create_task(self.watch(seen))
+        await asyncio.gather(*(self.client(n) for n in range(self.args.clients)))
+        watcher.cancel()
+        for c in self.open:
+            await c.__aexit__()
+        return seen
+
+
+def tiny_model(trilith, work):
+    from pydoc_data.topics import topics
+
+    text = os.path.join(work, "text.txt")
+    with open(text, "w", encoding="ascii", errors="replace") as f:
+        f.write("\n\n".join(topics.values())[:300000])
+    subprocess.run([trilith, "train", "--data", text, "--out", f"{work}/run", "--model", "demo", "--tokenizer", "bytes", "--batch", "2", "--seq", str(CONTEXT), "--steps", "2", "--val-fraction", "0",
+                    "--sample-tokens", "0", "--quiet"], check=True, stdout=subprocess.DEVNULL)
+    return f"{work}/run/checkpoints/latest"
+
+
+def settled(server, seconds):
+    """The metrics once nothing runs, or as they are after so many seconds."""
+    end = time.monotonic() + seconds
+    while True:
+        found = serving.metrics(serving.ask(server.port, "GET", "/metrics")[1].decode())
+        if all(found[f"trilith:{name}", ()] == 0 for name in ("num_requests_running", "num_requests_waiting", "kv_used_pages")) or time.monotonic() > end:
+            return found
+        time.sleep(0.2)
 
 
 def main():
-    parser = argparse.ArgumentParser(description="a crowd that behaves badly")
-    parser.add_argument("--trilith", default="build/trilith")
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--requests", type=int, default=20_000)
+    parser = argparse.ArgumentParser(description="a crowd that behaves badly, bounded")
+    parser.add_argument("--trilith", required=True)
+    parser.add_argument("--model", help="a model folder or GGUF file (default: a tiny one, made on the spot)")
+    parser.add_argument("--requests", type=int, default=20000)
     parser.add_argument("--clients", type=int, default=64)
-    parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--seed", type=int, default=int(time.time()) % 100_000)
-    parser.add_argument("options", nargs="*", help="of trilith serve, after --")
+    parser.add_argument("--minutes", type=float, default=30, help="and no longer")
+    parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
-    global PROMPTS
-    PROMPTS = make_prompts(random.Random(args.seed))
-    process = subprocess.Popen([args.trilith, "serve", args.model, "--port", "0", "--max-body", str(BODY), *args.options], stderr=subprocess.PIPE, text=True)
-    line = process.stderr.readline()
-    assert line.startswith("listening http://"), line
-    port = int(line.rsplit(":", 1)[1])
-    ready = process.stderr.readline()
-    assert ready.startswith("ready "), ready
-    print(f"seed {args.seed}; {ready.strip()}", flush=True)
-    known, left, until, began = {}, Counter(args.requests), time.monotonic() + 60 * args.minutes, time.monotonic()
-    clients = [Client(port, random.Random(args.seed * 1000 + i), known) for i in range(args.clients)]
-    threads = [threading.Thread(target=c.run, args=(left, until), daemon=True) for c in clients]
-    for t in threads:
-        t.start()
-    early = None
-    while any(t.is_alive() for t in threads):
-        time.sleep(0.2)
-        if process.poll() is not None:
-            break
-        if early is None and left.n < args.requests * 3 // 4:
-            early = resident(process.pid)
-        if time.monotonic() > until + 120:
-            break
-    seconds, wrong = time.monotonic() - began, [w for c in clients for w in c.wrong]
-    if any(t.is_alive() for t in threads):
-        wrong.append("clients wait and are not answered")
-    if process.poll() is None:
-        late = resident(process.pid)
-        c = Client(port, random.Random(1), known)
-        try:
-            c.whole()
-        except Exception as e:
-            wrong.append(f"afterwards: {e!r}")
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(60)
-        except subprocess.TimeoutExpired:
-            wrong.append("the server does not end")
-            process.kill()
-    said = process.stderr.read().strip()
-    if process.wait() != 0:
-        wrong.append(f"the server ended with status {process.returncode}: {said[-2000:]}")
-    else:
-        print(f"memory {(early or 0) / 1e6:.0f} MB after a quarter, {late / 1e6:.0f} MB at the end")
-        if early and late > early + 32e6:
-            wrong.append("memory grows")
-    total = sum((c.counts for c in clients), collections.Counter())
-    print(f"{sum(total.values())} requests in {seconds:.0f} s: " + ", ".join(f"{n} {k}" for k, n in total.most_common()))
-    for w in wrong[:20]:
-        print("WRONG", w)
-    return 1 if wrong else 0
-
+    with tempfile.TemporaryDirectory(prefix="trilith-soak-") as work:
+        model = args.model or tiny_model(args.trilith, work)
+        with open(f"{work}/template", "w") as f:
+            f.write(TEMPLATE)
+        command = serving.trilith(args.trilith, model, "--template", f"{work}/template", "--context", CONTEXT, "--running", RUNNING, "--waiting", WAITING, "--max-body", BODY,
+                                  "--idle-seconds", IDLE, "--step-tokens", 64, "--connections", 512)
+        with serving.Server(command) as server:
+            page_bytes = int(settled(server, 5)["trilith:kv_page_bytes", ()])
+        command += ["--kv-memory", PAGES * page_bytes]  # too few for all that may run: some give theirs back
+        with serving.Server(command, log=f"{work}/serve.log") as server:
+            before = settled(server, 5)
+            soak = Soak(args, server, args.seed)
+            began = time.monotonic()
+            seen = asyncio.run(soak.run())
+            took, wrong = time.monotonic() - began, list(soak.wrong.items())
+            if not server.alive():
+                raise SystemExit(f"soak_serve: the server died: status {server.process.returncode}\n{server.stop()}\n{wrong}")
+            time.sleep(1.5 * IDLE) # half-open connections are closed by now
+            after = settled(server, 30)
+            final, third = server.memory("RssAnon"), [b for n, b in seen if n <= args.requests / 3]
+            value = lambda name: int(after[f"trilith:{name}", ()])
+            faults = [f"{n} × {what}" for what, n in wrong]
+            for name in ("num_requests_running", "num_requests_waiting", "kv_used_pages"):
+                if value(name):
+                    faults.append(f"{name} is {value(name)} with nobody there")
+            files = [int(m["process_open_fds", ()]) for m in (before, after)]
+            if files[1] > files[0] + 2:
+                faults.append(f"{files[1]} descriptors are open, {files[0]} were before")
+            if final > third[-1] + GROWTH:
+                faults.append(f"anonymous memory grew from {third[-1] / 1e6:.1f} MB after a third to {final / 1e6:.1f} MB")
+            said = server.stop()
+            if server.process.returncode != 0:
+                faults.append(f"SIGTERM ended it with {server.process.returncode}: {said[-500:]}")
+            ended = {dict(labels)["finished_reason"]: int(x) for (name, labels), x in after.items() if name == "trilith:request_success_total"}
+            print(f"{sum(soak.did.values())} requests of {args.clients} clients in {took:.0f} s: {dict(soak.did)}\nstatus {dict(sorted(soak.statuses.items()))}; the engine ended {ended}, "
+                  f"preempted {value('num_preemptions_total')}, found {value('prefix_cache_hits_total')} of {value('prefix_cache_queries_total')} tokens; {len(soak.known)} questions always had one answer\n"
+                  f"memory {third[-1] / 1e6:.1f} MB after a third, {final / 1e6:.1f} MB in the end; descriptors {files[0]} → {files[1]}")
+    for fault in faults:
+        print(f"FAULT {fault[:600]}")
+    print("the server stands" if not faults else f"{len(faults)} faults")
+    return bool(faults)
 
 
 if __name__ == "__main__":

@@ -153,8 +153,11 @@ def chunk(text, token=None, logp=-0.1, others=(), **delta):
     return dict(choices=[choice])
 
 
+END = dict(choices=[dict(index=0, delta={}, finish_reason="stop")])
+
+
 def events(*chunks):
-    return "".join(f"data: {json.dumps(c, ensure_ascii=False)}\n\n" for c in chunks) + "data: [DONE]\n\n"
+    return "".join(f"data: {json.dumps(c, ensure_ascii=False)}\n\n" for c in (*chunks, END)) + "data: [DONE]\n\n"
 
 
 def give(browser, body, cut=7, status=200):
@@ -286,10 +289,25 @@ def made_up(browser, server, shots):
     assert last(browser, "e.querySelector('.error').textContent") == "a step failed" and last(browser, "answerText(turns[turns.length - 1])") == "So f"
     said = browser.js("sent.messages")
     assert said[-1]["content"] == "y" and "x" not in [m["content"] for m in said], "a question that was refused is asked again"
+    give(browser, events(chunk("Half an ans")).replace('"stop"', "null"), 50)
+    ask(browser, "z")
+    assert "breaks off" in last(browser, "e.querySelector('.error').textContent"), "an answer without an end looks like one with"
     browser.js("document.querySelector('#scroll').scrollTop = 1e9")
     browser.shot(shots and os.path.join(shots, "desk-dark-errors.png"))
     browser.js("document.querySelector('#anew').click()")
     assert browser.js("turns.length === 0 && !!document.querySelector('#empty')")
+
+
+def key_asked_for(browser, server):
+    """The page of a server with a key says so, and speaks once it has it."""
+    browser.open(f"http://{serving.HOST}:{server.port}/", PHONE, "dark")
+    browser.until("document.activeElement === document.querySelector('#key')")
+    browser.call("Input.insertText", text="open-sesame")
+    browser.press("Tab", 9)
+    browser.until("model !== null")
+    browser.js("document.querySelector('#close').click(); document.querySelector('#max_tokens').value = '3'")
+    ask(browser, "Hello")
+    assert "3 tokens" in last(browser, "e.querySelector('.say').innerText")
 
 
 def complaints(browser, port):
@@ -325,6 +343,10 @@ def run(trilith, model, program=None, shots=None, say=lambda line: None):
             made_up(browser, server, shots)
             said = complaints(browser, server.port)
             assert not said, "; ".join(said)
+            with open(f"{work}/keys", "w") as f:
+                f.write("open-sesame\n")
+            with serving.Server(serving.trilith(trilith, model, "--context", 512, "--api-keys", f"{work}/keys")) as locked:
+                key_asked_for(browser, locked)
         finally:
             browser.close()
         status, page = serving.ask(server.port, "GET", "/")

@@ -51,6 +51,7 @@ typedef struct numbers {
     tl_totals ledger; /* backward_seconds aside */
     double idle_seconds;
     tl_totals before, mark; /* the ledger as it was: rates are those since `before` */
+    bool read, measured;    /* somebody has; the peaks are, or will be in a moment */
     double f32_flops, bf16_flops, int8_ops, read_bytes_per_second; /* peaks; 0: not measured */
 } numbers;
 
@@ -245,12 +246,24 @@ void tl__metrics_event(tl_metrics *m, const tl_event *e, int64_t *last_ns) {
     pthread_mutex_unlock(&m->lock);
 }
 
-void tl__metrics_machine(tl_metrics *m, const tl_machine *machine) {
+void tl__metrics_idle(tl_metrics *m) {
     pthread_mutex_lock(&m->lock);
-    m->now.f32_flops = machine->f32_flops;
-    m->now.bf16_flops = machine->bf16_flops;
-    m->now.int8_ops = machine->int8_ops;
-    m->now.read_bytes_per_second = machine->read_bytes_per_second;
+    const bool wanted = m->engine && m->now.read && !m->now.measured;
+    m->now.measured |= wanted;
+    pthread_mutex_unlock(&m->lock);
+    if (!wanted) return;
+    tl_machine machine;
+    tl_ctx ctx = m->engine->ctx;
+    ctx.contract = TL_CONTRACT_BF16; /* all three peaks: weights of several types may lie in one model */
+    tl__machine_describe(&machine, &ctx);
+    const tl_arena *weights = &m->engine->model.arena;
+    tl__machine_measure_in_place(&machine, &ctx, weights->base, weights->used_bytes, 0.1);
+    tl__machine_measure_int8(&machine, &ctx, 0.05);
+    pthread_mutex_lock(&m->lock);
+    m->now.f32_flops = machine.f32_flops;
+    m->now.bf16_flops = machine.bf16_flops;
+    m->now.int8_ops = machine.int8_ops;
+    m->now.read_bytes_per_second = machine.read_bytes_per_second;
     pthread_mutex_unlock(&m->lock);
 }
 
@@ -405,7 +418,7 @@ static void put_ledger(page *p, const numbers *x) {
     if (x->int8_ops > 0) sample(p, "", "type", "int8", x->int8_ops);
     if (x->read_bytes_per_second > 0)
         one(p, "peak_bytes_per_second", "gauge", x->read_bytes_per_second,
-            "What this machine was measured to read from memory.");
+            "What this machine was measured to read of the weights as they lie.");
 }
 
 /* ---- the process, under the names that every Prometheus client gives it ---- */
@@ -465,6 +478,7 @@ static void put_process(page *p, const numbers *x) {
 int tl__metrics_write(tl_metrics *m, const tl_batcher_facts *facts, char **text, size_t *n, tl_error *err) {
     page p = {.label = m->label};
     pthread_mutex_lock(&m->lock);
+    m->now.read = true;
     const numbers now = m->now;
     pthread_mutex_unlock(&m->lock);
     put_requests(&p, &now, facts);

@@ -18,18 +18,20 @@ int tl__metrics_open(tl_metrics **metrics, tl_engine *engine, const char *model_
 /* After the batcher's close. */
 void tl__metrics_close(tl_metrics *metrics);
 
-/* ---- by the batcher's owner: no heap, and no wait longer than a copy of a few kilobytes ---- */
+/* ---- by the batcher's owner ---- */
 
-/* After each step (tl_batcher_options.stepped). */
+/* After each step: no heap, and no wait longer than a copy of a few kilobytes (tl_batcher_options.stepped). */
 void tl__metrics_step(tl_metrics *metrics, const tl_batch_step *step);
-/* Each event of a request. *last_ns: a word that the caller keeps for each choice, 0 at first. Tokens of one choice
- * that one step made reach the client at once, and are one latency. */
+/* Each event of a request, likewise. *last_ns: a word that the caller keeps for each choice, 0 at first. Tokens of one
+ * choice that one step made reach the client at once, and are one latency. */
 void tl__metrics_event(tl_metrics *metrics, const tl_event *event, int64_t *last_ns);
+
+/* When there was nothing to do: measures the machine's peaks, for a quarter of a second, once, if anybody has read the
+ * metrics: FLOP/s, and bytes/s of the weights as they lie, where they are not a file's pages. */
+void tl__metrics_idle(tl_metrics *metrics);
 
 /* ---- by any thread ---- */
 
-/* Peaks that have been measured are shown from here on. */
-void tl__metrics_machine(tl_metrics *metrics, const tl_machine *machine);
 /* An HTTP answer was given, 100 … 599. */
 void tl__metrics_answer(tl_metrics *metrics, int status);
 /* *text [*n] is malloc'd. */

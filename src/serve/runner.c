@@ -96,7 +96,9 @@ static void *run(void *user) {
     set_state(r, TL_RUNNER_READY);
     while (!atomic_load(&r->end)) {
         tl_error err;
-        if (tl__batcher_step(r->batcher, WAIT_NS, &err) < 0) tl__warn("a step failed: %s", err.text);
+        const int rows = tl__batcher_step(r->batcher, WAIT_NS, &err);
+        if (rows < 0) tl__warn("a step failed: %s", err.text);
+        if (rows == 0) tl__metrics_idle(r->metrics);
     }
     atomic_store(&r->state, TL_RUNNER_ENDED);
     return NULL;

@@ -78,6 +78,10 @@ says '{"status":"ready"}' "$url/ready"
 says '"data":\[{"id":"model","object":"model","created":[0-9]*,"owned_by":"trilith","max_model_len":[0-9]*}\]' "$url/v1/models"
 says '"id":"model"' "$url/v1/models/model"
 says '^X-Request-Id: mine-7' "$url/health" -H 'X-Request-Id: mine-7'
+says '^Content-Type: text/plain; version=0.0.4' "$url/metrics"
+says '^trilith:num_requests_running{model_name="model"} 0$' "$url/metrics"
+says '^Content-Type: text/html' "$url/"
+says '^</html>' "$url/"
 says '^X-Request-Id: req-' "$url/health" -H 'X-Request-Id: not one'
 says '^{"id":"cmpl-[0-9a-f]*","object":"text_completion","created":[0-9]*,"model":"model","choices":\[{"text":".*","index":0,"logprobs":null,"finish_reason":"length"}\],"usage":{"prompt_tokens":[0-9]*,"completion_tokens":3,' \
     "$url/v1/completions" -d '{"prompt":"In the","max_tokens":3}'
@@ -172,6 +176,8 @@ printf '# keys\nthe-first\n' >"$work/keys"
 TRILITH_API_KEY=the-second serve second --port 0 --api-keys "$work/keys" --cors https://page.example --running 1 --waiting 1 --name named --threads 1 --drain-seconds 1
 says '^HTTP/1.1 200' "$url/health"
 says '^HTTP/1.1 401' "$url/v1/models"
+says '^HTTP/1.1 401' "$url/metrics"
+says '^HTTP/1.1 200' "$url/"
 says '^WWW-Authenticate: Bearer' "$url/v1/models" -H 'Authorization: Bearer the-firs'
 says '"code":"invalid_api_key"' "$url/v1/models" -H 'Authorization: Bearer the-firstt'
 says '"id":"named"' "$url/v1/models" -H 'Authorization: Bearer the-first'

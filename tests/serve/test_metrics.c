@@ -349,8 +349,7 @@ static void a_crowd_adds_up(void **state) {
     const double whole = (double)(tl__now_ns() - began_ns) * 1e-9;
     atomic_store(&c.over, true);
     pthread_join(reader, NULL);
-    const tl_machine machine = {.f32_flops = 3e11, .int8_ops = 4e12, .read_bytes_per_second = 2e10};
-    tl__metrics_machine(c.metrics, &machine);
+    tl__metrics_idle(c.metrics); /* the text has been read */
     tl_batcher_facts facts;
     tl__batcher_describe(c.batcher, &facts);
     char *text = written(c.metrics, &facts);
@@ -386,10 +385,8 @@ static void a_crowd_adds_up(void **state) {
     assert_true(value(text, matmul) > 0 && seconds > 0);
     const double rate = value(text, "trilith:operator_flops_per_second{model_name=\"crowd\",operator=\"matmul\"}");
     near(rate, value(text, matmul) / seconds, 1e-9 * rate);
-    HAS(text, "trilith:peak_flops_per_second{model_name=\"crowd\",type=\"f32\"}", 3e11);
-    HAS(text, "trilith:peak_flops_per_second{model_name=\"crowd\",type=\"int8\"}", 4e12);
-    assert_null(strstr(text, "type=\"bf16\""));
-    HAS(text, "trilith:peak_bytes_per_second" C, 2e10);
+    assert_true(value(text, "trilith:peak_flops_per_second{model_name=\"crowd\",type=\"f32\"}") > 1e8);
+    assert_null(strstr(text, "peak_bytes")); /* these weights are too few to tell */
     if (getenv("TRILITH_METRICS_TEXT")) { /* for promtool */
         FILE *f = fopen(getenv("TRILITH_METRICS_TEXT"), "w");
         assert_non_null(f);
