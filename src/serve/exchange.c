@@ -149,8 +149,9 @@ static void take_id(tl_exchange *x) {
 
 /* "127.0.0.1:8080", "[::1]", "localhost": no name that somebody else's DNS could give to this machine. */
 static bool is_numeric(const char *host) {
-    const size_t name = strncasecmp(host, "localhost", 9) == 0 ? 9 : strspn(host, "[0123456789abcdefABCDEF.:]");
-    return host[name] == 0 || (name == 9 && host[name] == ':');
+    if (strncasecmp(host, "localhost", 9) == 0) return host[9] == 0 || host[9] == ':';
+    if (*host == '[') return strchr(host, ']') && !strpbrk(host, "ghijklmnopqrstuvwxyzGHIJKLMNOPQRSTUVWXYZ");
+    return host[strspn(host, "0123456789.:")] == 0;
 }
 
 /* Other pages than the server's own may not even ask: a page elsewhere could else use a server that listens for this

@@ -153,7 +153,7 @@ says '^HTTP/1.1 4' "$url/health" -H "X-Long: $(head -c 60000 /dev/zero | tr '\0'
 
 # ---- a page of another origin ----
 says '^HTTP/1.1 403' "$url/v1/completions" -H 'Origin: http://elsewhere.example' -d '{"prompt":"a"}'
-says '^HTTP/1.1 403' "$url/v1/completions" -H 'Origin: http://turned.example' -H 'Host: turned.example' -d '{"prompt":"a"}'
+says '^HTTP/1.1 403' "$url/v1/completions" -H 'Origin: http://cafe.de:80' -H 'Host: cafe.de:80' -d '{"prompt":"a"}'
 says '^HTTP/1.1 200' "$url/v1/completions" -H 'Origin: http://localhost:80' -H 'Host: localhost:80' -d '{"prompt":"a","max_tokens":1}'
 says '^HTTP/1.1 200' "$url/v1/completions" -H "Origin: $url" -d '{"prompt":"a","max_tokens":1}'
 
