@@ -13,6 +13,7 @@
 #include <stdatomic.h>
 #include "infer/batcher.h"
 #include "infer/prefix.h"
+#include "infer/stops.h"
 
 /* waiting → reading → running → ended; reading and running go back to waiting where their pages are taken away. The
  * second choice of a request and those after it are unborn until the first has read the prompt. */
@@ -48,6 +49,7 @@ typedef struct tl_sequence { /* one answer of a request */
 
     int told; /* tokens of the prompt */
     tl_decoder decoder;
+    int32_t *matched; /* [n_stop] of each stop text */
     tl_usage usage;
     bool begun;    /* it had a slot once */
     bool embedded; /* the copy's embedding is there */
@@ -61,6 +63,8 @@ struct tl_copy { /* a request, and all that it needs until it ends: one piece of
     int open;               /* choices that have not ended */
     int most;               /* tokens that a choice may make */
     float *embedding;       /* [C] where asked for */
+    const tl_stop *stop;    /* [n_stop] */
+    char *text;             /* what was held back for them and what a token adds; NULL: none is held back */
     tl_copy *next, *before; /* of all that have not ended (under the lock) */
     tl_copy *next_new;      /* of those that the owner has not seen (under the lock) */
     tl_sequence choice[];

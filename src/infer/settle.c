@@ -21,10 +21,29 @@ static void add_embedding(const tl_sequence *s, tl_event *e) {
     if (s->copy->asked.embed && read) e->embedding = s->copy->embedding;
 }
 
+/* The bytes that are certain with one more token (−1: none); last: no other comes. Returns the stop text that ends the
+ * answer, with which no other comes either; NULL: none. */
+static const char *add_text(tl_batcher *b, tl_sequence *s, tl_event *e, int32_t id, bool last) {
+    const tl_copy *c = s->copy;
+    const tl_request *r = &c->asked;
+    char *text = c->text ? c->text : b->text;
+    e->text = text;
+    if (!b->engine->tokenizer) return NULL;
+    const size_t held = tl__stops_held(c->stop, r->n_stop, s->matched, text);
+    size_t n = held, certain;
+    if (id >= 0) n += tl__decoder_push(b->engine->tokenizer, &s->decoder, id, !r->special, text + n);
+    if (last) n += tl__decoder_finish(&s->decoder, text + n);
+    assert(n - held <= b->text_room);
+    const bool blind = s->usage.completion_tokens <= r->min_tokens;
+    const int stop = tl__stops_read(c->stop, r->n_stop, s->matched, text, held, n, blind, &certain);
+    e->text_n = stop < 0 && last ? n : certain;
+    if (stop >= 0 && r->include_stop) e->text_n += (size_t)c->stop[stop].n;
+    return stop < 0 ? NULL : r->stop[stop];
+}
+
 void tl__end(tl_batcher *b, tl_sequence *s, tl_finish finish) {
     tl_event e = {.id = -1, .prompt_at = -1, .finish = finish};
-    e.text = b->text;
-    e.text_n = b->engine->tokenizer ? tl__decoder_finish(&s->decoder, b->text) : 0;
+    add_text(b, s, &e, -1, true);
     add_embedding(s, &e);
     tl__tell(s, &e);
     leave(b, s);
@@ -111,14 +130,11 @@ static bool accept(tl_batcher *b, tl_sequence *s, const tl_pick *p, int64_t now_
     u->last_ns = now_ns;
     b->tally.generated_tokens++;
 
-    tl_event e = {.id = p->id, .prompt_at = -1, .logp = p->logp, .top = p->top, .n_top = p->n_top, .text = b->text};
+    tl_event e = {.id = p->id, .prompt_at = -1, .logp = p->logp, .top = p->top, .n_top = p->n_top};
     const bool stop = before >= asked->min_tokens && stops(b, asked, p->id);
     e.finish = stop ? TL_FINISH_STOP : u->completion_tokens == s->copy->most ? TL_FINISH_LENGTH : TL_FINISH_NONE;
-    if (b->engine->tokenizer) {
-        if (!stop) e.text_n = tl__decoder_push(b->engine->tokenizer, &s->decoder, p->id, !asked->special, b->text);
-        if (e.finish) e.text_n += tl__decoder_finish(&s->decoder, b->text + e.text_n);
-        assert(e.text_n <= b->text_room);
-    }
+    e.stop = add_text(b, s, &e, stop ? -1 : p->id, e.finish != TL_FINISH_NONE);
+    if (e.stop) e.finish = TL_FINISH_STOP;
     if (e.finish) add_embedding(s, &e);
     tl__tell(s, &e);
     if (e.finish) leave(b, s);

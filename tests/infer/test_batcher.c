@@ -17,6 +17,7 @@
 #include "infer/session.h"
 
 enum { MAX_V = 331, REQUESTS = 20, CHOICES = 3, MOST_MADE = 40, MOST_PROMPT = 120, MODELS = 1 + TEST_FAMILIES };
+enum { MOST_TEXT = 32 * MOST_MADE, STOPS = 3, MOST_STOP = 24 };
 
 static const char larger[] =
     "{\"model_type\":\"llama\",\"vocab_size\":331,\"hidden_size\":64,\"intermediate_size\":168,\"num_hidden_layers\":3,"
@@ -64,11 +65,16 @@ static int open_engines(void **state) {
         if (!status) status = tl__model_create(&e->model, &e->arch, 0, &err);
         if (!status) tl__model_init(&e->model, 5, e->ctx.pool);
     }
+    /* Bytes, and tokens of several: most of what a random model makes is no UTF-8. */
+    const char *text[] = {TL_SOURCE_DIR "/README.md"};
+    const tl_bpe_options bpe = {.vocab = 331};
+    if (!status) status = tl__tokenizer_train(&engines[0].tokenizer, text, 1, &bpe, &err);
     if (status) fprintf(stderr, "%s\n", err.text);
     return status;
 }
 
 static int close_engines(void **state) {
+    tl__tokenizer_close(engines[0].tokenizer);
     for (int i = 0; i < MODELS; i++) {
         tl__model_close(&engines[i].model);
         tl__ctx_close(&engines[i].ctx);
@@ -87,6 +93,10 @@ typedef struct answer {
     float logp[MOST_MADE];
     int n;
     tl_finish finish;
+    char text[MOST_TEXT];
+    size_t n_text;
+    size_t text_after[MOST_MADE]; /* expected: bytes that the first so many tokens and one more make certain */
+    char stop[MOST_STOP];         /* that ended it; "": none did */
 } answer;
 
 typedef struct item {
@@ -94,6 +104,8 @@ typedef struct item {
     int32_t prompt[MOST_PROMPT];
     int32_t stop_id[2];
     tl_logit_bias bias[2];
+    char stop_text[STOPS][MOST_STOP];
+    const char *stop[STOPS];
     float prompt_logp[MOST_PROMPT]; /* expected */
     answer expected[CHOICES];
     /* what came */
@@ -147,6 +159,8 @@ static void make_items(const tl_engine *e, uint64_t seed) {
             it->asked.stop_id = it->stop_id;
             it->asked.n_stop_id = 2;
         }
+        if (it->asked.max_tokens > 0 && i % 3 == 0) it->asked.min_tokens = (int)draw(key, 8, 6) % it->asked.max_tokens;
+        it->asked.special = i % 4 == 3;
     }
 }
 
@@ -156,10 +170,66 @@ static bool ends(const tl_engine *e, const tl_request *r, int32_t id) {
     return tl__engine_ends_text(e, id);
 }
 
+/* ---- stop texts, by their definition: every end in the whole text is looked at ---- */
+
+static void add_text(answer *a, size_t n) {
+    a->n_text += n;
+    assert_true(a->n_text + 128 < MOST_TEXT);
+}
+
+static void decode_whole(const tl_engine *e, const tl_request *r, answer *a) {
+    tl_decoder d = {0};
+    for (int t = 0; t < a->n && e->tokenizer; t++) {
+        const bool ended = a->finish == TL_FINISH_STOP && t == a->n - 1; /* an id that ends has no text */
+        if (!ended) add_text(a, tl__decoder_push(e->tokenizer, &d, a->id[t], !r->special, a->text + a->n_text));
+        if (t == a->n - 1) add_text(a, tl__decoder_finish(&d, a->text + a->n_text));
+        a->text_after[t] = a->n_text;
+    }
+}
+
+/* Two that do come, and one that begins like one of them and goes on otherwise. */
+static void choose_stops(item *it, uint64_t key) {
+    const answer *a = &it->expected[draw(key, 20, (uint32_t)(it->asked.choices > 1 ? it->asked.choices : 1))];
+    if (a->n_text < 2) return;
+    for (int i = 0; i < STOPS; i++) {
+        size_t from = draw(key, 21 + (uint64_t)i, (uint32_t)a->n_text), n = 1 + draw(key, 24 + (uint64_t)i, 12);
+        if (n > a->n_text - from) n = a->n_text - from;
+        while (from > 0 && (a->text[from] & 0xC0) == 0x80) from--, n++;
+        while (from + n < a->n_text && (a->text[from + n] & 0xC0) == 0x80) n++;
+        memcpy(it->stop_text[i], a->text + from, n);
+        if (i == 2) it->stop_text[i][n] = 'z', n++;
+        it->stop_text[i][n] = 0;
+        it->stop[i] = it->stop_text[i];
+    }
+    it->asked.stop = it->stop;
+    it->asked.n_stop = STOPS;
+    it->asked.include_stop = draw(key, 27, 2);
+}
+
+static void cut_at_stop(const tl_request *r, answer *a) {
+    const size_t blind =
+        r->min_tokens > 0 && a->n > 0 ? a->text_after[(r->min_tokens < a->n ? r->min_tokens : a->n) - 1] : 0;
+    for (size_t end = blind + 1; end <= a->n_text; end++) {
+        const char *best = NULL;
+        for (int i = 0; i < r->n_stop; i++) {
+            const size_t n = strlen(r->stop[i]);
+            if (n <= end && !memcmp(a->text + end - n, r->stop[i], n) && (!best || n > strlen(best))) best = r->stop[i];
+        }
+        if (!best) continue;
+        int t = 0;
+        while (a->text_after[t] < end) t++;
+        a->n = t + 1;
+        a->finish = TL_FINISH_STOP;
+        a->n_text = r->include_stop ? end : end - strlen(best);
+        strcpy(a->stop, best);
+        return;
+    }
+}
+
 static void answer_alone(tl_engine *e, item *it) {
     const tl_request *r = &it->asked;
     const int positions = e->model.positions;
-    float logits[MAX_V];
+    float logits[MAX_V], masked[MAX_V];
     void *scratch = malloc(tl__sampler_bytes(e->arch.V));
     int32_t made[MOST_MADE];
     tl_session *s;
@@ -175,8 +245,13 @@ static void answer_alone(tl_engine *e, item *it) {
         assert_int_equal(tl__session_append(s, r->prompt, r->n_prompt, logits, NULL), 0);
         while (a->n < r->max_tokens && tl__session_length(s) < positions) {
             const tl_steering steering = {r->bias, r->n_bias, r->n_prompt, a->n, r->prompt, made};
-            const int32_t id = tl__sample(&e->ctx, &sampling, &steering, logits, e->arch.V, tl__session_length(s),
-                                          scratch, &a->logp[a->n]);
+            const float log_z = tl__log_z(&e->ctx, logits, e->arch.V);
+            memcpy(masked, logits, (size_t)e->arch.V * sizeof *masked);
+            for (int32_t id = 0; id < e->arch.V; id++)
+                if (a->n < r->min_tokens && ends(e, r, id)) masked[id] = -INFINITY;
+            const int32_t id =
+                tl__sample(&e->ctx, &sampling, &steering, masked, e->arch.V, tl__session_length(s), scratch, NULL);
+            a->logp[a->n] = logits[id] - log_z;
             made[a->n] = a->id[a->n] = id;
             a->n++;
             if (ends(e, r, id)) {
@@ -185,6 +260,7 @@ static void answer_alone(tl_engine *e, item *it) {
             }
             assert_int_equal(tl__session_append(s, &id, 1, logits, NULL), 0);
         }
+        decode_whole(e, r, a);
     }
     tl__session_close(s);
     free(scratch);
@@ -204,6 +280,9 @@ static void note(void *user, const tl_event *e) {
         else a->id[a->n] = e->id, a->logp[a->n++] = e->logp;
     }
     a->finish = e->finish;
+    if (a->n_text + e->text_n > MOST_TEXT) it->wrong = true;
+    else if (e->text_n) memcpy(a->text + a->n_text, e->text, e->text_n), a->n_text += e->text_n;
+    if (e->stop) snprintf(a->stop, sizeof a->stop, "%s", e->stop);
     if (e->choice == 0 && e->id >= 0 && e->n_top == 4) memcpy(it->top[a->n - 1], e->top, sizeof it->top[0]);
     if (e->choice == 0) it->preemptions = e->usage->preemptions;
     if (e->embedding) memcpy(it->embedding, e->embedding, sizeof it->embedding), it->embedded = true;
@@ -231,6 +310,10 @@ static void check_item(const item *it, bool may_be_cut, uint64_t seed, int i) {
                 fail_msg("seed %llu, request %d, choice %d, token %d: id %d at %.9g, expected %d at %.9g",
                          (unsigned long long)seed, i, c, t, (int)a->id[t], (double)a->logp[t], (int)x->id[t],
                          (double)x->logp[t]);
+        if (cut) continue;
+        assert_string_equal(a->stop, x->stop);
+        assert_int_equal(a->n_text, x->n_text);
+        assert_memory_equal(a->text, x->text, x->n_text);
     }
     if (!r->prompt_logprobs) {
         assert_int_equal(it->told, 0);
@@ -296,7 +379,12 @@ static tl_batcher_facts run(const setting *how, uint64_t seed) {
 
 static void prepare(int model, uint64_t seed) {
     make_items(&engines[model], seed);
-    for (int i = 0; i < REQUESTS; i++) answer_alone(&engines[model], &items[i]);
+    for (int i = 0; i < REQUESTS; i++) {
+        item *it = &items[i];
+        answer_alone(&engines[model], it);
+        if (i % 2 == 0) choose_stops(it, seed * 1000 + (uint64_t)i);
+        for (int c = 0; c < CHOICES; c++) cut_at_stop(&it->asked, &it->expected[c]);
+    }
 }
 
 static int shuffles(void) {
@@ -306,7 +394,7 @@ static int shuffles(void) {
 
 static void L1_a_crowd_is_answered_as_one(void **state) {
     static const int steps[] = {1, 3, 17, 40, 64, 512}, running[] = {1, 2, 5, 64};
-    int64_t hits = 0, preemptions = 0;
+    int64_t hits = 0, preemptions = 0, stops = 0;
     for (int k = 0; k < shuffles(); k++) {
         const uint64_t key = 77 + (uint64_t)k;
         const int model = k % 2 ? 0 : 1 + (k / 2) % (MODELS - 1), positions = engines[model].model.positions;
@@ -323,8 +411,9 @@ static void L1_a_crowd_is_answered_as_one(void **state) {
         const tl_batcher_facts facts = run(&how, key);
         hits += facts.prefix_hits;
         preemptions += facts.preemptions;
+        for (int i = 0; i < REQUESTS; i++) stops += items[i].got[0].stop[0] != 0;
     }
-    assert_true(hits > 0 && preemptions > 0); /* what was to be proved harmless took place */
+    assert_true(hits > 0 && preemptions > 0 && stops > 20); /* what was to be proved harmless took place */
 }
 
 /* ---- the rest of the contract ---- */
@@ -365,6 +454,11 @@ static void what_is_not_done_is_refused_by_name(void **state) {
     r.n_prompt = 161;
     assert_int_equal(tl__batcher_submit(b, &r, &id, &err), TL_EINVALID);
     assert_non_null(strstr(err.text, "1 more")); /* says by how much */
+    r = plain;
+    r.stop = (const char *[]){"a", "\xC3"}; /* half a character */
+    r.n_stop = 2;
+    assert_int_equal(tl__batcher_submit(b, &r, &id, &err), TL_EINVALID);
+    assert_non_null(strstr(err.text, "stop text 1"));
     r = plain;
     prompt[1] = 331;
     assert_int_equal(tl__batcher_submit(b, &r, &id, &err), TL_EINVALID);
