@@ -50,6 +50,7 @@ typedef struct tl_sequence { /* one answer of a request */
     int told; /* tokens of the prompt */
     tl_decoder decoder;
     int32_t *matched; /* [n_stop] of each stop text */
+    tl_thought thought;
     tl_usage usage;
     bool begun;    /* it had a slot once */
     bool embedded; /* the copy's embedding is there */

@@ -5,7 +5,7 @@
 
 #include "infer/batcher_parts.h"
 
-/* Whether an id may not come before min_tokens. */
+/* Whether an id may not come while the answer cannot end. */
 static bool is_end(const tl_batcher *b, const tl_request *r, int32_t id) {
     if (!r->ignore_eos && tl__engine_ends_text(b->engine, id)) return true;
     for (int i = 0; i < r->n_stop_id; i++)
@@ -13,9 +13,19 @@ static bool is_end(const tl_batcher *b, const tl_request *r, int32_t id) {
     return false;
 }
 
+/* What was thought before a place, the tokens proposed before it included. */
+static tl_thought thought_at(const tl_sequence *s, int place) {
+    tl_thought so_far = s->thought;
+    for (int i = s->n; i < place; i++) tl__thinking_read(&s->copy->asked.thinking, &so_far, s->token[i]);
+    return so_far;
+}
+
 /* What may not be drawn here. */
-static void mask(const tl_batcher *b, const tl_request *r, const int32_t *made, int n_made, float *logits) {
-    if (n_made < r->min_tokens)
+static void mask(const tl_batcher *b, const tl_request *r, const tl_thought *thought, const int32_t *made, int n_made,
+                 float *logits) {
+    const int32_t barred = tl__thinking_barred(&r->thinking, thought);
+    if (barred >= 0) logits[barred] = -INFINITY;
+    if (n_made < r->min_tokens || tl__thinking_goes_on(&r->thinking, thought))
         for (int32_t id = 0; id < b->model->arch.V; id++)
             if (is_end(b, r, id)) logits[id] = -INFINITY;
     if (r->constrain) r->constrain(r->user, made, n_made, logits);
@@ -43,11 +53,13 @@ static void pick_one(void *user, int64_t i, int worker) {
     const float log_z = told ? tl__log_z(&alone, logits, V) : 0;
     p->n_top = told ? tl__top_logprobs(p->top, r->alternatives, logits, V, log_z) : 0;
     p->id = p->target;
+    const tl_thought thought = thought_at(p->sequence, p->place);
+    if (p->id < 0) p->id = tl__thinking_forced(&r->thinking, &thought);
     if (p->id < 0) {
         const int prompt = p->sequence->usage.prompt_tokens;
         const int32_t *token = p->sequence->token;
         const tl_steering steering = {r->bias, r->n_bias, prompt, p->place - prompt, token, token + prompt};
-        mask(b, r, steering.made, steering.n_made, logits);
+        mask(b, r, &thought, steering.made, steering.n_made, logits);
         p->id = tl__sample(&alone, &p->sequence->sampling, &steering, logits, V, p->place,
                            b->scratch + (size_t)worker * tl__sampler_bytes(V), NULL);
     }

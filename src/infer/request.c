@@ -35,24 +35,14 @@ static int check_thinking(const tl_thinking *t, int V, tl_error *err) {
     TRY(check_ids("thinking.close", t->close, t->n_close, V, err));
     TRY(check_count("thinking.least", t->least, 0, INT32_MAX, err));
     TRY(check_count("thinking.most", t->most, -1, INT32_MAX, err));
-    if (t->most > 0 && t->least > t->most)
-        return tl__fail(err, TL_EINVALID, "thinking.least is %d, but at most %d tokens may be thought", t->least,
-                        t->most);
-    return 0;
-}
-
-/* What can be asked for and is not done yet: refused by name, never ignored. */
-static int check_undone(const tl_request *r, tl_error *err) {
-    const struct {
-        bool asked;
-        const char *name;
-    } undone[] = {
-        {r->thinking.n_open || r->thinking.n_close || r->thinking.begun || r->thinking.least || r->thinking.most,
-         "thinking"},
-    };
-    for (size_t i = 0; i < sizeof undone / sizeof *undone; i++)
-        if (undone[i].asked)
-            return tl__fail(err, TL_EUNSUPPORTED, "'%s' is not supported yet; leave it out", undone[i].name);
+    const int most = t->most > 0 ? t->most : 0;
+    if (t->most != 0 && t->least > most)
+        return tl__fail(err, TL_EINVALID, "thinking.least is %d, but at most %d tokens may be thought", t->least, most);
+    if ((t->least || t->most) && (t->n_close == 0 || (t->n_open == 0 && !t->begun)))
+        return tl__fail(err, TL_EINVALID,
+                        "thinking.%s is empty, so there are no bounds to what lies between it and thinking.%s; give "
+                        "both, or leave least and most at 0",
+                        t->n_close ? "open" : "close", t->n_close ? "close" : "open");
     return 0;
 }
 
@@ -105,8 +95,7 @@ static int check(const tl_batcher *b, const tl_request *r, tl_error *err) {
     TRY(check_pointer("stop_id", r->stop_id, r->n_stop_id, err));
     TRY(check_ids("stop_id", r->stop_id, r->n_stop_id, V, err));
     TRY(check_count("alternatives", r->alternatives, 0, TL_MOST_ALTERNATIVES, err));
-    TRY(check_thinking(&r->thinking, V, err));
-    return check_undone(r, err);
+    return check_thinking(&r->thinking, V, err);
 }
 
 /* ---- the copy ---- */
@@ -190,6 +179,7 @@ int tl__copy_request(tl_copy **out, const tl_batcher *b, const tl_request *r, tl
         s->slot = -1;
         s->sampling = r->sampling;
         s->sampling.seed += (uint64_t)i;
+        s->thought = tl__thinking_begin(&c->asked.thinking);
         s->n = r->n_prompt;
         s->usage.prompt_tokens = r->n_prompt;
     }

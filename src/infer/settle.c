@@ -132,6 +132,8 @@ static bool accept(tl_batcher *b, tl_sequence *s, const tl_pick *p, int64_t now_
 
     tl_event e = {.id = p->id, .prompt_at = -1, .logp = p->logp, .top = p->top, .n_top = p->n_top};
     const bool stop = before >= asked->min_tokens && stops(b, asked, p->id);
+    e.thinking = !stop && tl__thinking_read(&asked->thinking, &s->thought, p->id);
+    u->thinking_tokens = s->thought.tokens;
     e.finish = stop ? TL_FINISH_STOP : u->completion_tokens == s->copy->most ? TL_FINISH_LENGTH : TL_FINISH_NONE;
     e.stop = add_text(b, s, &e, stop ? -1 : p->id, e.finish != TL_FINISH_NONE);
     if (e.stop) e.finish = TL_FINISH_STOP;

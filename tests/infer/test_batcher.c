@@ -94,6 +94,8 @@ typedef struct answer {
     int n;
     tl_finish finish;
     char text[MOST_TEXT];
+    bool thinks[MOST_MADE];
+    int thinking_tokens;
     size_t n_text;
     size_t text_after[MOST_MADE]; /* expected: bytes that the first so many tokens and one more make certain */
     char stop[MOST_STOP];         /* that ended it; "": none did */
@@ -106,6 +108,7 @@ typedef struct item {
     tl_logit_bias bias[2];
     char stop_text[STOPS][MOST_STOP];
     const char *stop[STOPS];
+    int32_t open[2], close[3];
     float prompt_logp[MOST_PROMPT]; /* expected */
     answer expected[CHOICES];
     /* what came */
@@ -219,11 +222,59 @@ static void cut_at_stop(const tl_request *r, answer *a) {
         int t = 0;
         while (a->text_after[t] < end) t++;
         a->n = t + 1;
+        a->thinking_tokens = 0;
+        for (int i = 0; i < a->n; i++) a->thinking_tokens += a->thinks[i];
         a->finish = TL_FINISH_STOP;
         a->n_text = r->include_stop ? end : end - strlen(best);
         strcpy(a->stop, best);
         return;
     }
+}
+
+/* ---- thinking, by its definition: what the tokens made so far, gone through from the first, mean for the next ---- */
+
+typedef struct next {
+    int32_t forced, barred;
+    bool goes_on;
+} next;
+
+static next think(const tl_thinking *t, const int32_t *made, int n, bool *thinks, int *tokens) {
+    bool inside = t->begun;
+    int from = 0;
+    *tokens = 0;
+    for (int i = 0; i < n; i++) {
+        const int32_t *want = inside ? t->close : t->open;
+        const int size = inside ? t->n_close : t->n_open;
+        const bool over = t->most && *tokens >= t->most;
+        const bool complete = size > 0 && i + 1 - from >= size && !memcmp(made + i + 1 - size, want, (size_t)size * 4);
+        thinks[i] = inside && !complete && !over;
+        *tokens += thinks[i];
+        if (complete) inside = !inside, from = i + 1;
+    }
+    next x = {-1, -1, inside && *tokens < t->least};
+    if (!inside || t->n_close == 0) return x;
+    int alike = t->n_close - 1;
+    while (alike > n - from || memcmp(made + n - alike, t->close, (size_t)alike * 4)) alike--;
+    if (t->most && *tokens >= t->most) x.forced = t->close[alike];
+    else if (alike == t->n_close - 1 && *tokens - alike < t->least) x.barred = t->close[alike];
+    return x;
+}
+
+/* Delimiters that do come, most often. */
+static void choose_thinking(item *it, uint64_t key) {
+    const answer *a = &it->expected[0];
+    tl_thinking *t = &it->asked.thinking;
+    if (a->n < 4) return;
+    const int at = (int)draw(key, 30, (uint32_t)a->n / 2), end = at + 1 + (int)draw(key, 31, (uint32_t)(a->n - at - 1));
+    t->n_open = 1 + (int)draw(key, 32, 2);
+    t->n_close = 1 + (int)draw(key, 33, 3);
+    for (int i = 0; i < t->n_open; i++) it->open[i] = a->id[at + i < a->n ? at + i : at];
+    for (int i = 0; i < t->n_close; i++) it->close[i] = a->id[end + i < a->n ? end + i : end];
+    t->open = it->open;
+    t->close = it->close;
+    t->begun = draw(key, 34, 3) > 0;
+    t->most = (int)draw(key, 35, 12) - 1;
+    t->least = t->most == 0 ? (int)draw(key, 36, 25) : t->most < 0 ? 0 : (int)draw(key, 36, (uint32_t)t->most + 1);
 }
 
 static void answer_alone(tl_engine *e, item *it) {
@@ -247,19 +298,22 @@ static void answer_alone(tl_engine *e, item *it) {
             const tl_steering steering = {r->bias, r->n_bias, r->n_prompt, a->n, r->prompt, made};
             const float log_z = tl__log_z(&e->ctx, logits, e->arch.V);
             memcpy(masked, logits, (size_t)e->arch.V * sizeof *masked);
+            const next x = think(&r->thinking, made, a->n, a->thinks, &a->thinking_tokens);
             for (int32_t id = 0; id < e->arch.V; id++)
-                if (a->n < r->min_tokens && ends(e, r, id)) masked[id] = -INFINITY;
-            const int32_t id =
+                if (id == x.barred || ((a->n < r->min_tokens || x.goes_on) && ends(e, r, id))) masked[id] = -INFINITY;
+            int32_t id =
                 tl__sample(&e->ctx, &sampling, &steering, masked, e->arch.V, tl__session_length(s), scratch, NULL);
+            if (x.forced >= 0) id = x.forced;
             a->logp[a->n] = logits[id] - log_z;
             made[a->n] = a->id[a->n] = id;
             a->n++;
-            if (ends(e, r, id)) {
+            if (a->n > r->min_tokens && ends(e, r, id)) {
                 a->finish = TL_FINISH_STOP;
                 break;
             }
             assert_int_equal(tl__session_append(s, &id, 1, logits, NULL), 0);
         }
+        think(&r->thinking, made, a->finish == TL_FINISH_STOP ? a->n - 1 : a->n, a->thinks, &a->thinking_tokens);
         decode_whole(e, r, a);
     }
     tl__session_close(s);
@@ -277,8 +331,9 @@ static void note(void *user, const tl_event *e) {
         it->got_prompt_logp[it->told++] = e->logp;
     } else if (e->id >= 0) {
         if (a->n >= MOST_MADE) it->wrong = true;
-        else a->id[a->n] = e->id, a->logp[a->n++] = e->logp;
+        else a->id[a->n] = e->id, a->thinks[a->n] = e->thinking, a->logp[a->n++] = e->logp;
     }
+    a->thinking_tokens = e->usage->thinking_tokens;
     a->finish = e->finish;
     if (a->n_text + e->text_n > MOST_TEXT) it->wrong = true;
     else if (e->text_n) memcpy(a->text + a->n_text, e->text, e->text_n), a->n_text += e->text_n;
@@ -310,7 +365,9 @@ static void check_item(const item *it, bool may_be_cut, uint64_t seed, int i) {
                 fail_msg("seed %llu, request %d, choice %d, token %d: id %d at %.9g, expected %d at %.9g",
                          (unsigned long long)seed, i, c, t, (int)a->id[t], (double)a->logp[t], (int)x->id[t],
                          (double)x->logp[t]);
+        assert_memory_equal(a->thinks, x->thinks, (size_t)a->n * sizeof(bool));
         if (cut) continue;
+        assert_int_equal(a->thinking_tokens, x->thinking_tokens);
         assert_string_equal(a->stop, x->stop);
         assert_int_equal(a->n_text, x->n_text);
         assert_memory_equal(a->text, x->text, x->n_text);
@@ -382,6 +439,10 @@ static void prepare(int model, uint64_t seed) {
     for (int i = 0; i < REQUESTS; i++) {
         item *it = &items[i];
         answer_alone(&engines[model], it);
+        if (i % 3 == 2) {
+            choose_thinking(it, seed * 1000 + (uint64_t)i);
+            answer_alone(&engines[model], it);
+        }
         if (i % 2 == 0) choose_stops(it, seed * 1000 + (uint64_t)i);
         for (int c = 0; c < CHOICES; c++) cut_at_stop(&it->asked, &it->expected[c]);
     }
@@ -394,7 +455,7 @@ static int shuffles(void) {
 
 static void L1_a_crowd_is_answered_as_one(void **state) {
     static const int steps[] = {1, 3, 17, 40, 64, 512}, running[] = {1, 2, 5, 64};
-    int64_t hits = 0, preemptions = 0, stops = 0;
+    int64_t hits = 0, preemptions = 0, stops = 0, thought = 0;
     for (int k = 0; k < shuffles(); k++) {
         const uint64_t key = 77 + (uint64_t)k;
         const int model = k % 2 ? 0 : 1 + (k / 2) % (MODELS - 1), positions = engines[model].model.positions;
@@ -411,9 +472,11 @@ static void L1_a_crowd_is_answered_as_one(void **state) {
         const tl_batcher_facts facts = run(&how, key);
         hits += facts.prefix_hits;
         preemptions += facts.preemptions;
-        for (int i = 0; i < REQUESTS; i++) stops += items[i].got[0].stop[0] != 0;
+        for (int i = 0; i < REQUESTS; i++)
+            stops += items[i].got[0].stop[0] != 0, thought += items[i].got[0].thinking_tokens;
     }
-    assert_true(hits > 0 && preemptions > 0 && stops > 20); /* what was to be proved harmless took place */
+    assert_true(hits > 0 && preemptions > 0 && stops > 20 &&
+                thought > 100); /* what was to be proved harmless took place */
 }
 
 /* ---- the rest of the contract ---- */
@@ -448,8 +511,10 @@ static void what_is_not_done_is_refused_by_name(void **state) {
     assert_int_equal(tl__batcher_submit(b, &r, &id, &err), TL_EINVALID);
     r = plain;
     r.thinking.most = 5;
-    assert_int_equal(tl__batcher_submit(b, &r, &id, &err), TL_EUNSUPPORTED);
-    assert_non_null(strstr(err.text, "thinking"));
+    assert_int_equal(tl__batcher_submit(b, &r, &id, &err), TL_EINVALID);
+    assert_non_null(strstr(err.text, "thinking.close is empty"));
+    r.thinking = (tl_thinking){.close = prompt, .n_close = 1, .begun = true, .most = -1, .least = 1};
+    assert_int_equal(tl__batcher_submit(b, &r, &id, &err), TL_EINVALID);
     r = plain;
     r.n_prompt = 161;
     assert_int_equal(tl__batcher_submit(b, &r, &id, &err), TL_EINVALID);
@@ -645,6 +710,47 @@ static void bias_alternatives_and_least_tokens(void **state) {
     tl__batcher_close(b);
 }
 
+/* Of a prompt that ends inside: exactly as many tokens as may be, then `close` with the probability that the model
+ * gives it; and where `close` would come at once it cannot before as many as must be. */
+static void a_thought_has_its_bounds(void **state) {
+    tl_engine *e = &engines[0];
+    tl_batcher *b = open_batcher(e, NULL);
+    int32_t prompt[5] = {5, 4, 3, 2, 1}, close[2] = {300, 301};
+    tl_request r = {.prompt = prompt, .n_prompt = 5, .max_tokens = 12, .logprobs = true, .ignore_eos = true};
+    static item plain, it;
+    ask(b, &plain, &r);
+    r.thinking = (tl_thinking){.close = close, .n_close = 2, .begun = true, .most = 4};
+    ask(b, &it, &r);
+    for (int t = 0; t < 12; t++) assert_true(it.got[0].thinks[t] == (t < 4));
+    assert_memory_equal(it.got[0].id, plain.got[0].id, 4 * sizeof(int32_t));
+    assert_int_equal(it.got[0].id[4], 300);
+    assert_int_equal(it.got[0].id[5], 301);
+    assert_int_equal(it.got[0].thinking_tokens, 4);
+    tl_session *s;
+    float logp[11];
+    int32_t tokens[11];
+    memcpy(tokens, prompt, sizeof prompt);
+    memcpy(tokens + 5, it.got[0].id, 6 * sizeof(int32_t));
+    assert_int_equal(tl__session_open(&s, &e->model, &e->ctx, 20, 0, NULL), 0);
+    assert_int_equal(tl__session_score(s, tokens, 11, -1, logp, NULL), 0);
+    assert_memory_equal(&logp[4], it.got[0].logp, 6 * sizeof(float));
+    tl__session_close(s);
+
+    r.thinking.most = -1;
+    ask(b, &it, &r);
+    assert_int_equal(it.got[0].id[0], 300);
+    assert_int_equal(it.got[0].thinking_tokens, 0);
+
+    r.thinking = (tl_thinking){.close = plain.got[0].id, .n_close = 1, .begun = true};
+    ask(b, &it, &r);
+    assert_int_equal(it.got[0].thinking_tokens, 0);
+    r.thinking.least = 12;
+    ask(b, &it, &r);
+    assert_int_equal(it.got[0].thinking_tokens, 12);
+    for (int t = 0; t < 12; t++) assert_true(it.got[0].id[t] != plain.got[0].id[0]);
+    tl__batcher_close(b);
+}
+
 static void an_embedding_has_unit_length_and_its_bits(void **state) {
     tl_engine *e = &engines[0];
     assert_int_equal(e->arch.C, 64);
@@ -673,6 +779,7 @@ int main(void) {
         cmocka_unit_test(a_deadline_ends_a_request),
         cmocka_unit_test(requests_come_from_any_thread),
         cmocka_unit_test(bias_alternatives_and_least_tokens),
+        cmocka_unit_test(a_thought_has_its_bounds),
         cmocka_unit_test(an_embedding_has_unit_length_and_its_bits),
     };
     return cmocka_run_group_tests(tests, open_engines, close_engines);
