@@ -15,6 +15,7 @@
 #include "families.h"
 #include "infer/batcher.h"
 #include "infer/session.h"
+#include "infer/thinking_definition.h"
 
 enum { MAX_V = 331, REQUESTS = 20, CHOICES = 3, MOST_MADE = 40, MOST_PROMPT = 120, MODELS = 1 + TEST_FAMILIES };
 enum { MOST_TEXT = 32 * MOST_MADE, STOPS = 3, MOST_STOP = 24 };
@@ -231,34 +232,7 @@ static void cut_at_stop(const tl_request *r, answer *a) {
     }
 }
 
-/* ---- thinking, by its definition: what the tokens made so far, gone through from the first, mean for the next ---- */
-
-typedef struct next {
-    int32_t forced, barred;
-    bool goes_on;
-} next;
-
-static next think(const tl_thinking *t, const int32_t *made, int n, bool *thinks, int *tokens) {
-    bool inside = t->begun;
-    int from = 0;
-    *tokens = 0;
-    for (int i = 0; i < n; i++) {
-        const int32_t *want = inside ? t->close : t->open;
-        const int size = inside ? t->n_close : t->n_open;
-        const bool over = t->most && *tokens >= t->most;
-        const bool complete = size > 0 && i + 1 - from >= size && !memcmp(made + i + 1 - size, want, (size_t)size * 4);
-        thinks[i] = inside && !complete && !over;
-        *tokens += thinks[i];
-        if (complete) inside = !inside, from = i + 1;
-    }
-    next x = {-1, -1, inside && *tokens < t->least};
-    if (!inside || t->n_close == 0) return x;
-    int alike = t->n_close - 1;
-    while (alike > n - from || memcmp(made + n - alike, t->close, (size_t)alike * 4)) alike--;
-    if (t->most && *tokens >= t->most) x.forced = t->close[alike];
-    else if (alike == t->n_close - 1 && *tokens - alike < t->least) x.barred = t->close[alike];
-    return x;
-}
+/* ---- thinking ---- */
 
 /* Delimiters that do come, most often. */
 static void choose_thinking(item *it, uint64_t key) {
@@ -744,6 +718,15 @@ static void a_thought_has_its_bounds(void **state) {
     r.thinking = (tl_thinking){.close = plain.got[0].id, .n_close = 1, .begun = true};
     ask(b, &it, &r);
     assert_int_equal(it.got[0].thinking_tokens, 0);
+    r.stop_id = &plain.got[0].id[3]; /* an end is no thought */
+    r.n_stop_id = 1;
+    r.thinking.close = close;
+    ask(b, &it, &r);
+    assert_int_equal(it.got[0].finish, TL_FINISH_STOP);
+    assert_int_equal(it.got[0].thinking_tokens, it.got[0].n - 1);
+    assert_false(it.got[0].thinks[it.got[0].n - 1]);
+    r.n_stop_id = 0;
+    r.thinking.close = plain.got[0].id;
     r.thinking.least = 12;
     ask(b, &it, &r);
     assert_int_equal(it.got[0].thinking_tokens, 12);
