@@ -17,7 +17,14 @@
 #include "infer/batcher_parts.h"
 #include "observe/machine.h"
 
-enum { RUNNING = 64, WAITING = 1024, STEP_TOKENS = 512, MOST_RUNNING = 1 << 16, MOST_STEP_TOKENS = 1 << 20 };
+enum {
+    RUNNING = 64,
+    WAITING = 1024,
+    STEP_TOKENS = 512,
+    MOST_RUNNING = 1 << 16,
+    MOST_STEP_TOKENS = 1 << 20,
+    MOST_AHEAD = 64
+};
 #define USUAL_POSITIONS 2048 /* of a sequence: so many of each have room unless kv_bytes says otherwise */
 
 /* ---- opening ---- */
@@ -42,12 +49,13 @@ static int settle_options(tl_batcher_options *o, int *pages, const tl_model *m, 
     TRY(check_number("waiting", o->waiting, INT32_MAX, err));
     TRY(check_number("step_tokens", o->step_tokens, MOST_STEP_TOKENS, err));
     TRY(check_number("positions", o->positions, m->positions, err));
+    if (o->look_up < 0 || o->look_up > MOST_AHEAD)
+        return tl__fail(err, TL_EINVALID, "look_up is %d; it is from 1 to %d tokens, or 0 for none", o->look_up,
+                        MOST_AHEAD);
     if (o->kv_type != TL_F32)
         return tl__fail(err, TL_EUNSUPPORTED, "keys and values are kept in f32 only as yet; leave kv_type at f32");
     if (o->draft || o->draft_tokens)
         return tl__fail(err, TL_EUNSUPPORTED, "a draft model cannot propose tokens yet; leave draft out");
-    if (o->look_up)
-        return tl__fail(err, TL_EUNSUPPORTED, "tokens cannot be looked up in a prompt yet; leave look_up at 0");
     if (o->running == 0) o->running = RUNNING;
     if (o->waiting == 0) o->waiting = WAITING;
     if (o->step_tokens == 0) o->step_tokens = STEP_TOKENS;
@@ -284,6 +292,8 @@ static void publish(tl_batcher *b) {
     t->preemptions += b->step.preempted;
     t->prompt_tokens += b->step.prompt_rows;
     t->steps += b->step.rows > 0;
+    t->proposed += b->step.proposed;
+    t->accepted += b->step.accepted;
     pthread_mutex_lock(&b->lock);
     t->waiting = b->n_unbegun;
     b->described = *t;
@@ -299,6 +309,7 @@ int tl__batcher_step(tl_batcher *b, int64_t wait_ns, tl_error *err) {
     tl__end_late(b, b->step.begin_ns);
     tl__schedule(b);
     note_begun(b);
+    tl__lay_out(b);
     if (b->R > 0) {
         const tl_rows rows = {b->R, b->n_pieces, b->token, b->pos, b->seq_row, b->seq_block, b->block};
         const int64_t begin = tl__now_ns();

@@ -5,7 +5,7 @@
  *   schedule.c  which rows a step computes, and who holds which pages
  *   pick.c      from hidden rows to tokens
  *   settle.c    what a step's tokens mean for their sequences
- *   draft.c     tokens proposed by a smaller model */
+ *   ahead.c     tokens proposed, to be computed together */
 #ifndef TL_INFER_BATCHER_PARTS_H
 #define TL_INFER_BATCHER_PARTS_H
 
@@ -27,6 +27,11 @@ typedef enum tl_sequence_state {
 
 typedef struct tl_copy tl_copy;
 
+/* How many of the tokens proposed lately were kept, of those that were tried; what is older counts less. */
+typedef struct tl_trust {
+    float kept, tried;
+} tl_trust;
+
 typedef struct tl_sequence { /* one answer of a request */
     tl_copy *copy;
     int choice;
@@ -46,6 +51,7 @@ typedef struct tl_sequence { /* one answer of a request */
     uint64_t stay; /* numbers the times that any sequence was given a slot */
 
     int rows, proposed; /* in this step, the proposed ones included */
+    tl_trust trust;     /* in what is looked up for it */
 
     int told; /* tokens of the prompt */
     tl_decoder decoder;
@@ -174,14 +180,28 @@ void tl__tell(tl_sequence *s, tl_event *event);
 /* ---- schedule.c ---- */
 
 void tl__queue_put(tl_batcher *b, tl_sequence *s);
-/* Fills piece and rows: who computes what. */
+/* Who computes how many rows. */
 void tl__schedule(tl_batcher *b);
 /* Keys and values of the tokens [0, length) are there: finished pages go into the tree. */
 void tl__share_pages(tl_batcher *b, tl_sequence *s);
 /* Out of its slot, or of the queue. */
 void tl__leave(tl_batcher *b, tl_sequence *s);
 
+/* One page more for s, where one is free or cached. */
+void tl__page_more(tl_batcher *b, tl_sequence *s);
+/* The rows that each has: which tokens, where, and which of them matter. */
+void tl__lay_out(tl_batcher *b);
+
+/* ---- ahead.c ---- */
+
+/* Up to `left` rows of this step for tokens proposed to the running. */
+void tl__look_ahead(tl_batcher *b, int left);
+void tl__trust_learn(tl_trust *trust, int kept, int tried);
+
 /* ---- pick.c ---- */
+
+/* Whether an id ends an answer. */
+bool tl__ends(const tl_batcher *b, const tl_request *r, int32_t id);
 
 /* Fills pick from the pieces' hidden rows. */
 void tl__pick(tl_batcher *b);

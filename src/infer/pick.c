@@ -5,8 +5,7 @@
 
 #include "infer/batcher_parts.h"
 
-/* Whether an id may not come while the answer cannot end. */
-static bool is_end(const tl_batcher *b, const tl_request *r, int32_t id) {
+bool tl__ends(const tl_batcher *b, const tl_request *r, int32_t id) {
     if (!r->ignore_eos && tl__engine_ends_text(b->engine, id)) return true;
     for (int i = 0; i < r->n_stop_id; i++)
         if (r->stop_id[i] == id) return true;
@@ -27,7 +26,7 @@ static void mask(const tl_batcher *b, const tl_request *r, const tl_thought *tho
     if (barred >= 0) logits[barred] = -INFINITY;
     if (n_made < r->min_tokens || tl__thinking_goes_on(&r->thinking, thought))
         for (int32_t id = 0; id < b->model->arch.V; id++)
-            if (is_end(b, r, id)) logits[id] = -INFINITY;
+            if (tl__ends(b, r, id)) logits[id] = -INFINITY;
     if (r->constrain) r->constrain(r->user, made, n_made, logits);
 }
 

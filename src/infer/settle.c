@@ -113,12 +113,6 @@ static void tell_prompt(tl_sequence *s, int at, int32_t id, const tl_pick *p) {
 
 /* ---- the answer ---- */
 
-static bool stops(const tl_batcher *b, const tl_request *r, int32_t id) {
-    for (int i = 0; i < r->n_stop_id; i++)
-        if (r->stop_id[i] == id) return true;
-    return !r->ignore_eos && tl__engine_ends_text(b->engine, id);
-}
-
 /* One more token. false: it was the last, and s is gone. */
 static bool accept(tl_batcher *b, tl_sequence *s, const tl_pick *p, int64_t now_ns) {
     const tl_request *asked = &s->copy->asked;
@@ -131,7 +125,7 @@ static bool accept(tl_batcher *b, tl_sequence *s, const tl_pick *p, int64_t now_
     b->tally.generated_tokens++;
 
     tl_event e = {.id = p->id, .prompt_at = -1, .logp = p->logp, .top = p->top, .n_top = p->n_top};
-    const bool stop = before >= asked->min_tokens && stops(b, asked, p->id);
+    const bool stop = before >= asked->min_tokens && tl__ends(b, asked, p->id);
     e.thinking = !stop && tl__thinking_read(&asked->thinking, &s->thought, p->id);
     u->thinking_tokens = s->thought.tokens;
     e.finish = stop ? TL_FINISH_STOP : u->completion_tokens == s->copy->most ? TL_FINISH_LENGTH : TL_FINISH_NONE;
@@ -143,24 +137,40 @@ static bool accept(tl_batcher *b, tl_sequence *s, const tl_pick *p, int64_t now_
     return !e.finish;
 }
 
+/* Tokens proposed to s from the first on that its own draw, in the row before, says otherwise. */
+static int count_wrong(const tl_batcher *b, const tl_piece *piece) {
+    const tl_sequence *s = piece->sequence;
+    int right = 0;
+    while (right < s->proposed && b->pick[piece->pick + right].id == s->token[s->n + right]) right++;
+    return s->proposed - right;
+}
+
 static void settle_piece(tl_batcher *b, const tl_piece *piece, int64_t now_ns) {
     tl_sequence *s = piece->sequence;
     tl_copy *c = s->copy;
-    const int from = s->length, prompt = s->usage.prompt_tokens;
-    s->length += s->rows;
-    assert(s->length <= s->n);
+    const int from = s->length, prompt = s->usage.prompt_tokens, wrong = count_wrong(b, piece);
+    const int kept = s->proposed - wrong, picks = piece->picks - wrong;
+    s->length += s->rows - wrong;
     tl__share_pages(b, s);
+    if (s->proposed) {
+        tl__trust_learn(&s->trust, kept, kept + (wrong > 0));
+        s->usage.proposed += s->proposed;
+        b->step.proposed += s->proposed;
+    }
     if (s->choice == 0) {
         if (c->embedding && from < prompt && s->length >= prompt)
             keep_embedding(b, s, piece->first + prompt - 1 - from);
         if (c->asked.prompt_logprobs && s->told == 0) tell_prompt(s, 0, s->token[0], NULL);
         if (s->length >= prompt) bear_choices(b, c);
     }
-    for (int i = 0; i < piece->picks; i++) {
+    for (int i = 0; i < picks; i++) {
         const tl_pick *p = &b->pick[piece->pick + i];
+        s->usage.accepted += i < kept;
+        b->step.accepted += i < kept;
         if (p->target >= 0) tell_prompt(s, p->place, p->target, p);
         else if (!accept(b, s, p, now_ns)) return;
     }
+    assert(s->length <= s->n); /* S3 */
     if (c->most == 0 && s->length == s->n) {
         tl__end(b, s, TL_FINISH_LENGTH);
         return;

@@ -118,7 +118,7 @@ typedef struct item {
     float got_prompt_logp[MOST_PROMPT];
     int told;
     bool wrong;
-    int preemptions;                /* of the first choice */
+    tl_usage usage[CHOICES];
     tl_candidate top[MOST_MADE][4]; /* of the first choice's tokens */
     float embedding[64];
     bool embedded;
@@ -165,6 +165,7 @@ static void make_items(const tl_engine *e, uint64_t seed) {
         }
         if (it->asked.max_tokens > 0 && i % 3 == 0) it->asked.min_tokens = (int)draw(key, 8, 6) % it->asked.max_tokens;
         it->asked.special = i % 4 == 3;
+        it->asked.no_look_ahead = i % 8 == 5;
     }
 }
 
@@ -313,7 +314,7 @@ static void note(void *user, const tl_event *e) {
     else if (e->text_n) memcpy(a->text + a->n_text, e->text, e->text_n), a->n_text += e->text_n;
     if (e->stop) snprintf(a->stop, sizeof a->stop, "%s", e->stop);
     if (e->choice == 0 && e->id >= 0 && e->n_top == 4) memcpy(it->top[a->n - 1], e->top, sizeof it->top[0]);
-    if (e->choice == 0) it->preemptions = e->usage->preemptions;
+    it->usage[e->choice] = *e->usage;
     if (e->embedding) memcpy(it->embedding, e->embedding, sizeof it->embedding), it->embedded = true;
     n_ended += e->finish != TL_FINISH_NONE;
 }
@@ -321,6 +322,7 @@ static void note(void *user, const tl_event *e) {
 typedef struct setting {
     int model, threads, step_tokens, pages, running;
     bool no_cache, cancels;
+    int look_up;
 } setting;
 
 static void check_item(const item *it, bool may_be_cut, uint64_t seed, int i) {
@@ -367,7 +369,8 @@ static tl_batcher_facts run(const setting *how, uint64_t seed) {
     tl_batcher_options o = {.kv_bytes = page * how->pages,
                             .step_tokens = how->step_tokens,
                             .running = how->running,
-                            .no_prefix_cache = how->no_cache};
+                            .no_prefix_cache = how->no_cache,
+                            .look_up = how->look_up};
     if (tl__batcher_open(&b, &engine, &o, &err)) fail_msg("%s", err.text);
     int order[REQUESTS], at = 0, steps = 0;
     for (int i = 0; i < REQUESTS; i++) {
@@ -376,7 +379,7 @@ static tl_batcher_facts run(const setting *how, uint64_t seed) {
         order[j] = i;
         item *it = &items[i];
         memset(it->got, 0, sizeof it->got);
-        it->told = it->preemptions = 0;
+        it->told = 0;
         it->wrong = false;
     }
     for (int rows = 1; at < REQUESTS || rows > 0; steps++) {
@@ -402,7 +405,17 @@ static tl_batcher_facts run(const setting *how, uint64_t seed) {
     if (how->no_cache) assert_int_equal(facts.cached_pages, 0);
     tl__batcher_close(b);
     tl__ctx_close(&engine.ctx);
-    for (int i = 0; i < REQUESTS; i++) check_item(&items[i], how->cancels, seed, i);
+    int64_t proposed = 0, accepted = 0;
+    for (int i = 0; i < REQUESTS; i++) {
+        check_item(&items[i], how->cancels, seed, i);
+        for (int c = 0; c < items[i].asked.choices; c++) {
+            proposed += items[i].usage[c].proposed;
+            accepted += items[i].usage[c].accepted;
+            if (items[i].asked.no_look_ahead) assert_int_equal(items[i].usage[c].proposed, 0);
+        }
+    }
+    assert_int_equal(facts.proposed, proposed);
+    assert_int_equal(facts.accepted, accepted);
     return facts;
 }
 
@@ -429,7 +442,7 @@ static int shuffles(void) {
 
 static void L1_a_crowd_is_answered_as_one(void **state) {
     static const int steps[] = {1, 3, 17, 40, 64, 512}, running[] = {1, 2, 5, 64};
-    int64_t hits = 0, preemptions = 0, stops = 0, thought = 0;
+    int64_t hits = 0, preemptions = 0, stops = 0, thought = 0, proposed = 0, accepted = 0;
     for (int k = 0; k < shuffles(); k++) {
         const uint64_t key = 77 + (uint64_t)k;
         const int model = k % 2 ? 0 : 1 + (k / 2) % (MODELS - 1), positions = engines[model].model.positions;
@@ -442,15 +455,19 @@ static void L1_a_crowd_is_answered_as_one(void **state) {
                              .running = running[draw(key, 1, 4)],
                              .pages = least + (int[]){0, 3, 12, 200}[draw(key, 2, 4)],
                              .no_cache = draw(key, 3, 3) == 0,
+                             .look_up = (int[]){0, 3, 8}[draw(key, 5, 3)],
                              .cancels = draw(key, 4, 3) == 0};
         const tl_batcher_facts facts = run(&how, key);
         hits += facts.prefix_hits;
         preemptions += facts.preemptions;
+        proposed += facts.proposed;
+        accepted += facts.accepted;
         for (int i = 0; i < REQUESTS; i++)
             stops += items[i].got[0].stop[0] != 0, thought += items[i].got[0].thinking_tokens;
     }
-    assert_true(hits > 0 && preemptions > 0 && stops > 20 &&
-                thought > 100); /* what was to be proved harmless took place */
+    /* What was to be proved harmless took place. */
+    assert_true(hits > 0 && preemptions > 0 && stops > 20 && thought > 100);
+    assert_true(accepted > 100 && proposed > accepted + 100);
 }
 
 /* ---- the rest of the contract ---- */
@@ -472,7 +489,7 @@ static void what_is_not_done_is_refused_by_name(void **state) {
     tl_error err = {0};
     uint64_t id;
     assert_int_equal(tl__batcher_open(&b, e, &(tl_batcher_options){.kv_type = TL_F16}, &err), TL_EUNSUPPORTED);
-    assert_int_equal(tl__batcher_open(&b, e, &(tl_batcher_options){.look_up = 4}, &err), TL_EUNSUPPORTED);
+    assert_int_equal(tl__batcher_open(&b, e, &(tl_batcher_options){.look_up = -1}, &err), TL_EINVALID);
     assert_int_equal(tl__batcher_open(&b, e, &(tl_batcher_options){.draft = e}, &err), TL_EUNSUPPORTED);
     assert_int_equal(tl__batcher_open(&b, e, &(tl_batcher_options){.kv_bytes = 1}, &err), TL_EINVALID);
     assert_int_equal(tl__batcher_open(&b, e, &(tl_batcher_options){.positions = 161}, &err), TL_EINVALID);
@@ -555,8 +572,8 @@ static void the_younger_gives_its_pages_back(void **state) {
     }
     run_out(b);
     for (int i = 0; i < 2; i++) assert_int_equal(items[i].got[0].n, 30);
-    assert_int_equal(items[0].preemptions, 0);
-    assert_true(items[1].preemptions > 0);
+    assert_int_equal(items[0].usage[0].preemptions, 0);
+    assert_true(items[1].usage[0].preemptions > 0);
     tl__batcher_close(b);
 }
 
