@@ -17,14 +17,8 @@
 #include "infer/batcher_parts.h"
 #include "observe/machine.h"
 
-enum {
-    RUNNING = 64,
-    WAITING = 1024,
-    STEP_TOKENS = 512,
-    MOST_RUNNING = 1 << 16,
-    MOST_STEP_TOKENS = 1 << 20,
-    MOST_AHEAD = 64
-};
+enum { RUNNING = 64, WAITING = 1024, STEP_TOKENS = 512 };
+enum { MOST_RUNNING = 1 << 16, MOST_STEP_TOKENS = 1 << 20, MOST_AHEAD = 64 };
 #define USUAL_POSITIONS 2048 /* of a sequence: so many of each have room unless kv_bytes says otherwise */
 
 /* ---- opening ---- */
