@@ -21,11 +21,12 @@ void tl__trust_learn(tl_trust *t, int kept, int tried) {
     t->tried = fades * t->tried + (float)tried;
 }
 
-static int worth(const tl_trust *t, int most, double price) {
+/* How many are worth their rows, and now and then one that is not, for hope may be out of date. */
+static int worth(const tl_batcher *b, const tl_sequence *s, const tl_trust *t, int most, double price) {
     const double each = hope(t);
-    int n = 0;
+    int n = b->options.eager ? most : 0;
     for (double chance = each; n < most && chance > price; chance *= each) n++;
-    return n;
+    return n == 0 && most > 0 && s->n % ASK_AGAIN == 0 ? 1 : n;
 }
 
 /* Tokens after which nothing would follow are not proposed. */
@@ -42,13 +43,18 @@ static int with_pages(tl_batcher *b, tl_sequence *s, int n) {
     return n < room ? n : room;
 }
 
-static int propose(tl_batcher *b, tl_sequence *s, int left, double price) {
+/* A look-up costs nothing; where it finds nothing the draft is asked. */
+static void propose(tl_batcher *b, tl_sequence *s, int left, double price) {
+    const tl_batcher_options *o = &b->options;
     const int to_come = s->copy->most - s->usage.completion_tokens - 1; /* one is made anyway */
     const int most = to_come < left ? to_come : left;
-    int n = worth(&s->trust, most < b->options.look_up ? most : b->options.look_up, price);
-    if (n == 0 && s->n % ASK_AGAIN == 0 && most > 0 && b->options.look_up) n = 1;
+    int n = worth(b, s, &s->trust, most < o->look_up ? most : o->look_up, price);
     if (n > 0) n = before_end(b, s, tl__look_up(s->token, s->n, n));
-    return with_pages(b, s, n);
+    if (n > 0) s->proposed = with_pages(b, s, n);
+    if (n > 0 || !o->draft) return;
+    /* A round of the draft costs its share of a step, whatever is drawn. */
+    n = worth(b, s, &s->draft_trust, most < o->draft_tokens ? most : o->draft_tokens, price + b->draft_share);
+    if (n > 0) s->drafts = with_pages(b, s, n);
 }
 
 void tl__look_ahead(tl_batcher *b, int left) {
@@ -57,8 +63,8 @@ void tl__look_ahead(tl_batcher *b, int left) {
         tl_sequence *s = b->active[i];
         if (s->state != TL_SEQUENCE_RUNNING || s->copy->asked.no_look_ahead) continue;
         const int rows = b->options.step_tokens - left;
-        s->proposed = propose(b, s, left, (double)rows / (rows + FREE_ROWS));
-        s->rows += s->proposed;
-        left -= s->proposed;
+        propose(b, s, left, (double)rows / (rows + FREE_ROWS));
+        s->rows += s->proposed + s->drafts;
+        left -= s->proposed + s->drafts;
     }
 }

@@ -36,6 +36,7 @@ typedef struct tl_batcher_options { /* 0 everywhere: what is said in brackets */
     tl_engine
         *draft; /* a smaller model of the same vocabulary that proposes; NULL: none. Loaded; it outlives the batcher */
     int draft_tokens; /* so many a step (4) */
+    bool eager;       /* as many are proposed as may be, whether or not that pays */
     /* After each step, on the owner's thread; may be NULL. */
     void (*stepped)(void *user, const tl_batch_step *step);
     void *user;

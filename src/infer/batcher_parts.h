@@ -5,7 +5,8 @@
  *   schedule.c  which rows a step computes, and who holds which pages
  *   pick.c      from hidden rows to tokens
  *   settle.c    what a step's tokens mean for their sequences
- *   ahead.c     tokens proposed, to be computed together */
+ *   ahead.c     which sequences get tokens proposed, and how many
+ *   draft.c     tokens proposed by a smaller model */
 #ifndef TL_INFER_BATCHER_PARTS_H
 #define TL_INFER_BATCHER_PARTS_H
 
@@ -24,6 +25,8 @@ typedef enum tl_sequence_state {
     TL_SEQUENCE_RUNNING, /* … or just the last one */
     TL_SEQUENCE_ENDED
 } tl_sequence_state;
+
+enum { TL_MOST_AHEAD = 64 }; /* tokens proposed to a sequence in a step */
 
 typedef struct tl_copy tl_copy;
 
@@ -50,8 +53,9 @@ typedef struct tl_sequence { /* one answer of a request */
     int leader_slot, leader_pages;
     uint64_t stay; /* numbers the times that any sequence was given a slot */
 
-    int rows, proposed; /* in this step, the proposed ones included */
-    tl_trust trust;     /* in what is looked up for it */
+    int rows, proposed;          /* in this step, the proposed ones included */
+    int drafts;                  /* proposals asked of the draft */
+    tl_trust trust, draft_trust; /* in what is looked up, and in what is drafted for it */
 
     int told; /* tokens of the prompt */
     tl_decoder decoder;
@@ -86,7 +90,7 @@ typedef struct tl_piece {
 
 /* A row whose logits matter. */
 typedef struct tl_pick {
-    const tl_sequence *sequence;
+    tl_sequence *sequence;
     int row;
     int place;      /* tokens before the one that is picked */
     int32_t target; /* the prompt's own token, only scored; −1: drawn */
@@ -95,6 +99,14 @@ typedef struct tl_pick {
     int n_top;
     tl_candidate top[TL_MOST_ALTERNATIVES];
 } tl_pick;
+
+/* Where hidden rows come from and how they become logits. */
+typedef struct tl_head {
+    tl_ctx *ctx;
+    const tl_model *model;
+    tl_acts *acts;
+    float *gathered; /* [acts->loss_rows, C] */
+} tl_head;
 
 struct tl_batcher {
     tl_arena arena; /* holds this record too */
@@ -112,6 +124,8 @@ struct tl_batcher {
     tl_ctx draft_ctx;
     float *draft_kv;
     tl_acts draft_acts;
+    float *draft_gathered;
+    double draft_share; /* what a step of it costs of one of the model */
 
     /* Sequences that have a slot, oldest first, and those that wait, oldest first. */
     tl_sequence **active; /* [running] */
@@ -156,6 +170,10 @@ static inline int tl_pages_for(int tokens) {
 static inline int32_t *tl_pages_of(const tl_batcher *b, const tl_sequence *s) {
     return b->block + (int64_t)s->slot * b->row_pages;
 }
+/* Of keys, or of values, of a page in a layer. */
+static inline int64_t tl_page_floats(const tl_arch *a) {
+    return (int64_t)a->Hkv * a->D * TL_KV_BLOCK;
+}
 /* Most tokens that are proposed to a sequence in a step. */
 static inline int tl_ahead(const tl_batcher *b) {
     const int drafted = b->options.draft ? b->options.draft_tokens : 0;
@@ -198,13 +216,22 @@ void tl__lay_out(tl_batcher *b);
 void tl__look_ahead(tl_batcher *b, int left);
 void tl__trust_learn(tl_trust *trust, int kept, int tried);
 
+/* ---- draft.c ---- */
+
+/* Options, with what 0 stands for put in. */
+int tl__draft_check(tl_batcher_options *options, const tl_engine *engine, tl_error *err);
+void tl__draft_place(tl_batcher *b, tl_arena *arena, int pages);
+void tl__draft_open(tl_batcher *b, int pages);
+/* Fills in the tokens that were asked of it, or fewer. */
+void tl__draft(tl_batcher *b);
+
 /* ---- pick.c ---- */
 
 /* Whether an id ends an answer. */
 bool tl__ends(const tl_batcher *b, const tl_request *r, int32_t id);
 
-/* Fills pick from the pieces' hidden rows. */
-void tl__pick(tl_batcher *b);
+/* Fills pick from hidden rows. guess: ids alone, which only propose. */
+void tl__pick(tl_batcher *b, const tl_head *head, bool guess);
 
 /* ---- settle.c ---- */
 

@@ -32,6 +32,8 @@ static void mask(const tl_batcher *b, const tl_request *r, const tl_thought *tho
 
 typedef struct pick_work {
     tl_batcher *b;
+    const tl_head *head;
+    bool guess;
     int first; /* pick of the first row of logits */
 } pick_work;
 
@@ -41,14 +43,14 @@ static void pick_one(void *user, int64_t i, int worker) {
     tl_pick *p = &b->pick[w->first + i];
     const tl_request *r = &p->sequence->copy->asked;
     const int V = b->model->arch.V;
-    float *logits = b->acts.logits + i * V;
-    tl_ctx alone = *b->ctx; /* operators inside a task: this thread, its own scratch */
+    float *logits = w->head->acts->logits + i * V;
+    tl_ctx alone = *w->head->ctx; /* operators inside a task: this thread, its own scratch */
     alone.pool = NULL;
     alone.spans = NULL;
     alone.workspace = tl__workspace(b->ctx, worker);
     alone.workspace_bytes = TL_WORKSPACE_PER_WORKER_BYTES;
     /* What the model says comes first: a masked row is no longer its own. */
-    const bool told = r->logprobs || p->target >= 0;
+    const bool told = !w->guess && (r->logprobs || p->target >= 0);
     const float log_z = told ? tl__log_z(&alone, logits, V) : 0;
     p->n_top = told ? tl__top_logprobs(p->top, r->alternatives, logits, V, log_z) : 0;
     p->id = p->target;
@@ -65,14 +67,14 @@ static void pick_one(void *user, int64_t i, int worker) {
     p->logp = told ? logits[p->id] - log_z : 0;
 }
 
-void tl__pick(tl_batcher *b) {
-    const int C = b->model->arch.C, most = b->acts.loss_rows;
+void tl__pick(tl_batcher *b, const tl_head *h, bool guess) {
+    const int C = h->model->arch.C, most = h->acts->loss_rows;
     for (int first = 0; first < b->n_picks; first += most) {
         const int n = b->n_picks - first < most ? b->n_picks - first : most;
         for (int i = 0; i < n; i++)
-            memcpy(b->gathered + (int64_t)i * C, b->acts.hidden + (int64_t)b->pick[first + i].row * C,
+            memcpy(h->gathered + (int64_t)i * C, h->acts->hidden + (int64_t)b->pick[first + i].row * C,
                    (size_t)C * sizeof(float));
-        tl__model_logits(b->ctx, b->model, b->acts.logits, b->gathered, n);
-        tl__parallel_for(b->ctx->pool, n, pick_one, &(pick_work){b, first});
+        tl__model_logits(h->ctx, h->model, h->acts->logits, h->gathered, n);
+        tl__parallel_for(h->ctx->pool, n, pick_one, &(pick_work){b, h, guess, first});
     }
 }

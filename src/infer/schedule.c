@@ -95,7 +95,7 @@ static void leave_slot(tl_batcher *b, tl_sequence *s) {
     s->slot = -1;
     s->stay = 0;
     s->length = s->draft_length = 0;
-    s->rows = s->proposed = 0;
+    s->rows = s->proposed = s->drafts = 0;
     int i = 0;
     while (b->active[i] != s) i++;
     b->n_active--;
@@ -230,7 +230,7 @@ static int give_prompts(tl_batcher *b, int left) {
     return left;
 }
 
-static void add_pick(tl_batcher *b, const tl_sequence *s, int row, int place, int32_t target) {
+static void add_pick(tl_batcher *b, tl_sequence *s, int row, int place, int32_t target) {
     b->pick[b->n_picks++] = (tl_pick){.sequence = s, .row = row, .place = place, .target = target};
 }
 
@@ -269,7 +269,7 @@ void tl__lay_out(tl_batcher *b) {
 }
 
 void tl__schedule(tl_batcher *b) {
-    for (int i = 0; i < b->n_active; i++) b->active[i]->rows = b->active[i]->proposed = 0;
+    for (int i = 0; i < b->n_active; i++) b->active[i]->rows = b->active[i]->proposed = b->active[i]->drafts = 0;
     give_pages(b);
     admit_waiting(b);
     int left = b->options.step_tokens;

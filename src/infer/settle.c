@@ -151,9 +151,10 @@ static void settle_piece(tl_batcher *b, const tl_piece *piece, int64_t now_ns) {
     const int from = s->length, prompt = s->usage.prompt_tokens, wrong = count_wrong(b, piece);
     const int kept = s->proposed - wrong, picks = piece->picks - wrong;
     s->length += s->rows - wrong;
+    if (s->draft_length > s->length) s->draft_length = s->length; /* D1 */
     tl__share_pages(b, s);
     if (s->proposed) {
-        tl__trust_learn(&s->trust, kept, kept + (wrong > 0));
+        tl__trust_learn(s->drafts ? &s->draft_trust : &s->trust, kept, kept + (wrong > 0));
         s->usage.proposed += s->proposed;
         b->step.proposed += s->proposed;
     }

@@ -26,7 +26,14 @@ static const char larger[] =
     "theta\":10000,"
     "\"initializer_range\":0.15,\"tie_word_embeddings\":false}";
 
-static tl_engine engines[MODELS];
+/* What proposes to it: of another shape, and knowing nothing of it. */
+static const char smaller[] =
+    "{\"model_type\":\"llama\",\"vocab_size\":331,\"hidden_size\":32,\"intermediate_size\":40,\"num_hidden_layers\":1,"
+    "\"num_attention_heads\":2,\"num_key_value_heads\":1,\"max_position_embeddings\":160,\"rms_norm_eps\":1e-5,\"rope_"
+    "theta\":10000,"
+    "\"initializer_range\":0.15,\"tie_word_embeddings\":true}";
+
+static tl_engine engines[MODELS], drafts[MODELS];
 
 /* ---- counting heap calls: the C library's own entry points, except under a sanitizer, which has its own ---- */
 
@@ -58,13 +65,14 @@ void free(void *p) {
 static int open_engines(void **state) {
     tl_error err = {0};
     int status = 0;
-    for (int i = 0; !status && i < MODELS; i++) {
-        tl_engine *e = &engines[i];
-        const char *config = i == 0 ? larger : test_families[i - 1].config;
+    for (int k = 0; !status && k < 2 * MODELS; k++) {
+        const int i = k / 2;
+        tl_engine *e = k % 2 ? &drafts[i] : &engines[i];
+        const char *config = i ? test_families[i - 1].config : k % 2 ? smaller : larger;
         status = tl__ctx_open(&e->ctx, 2, NULL, &err);
         if (!status) status = tl__arch_parse(&e->arch, config, strlen(config), "config", &err);
         if (!status) status = tl__model_create(&e->model, &e->arch, 0, &err);
-        if (!status) tl__model_init(&e->model, 5, e->ctx.pool);
+        if (!status) tl__model_init(&e->model, 5 + (uint64_t)k % 2, e->ctx.pool);
     }
     /* Bytes, and tokens of several: most of what a random model makes is no UTF-8. */
     const char *text[] = {TL_SOURCE_DIR "/README.md"};
@@ -76,9 +84,10 @@ static int open_engines(void **state) {
 
 static int close_engines(void **state) {
     tl__tokenizer_close(engines[0].tokenizer);
-    for (int i = 0; i < MODELS; i++) {
-        tl__model_close(&engines[i].model);
-        tl__ctx_close(&engines[i].ctx);
+    for (int k = 0; k < 2 * MODELS; k++) {
+        tl_engine *e = k % 2 ? &drafts[k / 2] : &engines[k / 2];
+        tl__model_close(&e->model);
+        tl__ctx_close(&e->ctx);
     }
     return 0;
 }
@@ -322,8 +331,13 @@ static void note(void *user, const tl_event *e) {
 typedef struct setting {
     int model, threads, step_tokens, pages, running;
     bool no_cache, cancels;
-    int look_up;
+    int look_up, draft; /* draft 1: a model that knows nothing, 2: the model itself */
+    bool eager;
 } setting;
+
+static int64_t page_bytes(const tl_engine *e) {
+    return 2 * (int64_t)e->arch.L * e->arch.Hkv * e->arch.D * TL_KV_BLOCK * 4;
+}
 
 static void check_item(const item *it, bool may_be_cut, uint64_t seed, int i) {
     const tl_request *r = &it->asked;
@@ -365,8 +379,11 @@ static tl_batcher_facts run(const setting *how, uint64_t seed) {
     tl_error err = {0};
     tl_batcher *b;
     assert_int_equal(tl__ctx_open(&engine.ctx, how->threads, NULL, &err), 0);
-    const int64_t page = 2 * (int64_t)engine.arch.L * engine.arch.Hkv * engine.arch.D * TL_KV_BLOCK * 4;
-    tl_batcher_options o = {.kv_bytes = page * how->pages,
+    tl_engine *draft = how->draft == 1 ? &drafts[how->model] : how->draft ? &engines[how->model] : NULL;
+    tl_batcher_options o = {.kv_bytes = (page_bytes(&engine) + (draft ? page_bytes(draft) : 0)) * how->pages,
+                            .draft = draft,
+                            .draft_tokens = draft ? 1 + (int)draw(seed, 99, 6) : 0,
+                            .eager = how->eager,
                             .step_tokens = how->step_tokens,
                             .running = how->running,
                             .no_prefix_cache = how->no_cache,
@@ -456,6 +473,8 @@ static void L1_a_crowd_is_answered_as_one(void **state) {
                              .pages = least + (int[]){0, 3, 12, 200}[draw(key, 2, 4)],
                              .no_cache = draw(key, 3, 3) == 0,
                              .look_up = (int[]){0, 3, 8}[draw(key, 5, 3)],
+                             .draft = (int)draw(key, 6, 3),
+                             .eager = draw(key, 7, 3) > 0,
                              .cancels = draw(key, 4, 3) == 0};
         const tl_batcher_facts facts = run(&how, key);
         hits += facts.prefix_hits;
@@ -483,14 +502,16 @@ static void run_out(tl_batcher *b) {
     for (int i = 0; tl__batcher_step(b, 0, NULL) > 0; i++) assert_true(i < 10000);
 }
 
-static void what_is_not_done_is_refused_by_name(void **state) {
+static void what_cannot_be_is_refused_by_name(void **state) {
     tl_engine *e = &engines[0];
     tl_batcher *b;
     tl_error err = {0};
     uint64_t id;
     assert_int_equal(tl__batcher_open(&b, e, &(tl_batcher_options){.kv_type = TL_F16}, &err), TL_EUNSUPPORTED);
     assert_int_equal(tl__batcher_open(&b, e, &(tl_batcher_options){.look_up = -1}, &err), TL_EINVALID);
-    assert_int_equal(tl__batcher_open(&b, e, &(tl_batcher_options){.draft = e}, &err), TL_EUNSUPPORTED);
+    assert_int_equal(tl__batcher_open(&b, e, &(tl_batcher_options){.draft_tokens = 1}, &err), TL_EINVALID);
+    assert_int_equal(tl__batcher_open(&b, e, &(tl_batcher_options){.draft = &engines[1]}, &err), TL_EINVALID);
+    assert_non_null(strstr(err.text, "same vocabulary"));
     assert_int_equal(tl__batcher_open(&b, e, &(tl_batcher_options){.kv_bytes = 1}, &err), TL_EINVALID);
     assert_int_equal(tl__batcher_open(&b, e, &(tl_batcher_options){.positions = 161}, &err), TL_EINVALID);
     assert_null(b);
@@ -523,7 +544,7 @@ static void what_is_not_done_is_refused_by_name(void **state) {
 
 static void what_never_fits_and_too_many_are_refused(void **state) {
     tl_engine *e = &engines[0];
-    const int64_t page = 2 * (int64_t)e->arch.L * e->arch.Hkv * e->arch.D * TL_KV_BLOCK * 4;
+    const int64_t page = page_bytes(e);
     tl_batcher *b = open_batcher(e, &(tl_batcher_options){.kv_bytes = 2 * page, .waiting = 2});
     tl_batcher_facts facts;
     tl_error err = {0};
@@ -556,7 +577,7 @@ static void what_never_fits_and_too_many_are_refused(void **state) {
 /* Two that fit together only for a while: the younger gives way, the older never. */
 static void the_younger_gives_its_pages_back(void **state) {
     tl_engine *e = &engines[0];
-    const int64_t page = 2 * (int64_t)e->arch.L * e->arch.Hkv * e->arch.D * TL_KV_BLOCK * 4;
+    const int64_t page = page_bytes(e);
     tl_batcher *b = open_batcher(e, &(tl_batcher_options){.kv_bytes = 4 * page});
     int32_t prompt[17] = {1, 2, 3};
     uint64_t id;
@@ -751,6 +772,27 @@ static void a_thought_has_its_bounds(void **state) {
     tl__batcher_close(b);
 }
 
+/* A draft that is the model itself is always right, sampled or not: only what is cut off by an end is not kept. */
+static void a_draft_that_agrees_is_always_right(void **state) {
+    tl_engine *e = &engines[0];
+    for (int k = 0; k < 3; k++) {
+        tl_batcher *b = open_batcher(e, &(tl_batcher_options){.draft = e, .draft_tokens = 5, .eager = true});
+        static item it;
+        int32_t prompt[5] = {5, 4, 3, 2, 1};
+        tl_request r = {.prompt = prompt, .n_prompt = 5, .max_tokens = 31, .ignore_eos = true};
+        if (k > 0) r.sampling = (tl_sampling){.temperature = 1.2f, .seed = 3};
+        if (k > 1) r.sampling.repetition_penalty = 1.5f, r.sampling.frequency_penalty = 0.5f;
+        ask(b, &it, &r);
+        assert_int_equal(it.got[0].n, 31); /* one with the prompt, then six a step */
+        assert_int_equal(it.usage[0].proposed, 25);
+        assert_int_equal(it.usage[0].accepted, 25);
+        tl_batcher_facts facts;
+        tl__batcher_describe(b, &facts);
+        assert_int_equal(facts.steps, 6);
+        tl__batcher_close(b);
+    }
+}
+
 static void an_embedding_has_unit_length_and_its_bits(void **state) {
     tl_engine *e = &engines[0];
     assert_int_equal(e->arch.C, 64);
@@ -773,13 +815,14 @@ static void an_embedding_has_unit_length_and_its_bits(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(L1_a_crowd_is_answered_as_one),
-        cmocka_unit_test(what_is_not_done_is_refused_by_name),
+        cmocka_unit_test(what_cannot_be_is_refused_by_name),
         cmocka_unit_test(what_never_fits_and_too_many_are_refused),
         cmocka_unit_test(the_younger_gives_its_pages_back),
         cmocka_unit_test(a_deadline_ends_a_request),
         cmocka_unit_test(requests_come_from_any_thread),
         cmocka_unit_test(bias_alternatives_and_least_tokens),
         cmocka_unit_test(a_thought_has_its_bounds),
+        cmocka_unit_test(a_draft_that_agrees_is_always_right),
         cmocka_unit_test(an_embedding_has_unit_length_and_its_bits),
     };
     return cmocka_run_group_tests(tests, open_engines, close_engines);
