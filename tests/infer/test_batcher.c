@@ -779,16 +779,29 @@ static void a_draft_that_agrees_is_always_right(void **state) {
         tl_batcher *b = open_batcher(e, &(tl_batcher_options){.draft = e, .draft_tokens = 5, .eager = true});
         static item it;
         int32_t prompt[5] = {5, 4, 3, 2, 1};
-        tl_request r = {.prompt = prompt, .n_prompt = 5, .max_tokens = 31, .ignore_eos = true};
+        tl_request r = {.prompt = prompt, .n_prompt = 5, .max_tokens = 30, .ignore_eos = true};
         if (k > 0) r.sampling = (tl_sampling){.temperature = 1.2f, .seed = 3};
         if (k > 1) r.sampling.repetition_penalty = 1.5f, r.sampling.frequency_penalty = 0.5f;
         ask(b, &it, &r);
-        assert_int_equal(it.got[0].n, 31); /* one with the prompt, then six a step */
-        assert_int_equal(it.usage[0].proposed, 25);
-        assert_int_equal(it.usage[0].accepted, 25);
+        assert_int_equal(it.got[0].n, 30); /* one with the prompt, then six a step */
+        assert_int_equal(it.usage[0].proposed, 24);
+        assert_int_equal(it.usage[0].accepted, 24);
         tl_batcher_facts facts;
         tl__batcher_describe(b, &facts);
         assert_int_equal(facts.steps, 6);
+        assert_int_equal(facts.page_bytes, 2 * page_bytes(e));
+        int last = 29; /* the last id that came for the first time: after it nothing is proposed */
+        for (int i = 0; i < last; i++)
+            if (it.got[0].id[i] == it.got[0].id[last]) last--, i = -1;
+        assert_true(last > 1);
+        r.stop_id = &it.got[0].id[last];
+        r.n_stop_id = 1;
+        static item stopped;
+        ask(b, &stopped, &r);
+        assert_int_equal(stopped.got[0].finish, TL_FINISH_STOP);
+        assert_int_equal(stopped.got[0].n, last + 1);
+        assert_int_equal(stopped.usage[0].proposed, last - (last + 5) / 6);
+        assert_int_equal(stopped.usage[0].accepted, stopped.usage[0].proposed);
         tl__batcher_close(b);
     }
 }
