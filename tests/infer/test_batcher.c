@@ -17,7 +17,7 @@
 #include "infer/session.h"
 #include "infer/thinking_definition.h"
 
-enum { MAX_V = 331, REQUESTS = 20, CHOICES = 3, MOST_MADE = 40, MOST_PROMPT = 120, MODELS = 1 + TEST_FAMILIES };
+enum { MAX_V = 331, REQUESTS = 20, CHOICES = 3, MOST_MADE = 64, MOST_PROMPT = 120, MODELS = 1 + TEST_FAMILIES };
 enum { MOST_TEXT = 32 * MOST_MADE, STOPS = 3, MOST_STOP = 24 };
 
 static const char larger[] =
@@ -796,6 +796,7 @@ static void a_draft_that_agrees_is_always_right(void **state) {
         assert_true(last > 1);
         r.stop_id = &it.got[0].id[last];
         r.n_stop_id = 1;
+        r.max_tokens = 60;
         static item stopped;
         ask(b, &stopped, &r);
         assert_int_equal(stopped.got[0].finish, TL_FINISH_STOP);
