@@ -40,7 +40,8 @@ typedef struct world {
     tl_rows rows; /* the fresh ones */
     int32_t *pos, *seq_row, *seq_block, *block;
     int blocks;
-    int64_t kv_floats, ldq, ldkv, ldo; /* leading dimensions wider than the heads, as in a fused QKV product */
+    int64_t kv_bytes; /* of all K, and of all V */
+    int64_t ldq, ldkv, ldo; /* leading dimensions wider than the heads, as in a fused QKV product */
     tl_kv kv;
     float *q, *k, *v, *dout; /* of the fresh rows */
     float *past_k, *past_v;  /* [all positions of all sequences][Hkv·D] */
@@ -57,14 +58,18 @@ static float *random_floats(size_t n) {
     return x;
 }
 
-static float *nan_floats(size_t n) {
-    float *x = malloc(n * sizeof(float));
-    assert_non_null(x);
-    memset(x, 0xff, n * sizeof(float));
+static void *nan_bytes(size_t n) {
+    void *x = malloc(n);
+    assert_true(x || n == 0);
+    memset(x, 0xff, n); /* no number in any type */
     return x;
 }
 
-static void world_open(world *w, int H, int Hkv, int D, int S, const int *past, const int *fresh) {
+static float *nan_floats(size_t n) {
+    return nan_bytes(n * sizeof(float));
+}
+
+static void world_open(world *w, tl_type type, int H, int Hkv, int D, int S, const int *past, const int *fresh) {
     *w = (world){.H = H, .Hkv = Hkv, .D = D, .S = S, .form = {H, Hkv, D, 1 / sqrtf((float)D), 0, 0}};
     int R = 0, all = 0;
     w->seq_row = malloc((size_t)(S + 1) * sizeof(int32_t));
@@ -85,8 +90,8 @@ static void world_open(world *w, int H, int Hkv, int D, int S, const int *past, 
         w->block[b] = (int32_t)tl__permute((uint64_t)b, (uint64_t)w->blocks, world_seed, 0);
     w->rows = (tl_rows){R, S, NULL, w->pos, w->seq_row, w->seq_block, w->block};
     w->ldq = (int64_t)H * D + 3, w->ldkv = (int64_t)Hkv * D + 5, w->ldo = (int64_t)H * D + 1;
-    w->kv_floats = (int64_t)w->blocks * Hkv * D * TL_KV_BLOCK;
-    w->kv = (tl_kv){nan_floats((size_t)w->kv_floats), nan_floats((size_t)w->kv_floats)};
+    w->kv_bytes = w->blocks * Hkv * tl_kv_part_bytes(type, D);
+    w->kv = (tl_kv){nan_bytes((size_t)w->kv_bytes), nan_bytes((size_t)w->kv_bytes), type};
     w->q = random_floats((size_t)(R * w->ldq)), w->dout = random_floats((size_t)(R * w->ldo));
     w->k = random_floats((size_t)(R * w->ldkv)), w->v = random_floats((size_t)(R * w->ldkv));
     w->past_k = random_floats((size_t)((int64_t)all * Hkv * D)),
@@ -107,9 +112,9 @@ static void world_close(world *w) {
 }
 
 static tl_kv kv_copy(const world *w) {
-    tl_kv kv = {nan_floats((size_t)w->kv_floats), nan_floats((size_t)w->kv_floats)};
-    memcpy(kv.k, w->kv.k, (size_t)w->kv_floats * sizeof(float));
-    memcpy(kv.v, w->kv.v, (size_t)w->kv_floats * sizeof(float));
+    tl_kv kv = {nan_bytes((size_t)w->kv_bytes), nan_bytes((size_t)w->kv_bytes), w->kv.type};
+    memcpy(kv.k, w->kv.k, (size_t)w->kv_bytes);
+    memcpy(kv.v, w->kv.v, (size_t)w->kv_bytes);
     return kv;
 }
 
@@ -144,15 +149,15 @@ static void assert_same(const char *what, const world *w, const float *a, const 
     size_t i = 0;
     while (memcmp(a + i, b + i, sizeof(float)) == 0) i++;
     print_error("%s[%zu]: %a, by the definition %a (H %d, Hkv %d, D %d, S %d, first past %d, fresh %d, window "
-                "%d, cap %g)\n",
+                "%d, cap %g, %s)\n",
                 what, i, (double)a[i], (double)b[i], w->H, w->Hkv, w->D, w->S, w->past[0], w->fresh[0], w->form.window,
-                (double)w->form.softcap);
+                (double)w->form.softcap, tl__type_name(w->kv.type));
     fail();
 }
 
 static void assert_result(const world *w, const result *a, const result *b) {
-    assert_same("k", w, a->kv.k, b->kv.k, (size_t)w->kv_floats);
-    assert_same("v", w, a->kv.v, b->kv.v, (size_t)w->kv_floats);
+    assert_memory_equal(a->kv.k, b->kv.k, (size_t)w->kv_bytes);
+    assert_memory_equal(a->kv.v, b->kv.v, (size_t)w->kv_bytes);
     assert_same("out", w, a->out, b->out, a->out_floats);
     assert_same("max_sum", w, a->max_sum, b->max_sum, a->sum_floats);
     assert_same("dq", w, a->dq, b->dq, a->grad_floats);
@@ -185,6 +190,8 @@ static const struct {
     float softcap;
 } forms[] = {{0, 0}, {1, 0}, {7, 0}, {64, 0}, {65, 0}, {100, 0}, {INT32_MAX, 0}, {0, 2}, {30, 0.7f}, {130, 5}};
 enum { FORMS = sizeof forms / sizeof *forms };
+static const tl_type types[] = {TL_F32, TL_F16, TL_BF16, TL_Q8_0}; /* of K and V */
+enum { TYPES = sizeof types / sizeof *types };
 enum { LAW_FORMS = 3 };
 static const int law_form[LAW_FORMS] = {0, 5, 8}; /* in which the laws are tested */
 
@@ -214,9 +221,11 @@ static void fast_equals_ref_forward(void **state) {
         {40, 1, 33, 1, {30}, {4}},
         {2, 1, 64, 5, {0, 0, 0, 0, 9}, {0, 3, 0, 5, 0}}, /* empty sequences */
     };
-    for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
+    for (size_t i = 0; i < TYPES * (sizeof cases / sizeof *cases); i++) {
+        const size_t c = i / TYPES;
         world w;
-        world_open(&w, cases[c].H, cases[c].Hkv, cases[c].D, cases[c].S, cases[c].past, cases[c].fresh);
+        world_open(&w, types[i % TYPES], cases[c].H, cases[c].Hkv, cases[c].D, cases[c].S, cases[c].past,
+                   cases[c].fresh);
         for (int f = 0; f < FORMS; f += f ? 3 : 1 + (int)c % 3) { /* plain, and a third of the others */
             set_form(&w, f);
             assert_all_isas(&w, false, f ? 2 : 4);
@@ -234,7 +243,7 @@ static void fast_equals_ref_forward_random(void **state) {
         for (int s = 0; s < S; s++)
             past[s] = (int)((y.v[s % 4] >> s) % 140), fresh[s] = (int)((y.v[(s + 1) % 4] >> s) % 90);
         world w;
-        world_open(&w, Hkv * G, Hkv, D, S, past, fresh);
+        world_open(&w, types[x.v[0] >> 8 & 3], Hkv * G, Hkv, D, S, past, fresh);
         w.form.window = (int)(t % 3 ? x.v[1] >> 8 & 127 : 0);
         w.form.softcap = t % 4 == 1 ? 0.5f + (float)t : 0;
         if (w.rows.R > 0) assert_all_isas(&w, false, 2);
@@ -261,7 +270,7 @@ static void fast_equals_ref_backward(void **state) {
     for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
         world w;
         static const int none[6];
-        world_open(&w, cases[c].H, cases[c].Hkv, cases[c].D, cases[c].S, none, cases[c].fresh);
+        world_open(&w, TL_F32, cases[c].H, cases[c].Hkv, cases[c].D, cases[c].S, none, cases[c].fresh);
         for (int f = 0; f < FORMS; f += f ? 3 : 1 + (int)c % 3) { /* plain, and a third of the others */
             set_form(&w, f);
             assert_all_isas(&w, true, f ? 2 : 4);
@@ -275,7 +284,7 @@ static void fast_equals_ref_backward(void **state) {
         int past[MAX_SEQS] = {0}, fresh[MAX_SEQS];
         for (int s = 0; s < S; s++) fresh[s] = 1 + (int)((y.v[s % 4] >> s) % 100);
         world w;
-        world_open(&w, Hkv * G, Hkv, D, S, past, fresh);
+        world_open(&w, TL_F32, Hkv * G, Hkv, D, S, past, fresh);
         w.form.window = (int)(t % 3 ? x.v[1] >> 8 & 127 : 0);
         w.form.softcap = t % 4 == 1 ? 0.5f + (float)t : 0;
         assert_all_isas(&w, true, 3);
@@ -284,11 +293,11 @@ static void fast_equals_ref_backward(void **state) {
 }
 
 /* Law L1: a prompt in chunks, and one token at a time, gives the bits of the whole. */
-static void law1_chunked_prefill_equals_whole(void **state) {
+static void check_chunked_prefill(tl_type type) {
     static const int none[1], whole[1] = {150};
     static const int cuts[][8] = {{150}, {1, 15, 17, 31, 64, 22}, {64, 64, 22}, {100, 50}, {5, 145}};
     world w;
-    world_open(&w, 4, 2, 64, 1, none, whole);
+    world_open(&w, type, 4, 2, 64, 1, none, whole);
     for (int run = 0; run < 3 * LAW_FORMS; run++) {
         const int isa = run / LAW_FORMS;
         tl_ctx *ctx = &contexts[isa][isa == 0 ? 1 : 2];
@@ -316,11 +325,15 @@ static void law1_chunked_prefill_equals_whole(void **state) {
     world_close(&w);
 }
 
+static void law1_chunked_prefill_equals_whole(void **state) {
+    for (int i = 0; i < TYPES; i++) check_chunked_prefill(types[i]);
+}
+
 /* Law L1: each row alone gives the bits it has in the batch. */
-static void law1_row_alone_equals_batch(void **state) {
+static void check_row_alone(tl_type type) {
     static const int past[5] = {0, 100, 63, 7, 0}, fresh[5] = {70, 1, 20, 1, 9};
     world w;
-    world_open(&w, 6, 3, 80, 5, past, fresh);
+    world_open(&w, type, 6, 3, 80, 5, past, fresh);
     for (int run = 0; run < 3 * LAW_FORMS; run++) {
         const int isa = run / LAW_FORMS;
         tl_ctx *ctx = &contexts[isa][isa == 0 ? 1 : 3];
@@ -345,11 +358,15 @@ static void law1_row_alone_equals_batch(void **state) {
     world_close(&w);
 }
 
+static void law1_row_alone_equals_batch(void **state) {
+    for (int i = 0; i < TYPES; i++) check_row_alone(types[i]);
+}
+
 /* Law L3: sequences apart (micro-batches) give the gradients that they have together. */
 static void law3_backward_by_micro_batch(void **state) {
     static const int none[4], fresh[4] = {70, 128, 9, 40};
     world w;
-    world_open(&w, 4, 2, 64, 4, none, fresh);
+    world_open(&w, TL_F32, 4, 2, 64, 4, none, fresh);
     for (int run = 0; run < 3 * LAW_FORMS; run++) {
         const int isa = run / LAW_FORMS;
         tl_ctx *ctx = &contexts[isa][isa == 0 ? 1 : 2];
@@ -406,7 +423,7 @@ static void check_textbook_row(const world *w, const result *r, int s, int i, in
 static void ref_equals_textbook(void **state) {
     static const int past[2] = {0, 80}, fresh[2] = {100, 70};
     world w;
-    world_open(&w, 2, 1, 64, 2, past, fresh);
+    world_open(&w, TL_F32, 2, 1, 64, 2, past, fresh);
     for (int f = 0; f < FORMS; f++) {
         set_form(&w, f);
         result r = compute(&contexts[0][1], &w, false);
@@ -419,11 +436,11 @@ static void ref_equals_textbook(void **state) {
 }
 
 /* Keys that a window hides may be anything, and blocks of which all are hidden need not be there. */
-static void hidden_keys_are_not_read(void **state) {
+static void check_hidden_keys(tl_type type) {
     static const int past[5] = {300, 64, 127, 40, 200}, fresh[5] = {1, 1, 1, 1, 3};
     static const int windows[] = {1, 15, 30, 64, 100};
     world w;
-    world_open(&w, 4, 2, 40, 5, past, fresh);
+    world_open(&w, type, 4, 2, 40, 5, past, fresh);
     for (size_t i = 0; i < sizeof windows / sizeof *windows; i++) {
         w.form.window = windows[i];
         result want = compute(&contexts[0][1], &w, false);
@@ -460,6 +477,10 @@ static void hidden_keys_are_not_read(void **state) {
     world_close(&w);
 }
 
+static void hidden_keys_are_not_read(void **state) {
+    for (int i = 0; i < TYPES; i++) check_hidden_keys(types[i]);
+}
+
 /* The definition in double: Σ dout∘attention(q, k, v) moved by ±h along every coordinate. The central difference's
  * error is h²/6·f''' + 2^-53·|f|/h: with h = 1e-4 and values near 1, about 1e-8. */
 static void check_finite_differences(int window, float softcap) {
@@ -469,7 +490,7 @@ static void check_finite_differences(int window, float softcap) {
     tl_rows rows = {R, S, NULL, pos, seq_row, seq_block, block};
     static double x[3][R * H * D], g[3][R * H * D], dout[R * H * D], out[R * H * D], max_sum[R * H * 2];
     static double kv_k[BLOCKS * HKV * D * TL_KV_BLOCK], kv_v[BLOCKS * HKV * D * TL_KV_BLOCK];
-    real_kv kv = {kv_k, kv_v};
+    tl_kv kv = {kv_k, kv_v, TL_F32};
     memset(kv_k, 0xff, sizeof kv_k), memset(kv_v, 0xff, sizeof kv_v);
     for (int i = 0; i < R * H * D; i++) {
         tl_u32x4 u = tl__philox(9, TL_RNG_TEST, 0, (uint64_t)i);

@@ -175,7 +175,7 @@ static void test_attention(void **state) {
     assert_int_equal(lengths[0] + lengths[1], R);
     float *q = in("attention.q"), *k = in("attention.k"), *v = in("attention.v"), *dout = in("attention.dout");
     float *out = zeros(R * H * D), *max_sum = zeros(R * H * 2), *d = zeros(R * ROW);
-    tl_kv kv = {zeros(BLOCKS * HKV * D * TL_KV_BLOCK), zeros(BLOCKS * HKV * D * TL_KV_BLOCK)};
+    tl_kv kv = {zeros(BLOCKS * HKV * D * TL_KV_BLOCK), zeros(BLOCKS * HKV * D * TL_KV_BLOCK), TL_F32};
     int32_t pos[R], token[R], seq_row[3] = {0, lengths[0], R}, seq_block[2] = {0, 1};
     int32_t block[BLOCKS] = {7, 3, 0, 10, 2, 9, 1, 8, 4, 6, 5}; /* sequences' blocks lie anywhere */
     memset(token, 0, sizeof token);
@@ -215,7 +215,7 @@ static void test_attention_forms(void **state) {
     float *q = in("form.q"), *k = in("form.k"), *v = in("form.v"), *dout = in("form.dout");
     float *out = zeros(R * H * D), *max_sum = zeros(R * H * 2),
           *d[3] = {zeros(R * H * D), zeros(R * H * D), zeros(R * H * D)};
-    tl_kv kv = {zeros(BLOCKS * D * TL_KV_BLOCK), zeros(BLOCKS * D * TL_KV_BLOCK)};
+    tl_kv kv = {zeros(BLOCKS * D * TL_KV_BLOCK), zeros(BLOCKS * D * TL_KV_BLOCK), TL_F32};
     int32_t pos[R], seq_row[3] = {0, lengths[0], R}, seq_block[2] = {0, 1}, block[BLOCKS] = {5, 3, 0, 2, 6, 1, 4};
     for (int r = 0; r < R; r++) pos[r] = r < lengths[0] ? r : r - lengths[0];
     tl_rows rows = {.R = R, .S = 2, .pos = pos, .seq_row = seq_row, .seq_block = seq_block, .block = block};
