@@ -131,7 +131,7 @@ static const unsigned char *part_of(const job *j, const group *g, const void *ba
 }
 
 static void attend(const job *j, scratch *w, const group *g) {
-    const bool stored_in_f32 = j->kv.type == TL_F32;
+    const bool narrow = j->kv.type != TL_F32;
     const int D = j->D, Dv = (D + 15) / 16, n = g->n;
     const int G = j->H / j->Hkv;
     int64_t row = g->row0 + g->first / G, head = g->first % G;
@@ -148,39 +148,45 @@ static void attend(const job *j, scratch *w, const group *g) {
         while (last < n && w->start[last] < key0 + CHUNK) last++;
         const int keys = min_int(w->limit[last - 1] - key0, CHUNK), blocks = (keys + BLOCK - 1) / BLOCK;
         const int low = max_int(w->start[first] - key0, 0); /* no item sees a key of the chunk before it */
-        const float *kb[BLOCKS], *vb[BLOCKS];
-        const int at = key0 / BLOCK; /* its first block */
-        int64_t ldv = stored_in_f32 ? D : Dv * 16;
+        const int at = key0 / BLOCK;                        /* its first block */
         /* The next chunk's blocks are asked for while this one is worked on: as it is widened; by the only tile, as it
          * reads; or some before each of many tiles. */
         const int more = max_int(w->limit[n - 1] - key0 - CHUNK, 0),
                   next_blocks = min_int((more + BLOCK - 1) / BLOCK, BLOCKS);
-        const float *next[2][BLOCKS]; /* K, V */
+        /* One tile that sees the whole chunk widens in registers. */
+        const bool in_registers = narrow && D % STRIPE == 0 && last - first <= TILE &&
+                                  (first == opened || last == opened) && w->start[last - 1] <= key0 &&
+                                  w->limit[first] >= key0 + CHUNK;
+        const float *kb[BLOCKS], *vb[BLOCKS];
+        const unsigned char *parts[4][BLOCKS]; /* K, V, the next chunk's K and V */
+        int64_t ldv = narrow ? Dv * 16 : D;
         for (int b = low / BLOCK; b < blocks; b++) {
-            const unsigned char *k = part_of(j, g, j->kv.k, at + b), *v = part_of(j, g, j->kv.v, at + b);
-            kb[b] = (const float *)(const void *)k;
-            vb[b] = (const float *)(const void *)v;
-            if (stored_in_f32) continue;
             const bool ahead = b < next_blocks;
-            widen_keys(w->k[0] + (int64_t)b * BLOCK * D, j->kv.type, k,
-                       ahead ? part_of(j, g, j->kv.k, at + BLOCKS + b) : NULL, D);
-            widen_values(w->v[0] + b * BLOCK * ldv, j->kv.type, v,
-                         ahead ? part_of(j, g, j->kv.v, at + BLOCKS + b) : NULL, D);
+            parts[0][b] = part_of(j, g, j->kv.k, at + b);
+            parts[1][b] = part_of(j, g, j->kv.v, at + b);
+            parts[2][b] = ahead ? part_of(j, g, j->kv.k, at + BLOCKS + b) : parts[0][b];
+            parts[3][b] = ahead ? part_of(j, g, j->kv.v, at + BLOCKS + b) : parts[1][b];
+            kb[b] = (const float *)(const void *)parts[0][b];
+            vb[b] = (const float *)(const void *)parts[1][b];
+            if (!narrow || in_registers) continue;
+            widen_keys(w->k[0] + (int64_t)b * BLOCK * D, j->kv.type, parts[0][b], ahead ? parts[2][b] : NULL, D);
+            widen_values(w->v[0] + b * BLOCK * ldv, j->kv.type, parts[1][b], ahead ? parts[3][b] : NULL, D);
             kb[b] = w->k[0] + (int64_t)b * BLOCK * D;
             vb[b] = w->v[0] + b * BLOCK * ldv;
         }
-        if (D % 16 && stored_in_f32) {
+        if (D % 16 && !narrow) {
             ldv = Dv * 16;
             for (int k = low; k < keys; k++) copy_row(w->v[0] + k * ldv, vb[k / BLOCK] + (k % BLOCK) * (int64_t)D, D);
             for (int b = low / BLOCK; b < blocks; b++) vb[b] = w->v[0] + b * BLOCK * ldv;
         }
+        const float *next[2][BLOCKS]; /* K, V */
         for (int b = 0; b < BLOCKS; b++) {
-            const bool ahead = b < next_blocks && stored_in_f32;
+            const bool ahead = b < next_blocks && !narrow;
             next[0][b] = ahead ? (const float *)(const void *)part_of(j, g, j->kv.k, at + BLOCKS + b) : kb[blocks - 1];
             next[1][b] = ahead ? (const float *)(const void *)part_of(j, g, j->kv.v, at + BLOCKS + b) : vb[blocks - 1];
         }
         const int tiles = (last - first + TILE - 1) / TILE,
-                  asks = (tiles == 1 && last - first <= FEW) || !stored_in_f32 ? 0 : (2 * next_blocks + tiles - 1) / tiles;
+                  asks = (tiles == 1 && last - first <= FEW) || narrow ? 0 : (2 * next_blocks + tiles - 1) / tiles;
         for (int t = first, rows, asked = 0; t < last; t += rows) {
             const bool opens = t >= opened;
             rows = tile_rows((opens ? last : opened) - t);
@@ -197,7 +203,10 @@ static void attend(const job *j, scratch *w, const group *g) {
                     copy_row(w->q[t + r], j->q + w->row[t + r] * j->ldq + w->head[t + r] * D, D);
                 }
             const int b = begin[0] / BLOCK;
-            dots(rows, w->p[0] + b * BLOCK, w->q[t], kb + b, next[0] + b, (end[rows - 1] + BLOCK - 1) / BLOCK - b, D);
+            if (in_registers) stored_dots(rows, j->kv.type, w->p[0], w->q[t], parts[0], parts[2], D);
+            else
+                dots(rows, w->p[0] + b * BLOCK, w->q[t], kb + b, next[0] + b, (end[rows - 1] + BLOCK - 1) / BLOCK - b,
+                     D);
             float m[16] = {0}, l[16] = {0}, scale = j->scale;
             if (j->softcap != 0) {
                 for (int r = 0; r < rows; r++) cap_row(w->p[r], begin[r], end[r], j);
@@ -211,8 +220,9 @@ static void attend(const job *j, scratch *w, const group *g) {
             if (opens)
                 for (int r = 0; r < rows; r++) w->M[t + r] = m[r], w->L[t + r] = l[r];
             else merge_sums(w->M + t, w->L + t, &factors, m, l, rows);
-            mix_values(rows, w->o[t], ROW, w->p[0], vb, next[1], ldv, Dv, begin, end, opens ? MIX_WRITE : MIX_MERGE,
-                       &factors);
+            const mix_end how = opens ? MIX_WRITE : MIX_MERGE;
+            if (in_registers) stored_mix(rows, j->kv.type, w->o[t], w->p[0], parts[1], parts[3], D, how, &factors);
+            else mix_values(rows, w->o[t], ROW, w->p[0], vb, next[1], ldv, Dv, begin, end, how, &factors);
         }
     }
     for (int t = 0; t < n; t++) {

@@ -1,13 +1,16 @@
-/* attention_stored.h — keys and values that are kept in fewer bits than f32: read as a chunk widened to f32, written as
- * rows narrowed into their blocks.
+/* attention_stored.h — keys and values that are kept in fewer bits than f32: widened where they are read, narrowed into
+ * their blocks.
  *
- * A chunk is widened once for all the items that see it, and from there on is as if it had been stored in f32. While a
- * part is read the same part of the next chunk is asked for. */
+ * A chunk that many items see is widened once for them all, and from there on is as if it had been stored in f32. One
+ * tile of items, as in decoding, has numbers widened in registers on their way into the sums. Either way they are the
+ * same numbers in the same order. While a part is read the same part of the next chunk is asked for. */
 #ifndef TL_KERNELS_CPU_ATTENTION_STORED_H
 #define TL_KERNELS_CPU_ATTENTION_STORED_H
 
 #include <math.h>
 #include "kernels/cpu/attention_tiles.h"
+
+/* ---- a chunk at a time ---- */
 
 enum { GROUPS = TL_MAX_HEAD_DIM / TL_KV_GROUP };
 
@@ -63,6 +66,100 @@ TL_INLINE void widen_values_as(tl_type type, float *to, const unsigned char *par
 DEFINE_WIDEN(widen_keys)
 DEFINE_WIDEN(widen_values)
 
+/* ---- one tile of a whole chunk: numbers are widened in registers; D is a multiple of STRIPE ---- */
+
+enum { STRIPE = 64 };
+
+/* Numbers 16·i … of a part. */
+TL_INLINE v16 load_scaled(tl_type type, const unsigned char *part, int64_t i, v16 scale) {
+    const v16 x = load_stored(type, part, i);
+    return type == TL_Q8_0 ? v16_mul(x, scale) : x;
+}
+
+/* s[r·CHUNK + 16v + lane] = Σ_d a[r·ROW + d]·(number 16d + lane of k[v]). */
+TL_INLINE void stored_dots_tile(int rows, int vecs, tl_type type, float *s, const float *a,
+                                const unsigned char *const *k, const unsigned char *const *ahead, int D) {
+    enum { MOST = 4 };
+    const int bytes = type == TL_Q8_0 ? 1 : 2, line = MOST / bytes; /* d of 64 bytes */
+    v16 sum[TILE][MOST], scale[MOST];
+    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int v = 0; v < vecs; v++) sum[r][v] = v16_zero();
+    for (int64_t d0 = 0; d0 < D; d0 += TL_KV_GROUP) {
+        UNROLL for (int v = 0; v < vecs; v++) scale[v] =
+            type == TL_Q8_0
+                ? v16_load_f16((const uint16_t *)(const void *)(k[v] + D * BLOCK) + d0 / TL_KV_GROUP * BLOCK)
+                : v16_zero();
+        for (int64_t d1 = d0; d1 < d0 + TL_KV_GROUP; d1 += line) {
+            UNROLL for (int v = 0; v < vecs; v++) tl_prefetch_l2(ahead[v] + d1 * BLOCK * bytes);
+            UNROLL for (int64_t d = d1; d < d1 + line; d++) {
+                v16 y[MOST];
+                UNROLL for (int v = 0; v < vecs; v++) y[v] = load_scaled(type, k[v], d * BLOCK, scale[v]);
+                UNROLL for (int r = 0; r < rows; r++) {
+                    const v16 x = v16_set1(a[r * ROW + d]);
+                    UNROLL for (int v = 0; v < vecs; v++) sum[r][v] = v16_fma(x, y[v], sum[r][v]);
+                }
+            }
+        }
+    }
+    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int v = 0; v < vecs; v++)
+        v16_store(s + r * CHUNK + v * BLOCK, sum[r][v]);
+}
+
+/* c[r·ROW + …] ← Σ_j p[r·CHUNK + j]·v_j over the chunk's 64 values, columns col … of each. */
+TL_INLINE void stored_mix_tile(int rows, int vecs, tl_type type, float *c, const float *p,
+                               const unsigned char *const *value, const unsigned char *const *ahead, int D, int col,
+                               mix_end how, const mix_merge *merge) {
+    const int bytes = type == TL_Q8_0 ? 1 : 2;
+    v16 sum[TILE][4];
+    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int v = 0; v < vecs; v++) sum[r][v] = v16_zero();
+    for (int b = 0; b < BLOCKS; b++) {
+        float scale[4][BLOCK];
+        if (type == TL_Q8_0)
+            UNROLL for (int v = 0; v < vecs; v++)
+                v16_store(scale[v], v16_load_f16((const uint16_t *)(const void *)(value[b] + D * BLOCK) +
+                                                 (col / 16 + v) / 2 * BLOCK));
+        for (int k = 0; k < BLOCK; k++) {
+            const int64_t at = (int64_t)k * D + col;
+            v16 y[4];
+            UNROLL for (int v = 0; v < vecs; v++) y[v] =
+                load_scaled(type, value[b], at + v * 16, v16_set1(type == TL_Q8_0 ? scale[v][k] : 0));
+            UNROLL for (int v = 0; v < vecs * bytes; v += 4) tl_prefetch_l2(ahead[b] + (at + v * 16 / bytes) * bytes);
+            UNROLL for (int r = 0; r < rows; r++) {
+                const v16 w = v16_set1(p[r * CHUNK + b * BLOCK + k]);
+                UNROLL for (int v = 0; v < vecs; v++) sum[r][v] = v16_fma(w, y[v], sum[r][v]);
+            }
+        }
+    }
+    mix_finish(rows, vecs, c + col, ROW, sum, how, merge);
+}
+
+TL_INLINE void stored_dots_rows(int rows, tl_type type, float *s, const float *a, const unsigned char *const *k,
+                                const unsigned char *const *ahead, int D) {
+    for (int v = 0; v < BLOCKS; v += VECS(rows))
+        stored_dots_tile(rows, VECS(rows), type, s + v * BLOCK, a, k + v, ahead + v, D);
+}
+
+TL_INLINE void stored_mix_rows(int rows, tl_type type, float *c, const float *p, const unsigned char *const *value,
+                               const unsigned char *const *ahead, int D, mix_end how, const mix_merge *merge) {
+    for (int col = 0; col < D; col += VECS(rows) * 16)
+        stored_mix_tile(rows, VECS(rows), type, c, p, value, ahead, D, col, how, merge);
+}
+
+static void stored_dots(int rows, tl_type type, float *s, const float *a, const unsigned char *const *k,
+                        const unsigned char *const *ahead, int D) {
+    if (type == TL_F16) FOR_ROWS(rows, stored_dots_rows, TL_F16, s, a, k, ahead, D)
+    else if (type == TL_BF16) FOR_ROWS(rows, stored_dots_rows, TL_BF16, s, a, k, ahead, D)
+    else FOR_ROWS(rows, stored_dots_rows, TL_Q8_0, s, a, k, ahead, D)
+}
+
+static void stored_mix(int rows, tl_type type, float *c, const float *p, const unsigned char *const *value,
+                       const unsigned char *const *ahead, int D, mix_end how, const mix_merge *merge) {
+    if (type == TL_F16) FOR_ROWS(rows, stored_mix_rows, TL_F16, c, p, value, ahead, D, how, merge)
+    else if (type == TL_BF16) FOR_ROWS(rows, stored_mix_rows, TL_BF16, c, p, value, ahead, D, how, merge)
+    else FOR_ROWS(rows, stored_mix_rows, TL_Q8_0, c, p, value, ahead, D, how, merge)
+}
+
+/* ---- narrowing ---- */
+
 /* The nearest integer, ties away from 0. */
 TL_INLINE v16 round_away(v16 x) {
     const v16 size = v16_abs(x), down = v16_floor(size);
@@ -81,7 +178,8 @@ static uint16_t quantise_group(int8_t *q, const float *x, int n) {
     }
     const float d = v16_max_reduce(v16_max(size[0], size[1])) / 127, inverse = d != 0 ? 1 / d : 0;
     for (int h = 0; h < 2; h++)
-        i16_store_int8(q + 16 * h, v16_to_int(inverse < INFINITY ? round_away(v16_mul(a[h], v16_set1(inverse))) : v16_zero()));
+        i16_store_int8(q + 16 * h,
+                       v16_to_int(inverse < INFINITY ? round_away(v16_mul(a[h], v16_set1(inverse))) : v16_zero()));
     v16_store_f16(scale, v16_set1(d));
     return scale[0];
 }
