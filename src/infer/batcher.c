@@ -22,12 +22,13 @@ enum { RUNNING = 64, WAITING = 1024, STEP_TOKENS = 512, MOST_RUNNING = 1 << 16, 
 
 /* ---- opening ---- */
 
-static int64_t page_floats(const tl_arch *a) {
-    return (int64_t)a->Hkv * a->D * TL_KV_BLOCK;
+/* Keys, or values, of one layer in a page. */
+static int64_t layer_page_bytes(const tl_arch *a, tl_type kv_type) {
+    return a->Hkv * tl_kv_part_bytes(kv_type, a->D);
 }
 
-static int64_t page_bytes(const tl_arch *a) {
-    return 2 * (int64_t)a->L * page_floats(a) * (int64_t)sizeof(float);
+static int64_t page_bytes(const tl_arch *a, tl_type kv_type) {
+    return 2 * a->L * layer_page_bytes(a, kv_type);
 }
 
 static int check_number(const char *what, int n, int most, tl_error *err) {
@@ -37,13 +38,14 @@ static int check_number(const char *what, int n, int most, tl_error *err) {
 
 /* What 0 stands for is put in; *pages: of the pool. */
 static int settle_options(tl_batcher_options *o, int *pages, const tl_model *m, tl_error *err) {
-    const int64_t bytes = page_bytes(&m->arch);
+    if (!tl_kv_can_be(o->kv_type))
+        return tl__fail(err, TL_EUNSUPPORTED, "keys and values cannot be kept as %s; kv_type is F32, F16, BF16 or Q8_0",
+                        (unsigned)o->kv_type < TL_TYPES ? tl__type_name(o->kv_type) : "that");
+    const int64_t bytes = page_bytes(&m->arch, o->kv_type);
     TRY(check_number("running", o->running, MOST_RUNNING, err));
     TRY(check_number("waiting", o->waiting, INT32_MAX, err));
     TRY(check_number("step_tokens", o->step_tokens, MOST_STEP_TOKENS, err));
     TRY(check_number("positions", o->positions, m->positions, err));
-    if (o->kv_type != TL_F32)
-        return tl__fail(err, TL_EUNSUPPORTED, "keys and values are kept in f32 only as yet; leave kv_type at f32");
     if (o->draft || o->draft_tokens)
         return tl__fail(err, TL_EUNSUPPORTED, "a draft model cannot propose tokens yet; leave draft out");
     if (o->look_up)
@@ -73,11 +75,11 @@ static int settle_options(tl_batcher_options *o, int *pages, const tl_model *m, 
 static tl_batcher *place(tl_arena *arena, const tl_engine *e, const tl_batcher_options *o, int pages, uint64_t seed) {
     const tl_arch *a = &e->model.arch;
     tl_batcher unplaced, *real = TL_TAKE(arena, tl_batcher, 1), *b = real ? real : &unplaced;
-    *b = (tl_batcher){.options = *o, .row_pages = tl_pages_for(o->positions), .page_bytes = page_bytes(a)};
+    *b = (tl_batcher){.options = *o, .row_pages = tl_pages_for(o->positions), .page_bytes = page_bytes(a, o->kv_type)};
     const int running = o->running, rows = o->step_tokens;
     tl__pages_place(&b->pages, arena, pages);
     tl__prefix_place(&b->prefix, arena, &b->pages, seed);
-    b->kv = TL_TAKE(arena, float, 2 * (int64_t)a->L * pages * page_floats(a));
+    b->kv = TL_TAKE(arena, unsigned char, pages * b->page_bytes);
     tl__acts_place(&b->acts, arena, a, rows, 0, false, TL_RECOMPUTE_NONE);
     b->active = TL_TAKE(arena, tl_sequence *, running);
     b->free_slot = TL_TAKE(arena, int, running);
@@ -114,7 +116,7 @@ int tl__batcher_size(int64_t *kv, int64_t *other, const tl_engine *e, const tl_b
     int pages = 0;
     size_t bytes = 0;
     TRY(measure(&settled, &pages, &bytes, e, o, err));
-    *kv = pages * page_bytes(&e->model.arch);
+    *kv = pages * page_bytes(&e->model.arch, settled.kv_type);
     *other = (int64_t)bytes - *kv;
     return 0;
 }
@@ -151,11 +153,9 @@ int tl__batcher_open(tl_batcher **batcher, tl_engine *e, const tl_batcher_option
         tl__arena_close(&arena);
         return status;
     }
-    const int64_t layer_floats = pages * page_floats(&b->model->arch);
-    for (int l = 0; l < b->model->arch.L; l++) {
-        b->acts.layer[l].kv.k = b->kv + (2 * l) * layer_floats;
-        b->acts.layer[l].kv.v = b->kv + (2 * l + 1) * layer_floats;
-    }
+    const int64_t layer_bytes = pages * layer_page_bytes(&b->model->arch, settled.kv_type);
+    for (int l = 0; l < b->model->arch.L; l++)
+        b->acts.layer[l].kv = (tl_kv){b->kv + 2 * l * layer_bytes, b->kv + (2 * l + 1) * layer_bytes, settled.kv_type};
     b->n_free_slots = b->options.running;
     for (int i = 0; i < b->n_free_slots; i++) b->free_slot[i] = b->n_free_slots - 1 - i;
     b->tally.positions = b->options.positions;

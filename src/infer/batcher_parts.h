@@ -96,7 +96,7 @@ struct tl_batcher {
 
     tl_pages pages;
     tl_prefix prefix;
-    float *kv; /* [L, 2, pages, Hkv·D·TL_KV_BLOCK] */
+    unsigned char *kv; /* [L, 2, pages, Hkv parts] */
     tl_acts acts;
     tl_ctx draft_ctx;
     float *draft_kv;

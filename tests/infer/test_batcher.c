@@ -156,7 +156,7 @@ static bool ends(const tl_engine *e, const tl_request *r, int32_t id) {
     return tl__engine_ends_text(e, id);
 }
 
-static void answer_alone(tl_engine *e, item *it) {
+static void answer_alone(tl_engine *e, item *it, tl_type kv_type) {
     const tl_request *r = &it->asked;
     const int positions = e->model.positions;
     float logits[MAX_V];
@@ -164,7 +164,7 @@ static void answer_alone(tl_engine *e, item *it) {
     int32_t made[MOST_MADE];
     tl_session *s;
     assert_non_null(scratch);
-    assert_int_equal(tl__session_open(&s, &e->model, &e->ctx, positions, 33, NULL), 0);
+    assert_int_equal(tl__session_open_narrow(&s, &e->model, &e->ctx, positions, 33, kv_type, NULL), 0);
     assert_int_equal(tl__session_score(s, r->prompt, r->n_prompt, -1, it->prompt_logp + 1, NULL), 0);
     for (int c = 0; c < (r->choices > 1 ? r->choices : 1); c++) {
         answer *a = &it->expected[c];
@@ -213,6 +213,7 @@ static void note(void *user, const tl_event *e) {
 typedef struct setting {
     int model, threads, step_tokens, pages, running;
     bool no_cache, cancels;
+    tl_type kv_type;
 } setting;
 
 static void check_item(const item *it, bool may_be_cut, uint64_t seed, int i) {
@@ -249,12 +250,16 @@ static tl_batcher_facts run(const setting *how, uint64_t seed) {
     tl_error err = {0};
     tl_batcher *b;
     assert_int_equal(tl__ctx_open(&engine.ctx, how->threads, NULL, &err), 0);
-    const int64_t page = 2 * (int64_t)engine.arch.L * engine.arch.Hkv * engine.arch.D * TL_KV_BLOCK * 4;
+    const int64_t page = 2 * engine.arch.L * engine.arch.Hkv * tl_kv_part_bytes(how->kv_type, engine.arch.D);
     tl_batcher_options o = {.kv_bytes = page * how->pages,
+                            .kv_type = how->kv_type,
                             .step_tokens = how->step_tokens,
                             .running = how->running,
                             .no_prefix_cache = how->no_cache};
     if (tl__batcher_open(&b, &engine, &o, &err)) fail_msg("%s", err.text);
+    int64_t kv, other;
+    assert_int_equal(tl__batcher_size(&kv, &other, &engine, &o, &err), 0);
+    assert_int_equal(kv, o.kv_bytes);
     int order[REQUESTS], at = 0, steps = 0;
     for (int i = 0; i < REQUESTS; i++) {
         const int j = (int)draw(seed, (uint64_t)i, (uint32_t)i + 1);
@@ -282,6 +287,7 @@ static tl_batcher_facts run(const setting *how, uint64_t seed) {
     }
     tl_batcher_facts facts;
     tl__batcher_describe(b, &facts);
+    assert_int_equal(facts.page_bytes, page);
     assert_int_equal(facts.running, 0);
     assert_int_equal(facts.waiting, 0);
     assert_int_equal(facts.used_pages, 0); /* no page leaked */
@@ -294,9 +300,9 @@ static tl_batcher_facts run(const setting *how, uint64_t seed) {
 
 /* ---- the law ---- */
 
-static void prepare(int model, uint64_t seed) {
+static void prepare(int model, uint64_t seed, tl_type kv_type) {
     make_items(&engines[model], seed);
-    for (int i = 0; i < REQUESTS; i++) answer_alone(&engines[model], &items[i]);
+    for (int i = 0; i < REQUESTS; i++) answer_alone(&engines[model], &items[i], kv_type);
 }
 
 static int shuffles(void) {
@@ -311,15 +317,16 @@ static void L1_a_crowd_is_answered_as_one(void **state) {
         const uint64_t key = 77 + (uint64_t)k;
         const int model = k % 2 ? 0 : 1 + (k / 2) % (MODELS - 1), positions = engines[model].model.positions;
         const int least = (positions + TL_KV_BLOCK - 1) / TL_KV_BLOCK;
-        if (k % 2 == 0 || k == 1) prepare(model, key);
-        else prepare(0, 5);
+        const tl_type kv_type = (tl_type[]){TL_F32, TL_F16, TL_BF16, TL_Q8_0}[k / 2 % 4];
+        prepare(model, key, kv_type);
         const setting how = {.model = model,
                              .threads = 1 + k % 3,
                              .step_tokens = steps[draw(key, 0, 6)],
                              .running = running[draw(key, 1, 4)],
                              .pages = least + (int[]){0, 3, 12, 200}[draw(key, 2, 4)],
                              .no_cache = draw(key, 3, 3) == 0,
-                             .cancels = draw(key, 4, 3) == 0};
+                             .cancels = draw(key, 4, 3) == 0,
+                             .kv_type = kv_type};
         const tl_batcher_facts facts = run(&how, key);
         hits += facts.prefix_hits;
         preemptions += facts.preemptions;
@@ -345,7 +352,8 @@ static void what_is_not_done_is_refused_by_name(void **state) {
     tl_batcher *b;
     tl_error err = {0};
     uint64_t id;
-    assert_int_equal(tl__batcher_open(&b, e, &(tl_batcher_options){.kv_type = TL_F16}, &err), TL_EUNSUPPORTED);
+    assert_int_equal(tl__batcher_open(&b, e, &(tl_batcher_options){.kv_type = TL_Q4_0}, &err), TL_EUNSUPPORTED);
+    assert_non_null(strstr(err.text, "Q4_0"));
     assert_int_equal(tl__batcher_open(&b, e, &(tl_batcher_options){.look_up = 4}, &err), TL_EUNSUPPORTED);
     assert_int_equal(tl__batcher_open(&b, e, &(tl_batcher_options){.draft = e}, &err), TL_EUNSUPPORTED);
     assert_int_equal(tl__batcher_open(&b, e, &(tl_batcher_options){.kv_bytes = 1}, &err), TL_EINVALID);
@@ -467,7 +475,7 @@ static void *submit_half(void *user) {
 }
 
 static void requests_come_from_any_thread(void **state) {
-    prepare(0, 6);
+    prepare(0, 6, TL_F32);
     int choices = 0;
     for (int i = 0; i < REQUESTS; i++) {
         items[i].asked.event = note;
