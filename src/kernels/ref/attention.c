@@ -36,13 +36,13 @@ static place value_at(tl_kv kv, const tl_rows *rows, int s, int p, int kh, int H
     return at;
 }
 
-#ifdef TL_REF_DOUBLE /* nothing is rounded */
-static void put(place to, const real *x, int D) {
-    for (int d = 0; d < D; d++) ((real *)(void *)to.part)[to.first + d * to.step] = x[d];
+#ifdef TL_REF_DOUBLE
+static void put_narrow(place to, const real *x, int D) {
+    assert(!"in double nothing is rounded");
 }
 
-static void take(real *x, place from, int D) {
-    for (int d = 0; d < D; d++) x[d] = ((const real *)(const void *)from.part)[from.first + d * from.step];
+static void take_narrow(real *x, place from, int D) {
+    assert(!"in double nothing is rounded");
 }
 #else
 enum { GROUP = TL_KV_GROUP };
@@ -64,27 +64,37 @@ static void put_q8_0(place to, const real *x, int D) {
     }
 }
 
-static void put(place to, const real *x, int D) {
-    const size_t bytes = tl__type_bytes(to.type);
+static void put_narrow(place to, const real *x, int D) {
     if (to.type == TL_Q8_0) put_q8_0(to, x, D);
     else
-        for (int d = 0; d < D; d++) tl__narrow(to.part + (size_t)(to.first + d * to.step) * bytes, to.type, x + d, 1);
+        for (int d = 0; d < D; d++) tl__narrow(to.part + 2 * (to.first + d * to.step), to.type, x + d, 1);
+}
+
+static void take_narrow(real *x, place from, int D) {
+    real scale = 0;
+    for (int d = 0; d < D; d++) {
+        const int i = from.first + d * from.step;
+        if (from.type != TL_Q8_0) tl__widen(x + d, from.type, from.part + 2 * i, 1);
+        else {
+            if (d % GROUP == 0) tl__widen(&scale, TL_F16, scale_at(from, d / GROUP, D), 1);
+            x[d] = (real)(int8_t)from.part[i] * scale;
+        }
+    }
+}
+#endif
+
+/* x[D] to where it is stored, and back. */
+static void put(place to, const real *x, int D) {
+    if (to.type != TL_F32) put_narrow(to, x, D);
+    else
+        for (int d = 0; d < D; d++) ((real *)(void *)to.part)[to.first + d * to.step] = x[d];
 }
 
 static void take(real *x, place from, int D) {
-    const size_t bytes = from.type == TL_Q8_0 ? 1 : tl__type_bytes(from.type);
-    unsigned char row[TL_MAX_HEAD_DIM * sizeof(real)];
-    for (int d = 0; d < D; d++)
-        memcpy(row + (size_t)d * bytes, from.part + (size_t)(from.first + d * from.step) * bytes, bytes);
-    if (from.type != TL_Q8_0) tl__widen(x, from.type, row, D);
+    if (from.type != TL_F32) take_narrow(x, from, D);
     else
-        for (int d0 = 0; d0 < D; d0 += GROUP) {
-            real scale;
-            tl__widen(&scale, TL_F16, scale_at(from, d0 / GROUP, D), 1);
-            for (int d = d0; d < D && d < d0 + GROUP; d++) x[d] = (real)(int8_t)row[d] * scale;
-        }
+        for (int d = 0; d < D; d++) x[d] = ((const real *)(const void *)from.part)[from.first + d * from.step];
 }
-#endif
 
 /* The same tree of the larger; lane[] is used up. */
 static real lanes_max(real lane[LANES]) {
