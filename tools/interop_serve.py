@@ -1,7 +1,7 @@
 """`trilith serve` beside the clients that people use: the official `openai` package through every endpoint, and what lm-eval's
 `local-completions` sends and reads, against transformers on the same weights in f32.
 
-The model is a small Llama that was made to know two calls of tools by heart, so that what the server parses was written by a model.
+The model is a small Llama that was made to know two calls of tools and a thought by heart, so that what the server parses was written by a model.
 """
 import base64
 import concurrent.futures
@@ -16,33 +16,35 @@ import urllib.error
 import urllib.request
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 TEMPLATE = ("{% if tools %}<|im_start|>tools\n{% for t in tools %}{{ t.function.name }}\n{% endfor %}<|im_end|>\n{% endif %}"
             "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}{% for c in m.tool_calls or [] %}"
             "[{{ c.function.name }}({{ c.function.arguments.city }})]{% endfor %}<|im_end|>\n{% endfor %}"
-            "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
+            "{% if add_generation_prompt %}<|im_start|>assistant\n{% if think %}<think>\n{% endif %}{% endif %}")
 HERMES = 'Let me look.\n<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris", "days": 2.50}}\n</tool_call>'
 LLAMA = '{"name": "get_time", "parameters": {"zone": "CET"}}'
+THOUGHT = "<think>\nIt is a riddle.\nOr not.\n</think>\n\nSeven."
 TOOLS = [{"type": "function", "function": {"name": name, "description": "", "parameters": {"type": "object", "properties": {}}}}
          for name in ("get_weather", "get_time")]
-WEATHER, CLOCK = [{"role": "user", "content": "weather"}], [{"role": "user", "content": "clock"}]
+WEATHER, CLOCK, RIDDLE = ([{"role": "user", "content": word}] for word in ("weather", "clock", "riddle"))
 
 
 def make_model(folder, text, seed):
-    """A tokenizer of its own, a model that answers two chats by heart and everything else anyhow."""
+    """A tokenizer of its own, a model that answers three chats by heart and everything else anyhow."""
     tok = Tokenizer(models.BPE())
     tok.pre_tokenizer, tok.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     tok.train_from_iterator([text], trainers.BpeTrainer(vocab_size=500, special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
                                                         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
+    tok.add_tokens([AddedToken(word, normalized=False) for word in ("<think>", "</think>")])
     theirs = PreTrainedTokenizerFast(tokenizer_object=tok, eos_token="<|im_end|>", bos_token="<|endoftext|>", pad_token="<|endoftext|>")
     theirs.chat_template = TEMPLATE
     torch.manual_seed(seed)
     model = LlamaForCausalLM(LlamaConfig(vocab_size=len(theirs), hidden_size=64, intermediate_size=160, num_hidden_layers=2, num_attention_heads=4,
                                          num_key_value_heads=2, max_position_embeddings=512, eos_token_id=2, bos_token_id=0, attn_implementation="eager"))
     rows = [theirs.apply_chat_template(m, tools=TOOLS, add_generation_prompt=True, tokenize=False) + answer + "<|im_end|>"
-            for m, answer in ((WEATHER, HERMES), (CLOCK, LLAMA))]
+            for m, answer in ((WEATHER, HERMES), (CLOCK, LLAMA), (RIDDLE, THOUGHT))]
     rows = [torch.tensor([theirs(r, add_special_tokens=False).input_ids]) for r in rows]
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for step in range(400):
@@ -52,7 +54,7 @@ def make_model(folder, text, seed):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert loss < 0.5, f"the model did not learn its two answers: loss {loss:.2f}"
+    assert loss < 0.5, f"the model did not learn its answers: loss {loss:.2f}"
     model.eval().save_pretrained(folder)
     theirs.save_pretrained(folder)
     return model, theirs
@@ -174,6 +176,24 @@ def called(client, name):
     unparsed = client.chat.completions.create(model=name, messages=WEATHER, tools=TOOLS, tool_choice="none", temperature=0, max_tokens=3)
     assert unparsed.choices[0].message.tool_calls is None
     return "Hermes and Llama 3, whole and streamed"
+
+
+def thought(client, name):
+    """What is thought comes apart from what is said, whoever wrote the mark: the model, or the template."""
+    for begun in (False, True):
+        ask = dict(model=name, messages=RIDDLE, tools=TOOLS, temperature=0, max_tokens=60, extra_body={"chat_template_kwargs": {"think": begun}})
+        message = client.chat.completions.create(**ask).choices[0].message
+        assert (message.content, message.reasoning_content) == ("Seven.", "It is a riddle.\nOr not.\n"), message
+        said = reasoned = ""
+        for chunk in client.chat.completions.create(stream=True, **ask):
+            delta = chunk.choices[0].delta
+            assert not said or not getattr(delta, "reasoning_content", None)
+            said += delta.content or ""
+            reasoned += getattr(delta, "reasoning_content", None) or ""
+        assert (said, reasoned) == (message.content, message.reasoning_content), (said, reasoned)
+        cut = client.chat.completions.create(**dict(ask, max_tokens=5)).choices[0]
+        assert cut.finish_reason == "length" and cut.message.content == "" and message.reasoning_content.startswith(cut.message.reasoning_content)
+    return "by the model and by the template"
 
 
 def told_logprobs(client, name, model, tok):
@@ -370,6 +390,7 @@ def run(checks, trilith, text, seed, at):
         checks.run("serve plain", lambda: plain(client, name, model, tok))
         checks.run("serve streams", lambda: streamed(client, name))
         checks.run("serve tools", lambda: called(client, name))
+        checks.run("serve thoughts", lambda: thought(client, name))
         checks.run("serve logprobs", lambda: told_logprobs(client, name, model, tok))
         checks.run("serve embeddings", lambda: embedded(client, name, model, tok))
         checks.run("serve best_of", lambda: sampled_best(client, name))

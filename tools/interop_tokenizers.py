@@ -4,10 +4,13 @@ Lines: every code point that the library's regular expressions know (Unicode 16)
 space, broken UTF-8 as it is replaced, mixed scripts, names of special tokens, English and code. Each tokenizer sees them twice, with special
 tokens found and as ordinary text, and its ids are decoded again, with special tokens and without.
 """
+import functools
 import json
+import math
 import os
 import random
 
+import real_models
 from tokenizers import AddedToken, Regex, Tokenizer, decoders as D, models as M, normalizers as N, pre_tokenizers as P, trainers as T
 
 GPT4 = r"""'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"""
@@ -20,12 +23,14 @@ DEEPSEEK = [r"\p{N}{1,3}", "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+",
 MARKS = [0x300, 0x301, 0x302, 0x308, 0x323, 0x327, 0x334, 0x345, 0x5B4, 0x64B, 0x670, 0x93C, 0x94D, 0x9BE, 0xE48, 0x1100, 0x1161, 0x11A7, 0x11A8, 0x3099,
          0x309A, 0x11930, 0x11935, 0x20D0, 0xFE0F, 0x200D, 0x1F3FB]
 EMOJI = ["\U0001f468\u200d\U0001f469\u200d\U0001f467", "\U0001f1e9\U0001f1ea", "\u2764\ufe0f", "1\ufe0f\u20e3", "\U0001f44d\U0001f3fd"]
+BLOCK = 20_000  # lines held at once
 SPACES = [" ", "  ", "   ", "\n", "\n\n", "\t", "\r\n", "\u00a0", "\u3000", "\u2028", "\x85", "\x0b", "\u2003", " " * 20]
 WORDS = ("the The don't it's IT'S stone ab Ba river \u00fcber na\u00efve \u041c\u043e\u0441\u043a\u0432\u0430 \u65e5\u672c\u8a9e\u30c6\u30ad\u30b9\u30c8 "
          "\uc548\ub155\ud558\uc138\uc694 \u0645\u0631\u062d\u0628\u0627 \u0939\u093f\u0928\u094d\u0926\u0940 \u0e44\u0e17\u0e22 <s> </s> <unk> <mask> <sep> "
          "<|endoftext|> \u2581 \u2581\u2581 _ <0x0A> \ufb01 \u212b \u2460 \u337f \u00bd \u017f \u212a \u0130 \u1e9e 12 3456 1,234.5 \u0663\u0664 x=y+1; {}[]()").split()
 
 
+@functools.cache
 def known_points():
     """What is not \\p{C} to the library: assigned and visible."""
     points, split, out = [c for c in range(0x110000) if not 0xD800 <= c <= 0xDFFF], P.Split(Regex(r"\p{C}"), "removed"), []
@@ -35,7 +40,7 @@ def known_points():
 
 
 def lines_of(rng, n, real):
-    points = known_points()
+    points = known_points()  # all of them, first
     out = ["".join(map(chr, points[i:i + 60])) for i in range(0, len(points), 60)]
     while len(out) < n:
         if rng.random() < 0.25:
@@ -180,17 +185,25 @@ def runs_of_one(rng):
     return t
 
 
-def run(checks, trilith, real, at, lines=20_000, seed=5):
+def run(checks, trilith, real, at, lines, seed=5):
     rng = random.Random(seed)
     real = [line for line in real.split("\n") if line]
-    generated = lines_of(rng, lines, real)
+    generated = lines_of(rng, min(lines, BLOCK), real)
     corpus = rng.sample(real, min(len(real), 6000)) + generated[:1500]
+
+    def compare(tokenizer, folder):
+        said = same_lines(trilith, tokenizer, generated, folder)
+        for block in range(1, math.ceil(lines / BLOCK)):  # as many again, others: a file and a run of the program each
+            same_lines(trilith, tokenizer, lines_of(random.Random(seed * 1_000_003 + block), BLOCK, real), folder)
+        return said if lines <= BLOCK else f"{lines} lines, the first: {said}"
+
     for i, (name, make) in enumerate(kinds(corpus)):
         def check():
             tokenizer = make()
             if i % 2 == 0:
                 decorate(tokenizer)
-            return same_lines(trilith, tokenizer, generated, at("tokenizers", str(i)))
+            return compare(tokenizer, at("tokenizers", str(i)))
         checks.run(f"tokenizer lines: {name}", check)
+    checks.run("tokenizer lines: a real one", lambda: compare(Tokenizer.from_file(real_models.tokenizer()), at("tokenizers", "real")))
     runs = [rng.choice("*-=+") * rng.randint(1, 90) for _ in range(300)]
     checks.run("tokenizer lines: unigram, runs", lambda: [same_lines(trilith, runs_of_one(rng), runs, at("tokenizers", "runs")) for _ in range(10)][-1])

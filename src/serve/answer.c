@@ -147,12 +147,12 @@ int tl__answer_prompt(const tl_exchange *x, const tl_part *p, tl_buffer *text) {
     return 0;
 }
 
-static int whole_text(const tl_exchange *x, const tl_reply *r, tl_buffer *text) {
-    const tl_tokenizer *tok = x->server->runner.context.engine->tokenizer;
-    tl_spelling s = {0};
+static int whole_text(const tl_exchange *x, const tl_reply *r, tl_buffer *said, tl_buffer *thought) {
+    tl_spelling s;
     tl_error err;
     int status;
-    while ((status = tl__spell(&s, text, tok, r, r->n, r->finish, x->ask.request.special, &err)) > 0) continue;
+    tl__spelling_open(&s, x->server->runner.context.engine->tokenizer, &x->ask.marks, x->ask.request.special);
+    while ((status = tl__spell(&s, said, thought, r, r->n, r->finish, &err)) > 0) continue;
     tl__spelling_free(&s);
     return status;
 }
@@ -165,7 +165,7 @@ static json_t *completion_choice(const tl_exchange *x, const tl_part *p, const t
     int64_t offset = 0;
     json_t *out = NULL;
     tl__buffer_add(&text, "", 0, NULL);
-    if ((!a->echo || !tl__answer_prompt(x, p, &text)) && !whole_text(x, r, &text))
+    if ((!a->echo || !tl__answer_prompt(x, p, &text)) && !whole_text(x, r, &text, NULL))
         out = json_pack("{s:s%, s:i, s:o, s:s}", "text", text.bytes, text.n, "index", index, "logprobs",
                         a->logprobs ? tl__answer_logprobs(x, p, r, 0, r->n, a->echo, &offset) : json_null(),
                         "finish_reason", tl__answer_finish(r));
@@ -175,18 +175,21 @@ static json_t *completion_choice(const tl_exchange *x, const tl_part *p, const t
 
 static json_t *chat_choice(const tl_exchange *x, const tl_part *p, const tl_reply *r, int index) {
     const tl_ask *a = &x->ask;
-    tl_buffer text = {0};
+    tl_buffer text = {0}, thought = {0};
     json_t *message = NULL, *calls = NULL;
     size_t n = 0;
     tl__buffer_add(&text, "", 0, NULL);
-    if (!whole_text(x, r, &text)) {
+    if (!whole_text(x, r, &text, &thought)) {
         n = text.n;
         if (a->parse_tools)
             calls = tl__tool_calls(text.bytes, text.n, true, json_object_get(a->root, "tools"), a->one_tool, &n);
         message = json_pack("{s:s, s:o, s:n}", "role", "assistant", "content",
                             calls && n == 0 ? json_null() : json_stringn(text.bytes, n), "refusal");
     }
+    if (message && thought.n > 0)
+        json_object_set_new(message, "reasoning_content", json_stringn(thought.bytes, thought.n));
     free(text.bytes);
+    free(thought.bytes);
     if (calls) json_object_set(message, "tool_calls", calls);
     json_t *out = json_pack("{s:i, s:o, s:o, s:s}", "index", index, "message", message, "logprobs",
                             a->logprobs ? tl__answer_logprobs(x, p, r, 0, r->n, false, NULL) : json_null(),

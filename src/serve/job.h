@@ -49,7 +49,7 @@ typedef struct tl_job_yard { /* where jobs wait that the engine's thread was the
 typedef struct tl_job {
     pthread_mutex_t lock;
     tl_job_yard *yard;
-    tl_metrics *metrics; /* what each event is counted in; NULL: nothing */
+    tl_metrics *metrics;    /* what each event is counted in; NULL: nothing */
     int holders;            /* parts that have not ended, and the reader */
     int open;               /* choices that have not ended */
     bool asleep;            /* the reader waits … */

@@ -451,23 +451,28 @@ static int check_room(const tl_ask *a, const tl_ask_context *c, tl_refusal *r) {
     return 0;
 }
 
-/* The delimiters that models write around what they think. */
+/* The tokens that models write around what they think. */
 static int settle_thinking(tl_ask *a, const tl_ask_context *c, tl_refusal *r) {
     tl_thinking *t = &a->request.thinking;
-    if (t->least == 0 && t->most == 0) return 0;
     const tl_tokenizer *tok = c->engine->tokenizer;
-    a->think[0] = tl__tokenizer_id(tok, "<think>");
-    a->think[1] = tl__tokenizer_id(tok, "</think>");
-    if (a->think[0] < 0 || a->think[1] < 0)
-        return tl__refuse(r, t->most ? "max_thinking_tokens" : "min_thinking_tokens",
-                          "this model has no tokens <think> and </think>, so its thinking cannot be bounded");
-    t->open = &a->think[0];
-    t->close = &a->think[1];
-    t->n_open = t->n_close = 1;
+    const bool bounds = t->least != 0 || t->most != 0;
+    a->marks = (tl_marks){-1, -1, false};
+    if (a->kind != TL_ASK_CHAT) return 0;
+    const int32_t open = tl__tokenizer_id(tok, "<think>"), close = tl__tokenizer_id(tok, "</think>");
+    if (open < 0 || close < 0)
+        return bounds ? tl__refuse(r, t->most ? "max_thinking_tokens" : "min_thinking_tokens",
+                                   "this model has no tokens <think> and </think>, so its thinking cannot be bounded")
+                      : 0;
+    a->marks = (tl_marks){open, close, false};
     const tl_prompt *p = &a->prompt[0];
-    enum { TAIL = 4 }; /* the template may write a line break behind the delimiter */
-    for (int i = p->n - 1; i >= 0 && i >= p->n - TAIL && p->ids[i] != a->think[1]; i--)
-        if (p->ids[i] == a->think[0]) t->begun = true;
+    enum { TAIL = 4 }; /* the template may write line breaks behind the token */
+    for (int i = p->n - 1; i >= 0 && i >= p->n - TAIL && p->ids[i] != close && !a->marks.begun; i--)
+        a->marks.begun = p->ids[i] == open;
+    if (!bounds) return 0;
+    t->open = &a->marks.open;
+    t->close = &a->marks.close;
+    t->n_open = t->n_close = 1;
+    t->begun = a->marks.begun;
     return 0;
 }
 

@@ -8,6 +8,7 @@
 #include "infer/batcher.h"
 #include "serve/job.h"
 #include "serve/refusal.h"
+#include "serve/spelling.h"
 #include "text/chat_template.h"
 
 typedef enum tl_ask_kind { TL_ASK_COMPLETION, TL_ASK_CHAT, TL_ASK_EMBEDDING, TL_ASK_SCORE } tl_ask_kind;
@@ -35,7 +36,7 @@ typedef struct tl_ask {
     tl_logit_bias *bias;
     const char *stop[TL_MOST_STOPS];
     int32_t *stop_id;
-    int32_t think[2]; /* the model's delimiters */
+    tl_marks marks; /* of thinking; none where it is told as text */
     /* Between members, while reading. */
     bool no_tools, asked_max, no_generation_prompt, no_begin;
     int top_logprobs;

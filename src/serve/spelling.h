@@ -1,5 +1,6 @@
 /* spelling.h — the text of a choice, spelled from its ids as it is read: as many bytes of it as the engine has called
- * certain, so that whole characters come, and never a part of a stop text. */
+ * certain, so that whole characters come, and never a part of a stop text. What lies between the model's marks of
+ * thinking comes apart from what it says, and the marks, with the line breaks behind them, not at all. */
 #ifndef TL_SERVE_SPELLING_H
 #define TL_SERVE_SPELLING_H
 
@@ -10,19 +11,31 @@ typedef struct tl_buffer {
     size_t n, room;
 } tl_buffer;
 
-typedef struct tl_spelling {
-    tl_decoder decoder;
-    int next;    /* token that comes next */
-    bool ended;  /* nothing comes any more */
-    size_t told; /* bytes given */
-    char *held;  /* [n of room] spelled, and not certain yet */
-    size_t n, room;
-} tl_spelling; /* begins as {0} */
+typedef struct tl_marks {
+    int32_t open, close; /* ids; −1: there are none */
+    bool begun;          /* the prompt ends behind `open` */
+} tl_marks;
 
-/* Puts what is certain after token `next` (or, if there is none left and the choice has ended, at the end) behind text.
- * n_told and finish as tl__job_look gave them. 1: there was a token or an end; 0: there was none; else a status. */
-int tl__spell(tl_spelling *s, tl_buffer *text, const tl_tokenizer *tok, const tl_reply *reply, int n_told,
-              tl_finish finish, bool special, tl_error *err);
+typedef struct tl_spelling {
+    const tl_tokenizer *tokenizer; /* NULL: nothing has a text */
+    tl_marks marks;
+    bool special; /* special tokens have a text */
+    tl_decoder decoder;
+    bool inside, fresh; /* of the marks; right behind one */
+    int next;           /* token that comes next */
+    bool ended;         /* nothing comes any more */
+    size_t told;        /* bytes given */
+    char *held;         /* [n of room] spelled, and not certain yet */
+    char *kind;         /* [n of room] of each byte */
+    size_t n, room;
+} tl_spelling;
+
+void tl__spelling_open(tl_spelling *s, const tl_tokenizer *tokenizer, const tl_marks *marks, bool special);
+/* Puts what is certain after token `next` (or, if there is none left and the choice has ended, at the end) behind
+ * `said` and `thought`. n_told and finish as tl__job_look gave them. 1: there was a token or an end; 0: there was none;
+ * else a status. */
+int tl__spell(tl_spelling *s, tl_buffer *said, tl_buffer *thought, const tl_reply *reply, int n_told, tl_finish finish,
+              tl_error *err);
 void tl__spelling_free(tl_spelling *s);
 
 /* Bytes behind a text. */

@@ -82,16 +82,17 @@ static json_t *indexed(const json_t *calls) {
 }
 
 static int put_news(tl_exchange *x, const tl_part *p, const tl_reply *r, choice_state *c, int index, tl_buffer *text,
-                    int from, bool read) {
+                    const tl_buffer *thought, int from, bool read) {
     const tl_ask *a = &x->ask;
     const bool chat = a->kind == TL_ASK_CHAT, last = c->spelling.ended;
     json_t *calls = NULL, *logprobs = NULL, *delta;
     if (chat && a->parse_tools) TRY(part_tools(x, c, text, last, &calls));
     if (a->logprobs && (from < c->spelling.next || read))
         logprobs = tl__answer_logprobs(x, p, r, from, c->spelling.next, read, &c->offset);
-    if (text->n == 0 && !logprobs && !last) return 0;
+    if (text->n == 0 && thought->n == 0 && !logprobs && !last) return 0;
     if (chat) {
         delta = json_object();
+        if (thought->n > 0) json_object_set_new(delta, "reasoning_content", json_stringn(thought->bytes, thought->n));
         if (text->n > 0) json_object_set_new(delta, "content", json_stringn(text->bytes, text->n));
         if (calls) json_object_set_new(delta, "tool_calls", indexed(calls));
     } else {
@@ -105,11 +106,10 @@ static int put_news(tl_exchange *x, const tl_part *p, const tl_reply *r, choice_
 /* Writes what is new of a choice, in one event. */
 static int write_choice(tl_exchange *x, const tl_part *p, const tl_reply *r, choice_state *c, int index) {
     enum { MOST_AT_ONCE = 64 };
-    const tl_tokenizer *tok = x->server->runner.context.engine->tokenizer;
     tl_finish finish;
     const int n = tl__job_look(x->job, r, &finish);
     const bool first = !c->begun && (n > 0 || finish != TL_FINISH_NONE), read = first && x->ask.echo;
-    tl_buffer text = {0};
+    tl_buffer text = {0}, thought = {0};
     tl_error err;
     int status = tl__buffer_add(&text, "", 0, &err);
     if (first && x->ask.kind == TL_ASK_CHAT && !status)
@@ -118,15 +118,16 @@ static int write_choice(tl_exchange *x, const tl_part *p, const tl_reply *r, cho
     c->begun |= first;
     const int from = c->spelling.next;
     for (int i = 0; i < MOST_AT_ONCE && !status; i++) {
-        const int some = tl__spell(&c->spelling, &text, tok, r, n, finish, x->ask.request.special, &err);
+        const int some = tl__spell(&c->spelling, &text, &thought, r, n, finish, &err);
         if (some == 0) break;
         if (some < 0) status = some;
     }
-    if (!status) status = put_news(x, p, r, c, index, &text, from, read);
+    if (!status) status = put_news(x, p, r, c, index, &text, &thought, from, read);
     x->stream->seen += c->spelling.next - from + (c->spelling.ended && !c->done);
     x->stream->done += c->spelling.ended && !c->done;
     c->done |= c->spelling.ended;
     free(text.bytes);
+    free(thought.bytes);
     return status;
 }
 
@@ -175,7 +176,12 @@ int tl__stream_begin(tl_exchange *x, tl_refusal *refusal) {
     x->stream = calloc(1, sizeof *x->stream + all * sizeof *x->stream->choice);
     if (!x->stream || tl__buffer_reserve(&x->stream->out, 1024, NULL))
         return tl__refuse_as(refusal, 503, NULL, NULL, "not enough memory for a stream of %zu answers", all);
-    for (size_t i = 0; i < all; i++) x->stream->choice[i].whole = true;
+    for (size_t i = 0; i < all; i++) {
+        choice_state *c = &x->stream->choice[i];
+        c->whole = true;
+        tl__spelling_open(&c->spelling, x->server->runner.context.engine->tokenizer, &x->ask.marks,
+                          x->ask.request.special);
+    }
     tl__exchange_send_stream(x, "text/event-stream; charset=utf-8", read_stream);
     return 0;
 }

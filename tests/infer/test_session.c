@@ -212,7 +212,7 @@ static void L2_decoding_equals_training(void **state) {
 static void L2_the_samplers_record_equals_training(void **state) {
     for (int k = 0; k < MODELS; k++) {
         const tl_model *m = &models[k];
-        int32_t tokens[T], scratch[2 * MAX_V];
+        int32_t tokens[T], scratch[4 * MAX_V];
         float sampled[T], trained[T], logits[MAX_V];
         tl_sampling sampling = {.temperature = 0.9f, .top_k = 50, .top_p = 0.95f, .seed = 4};
         int prompt = 20;
@@ -334,7 +334,7 @@ static void L4_bytes_are_known_and_stepping_takes_none(void **state) {
         assert_true(tl__session_bytes(a, 160, 64) > large);
         assert_int_equal(tl__session_bytes(a, 16, 0), small); /* a chunk beyond the capacity is cut to it */
 
-        int32_t tokens[T], scratch[2 * MAX_V];
+        int32_t tokens[T], scratch[4 * MAX_V];
         float logits[MAX_V], logp[T];
         fill_tokens(tokens, T, a->V, 8);
         tl_session *s = open_session(m, &ctx, T, 32);
