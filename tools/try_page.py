@@ -262,7 +262,7 @@ def made_up(browser, server, shots):
     ask(browser, "Sure?")
     assert [m["content"] for m in browser.js("sent.messages")] == ["How much?", "€ 5", "Sure?"]
     # The template opened the tag; a server that calls it reasoning.
-    for body in (events(chunk("Hm."), chunk("</think>\n\nSo."), usage), events(chunk(None, reasoning_content="Hm."), chunk("So."), usage)):
+    for body in (events(chunk("Hm."), chunk("</think>\n\nSo."), usage), events(chunk(None, reasoning_content="H"), chunk("S", reasoning_content="m."), chunk("o."), usage)):
         give(browser, body, 11)
         ask(browser, "And?")
         assert last(browser, "e.querySelector('.think .text').textContent") == "Hm." and last(browser, "answerText(turns[turns.length - 1])") == "So."
