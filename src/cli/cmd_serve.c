@@ -3,12 +3,15 @@
 #include "serve/server.h"
 
 typedef struct settings {
-    const char *host, *unix_path, *keys, *cors, *name, *template;
+    const char *host, *unix_path, *keys, *cors, *name, *template, *draft;
     int64_t port, context, running, waiting, step_tokens, kv_memory, threads, max_body, connections, idle, drain,
-        deadline;
+        deadline, look_up, draft_tokens;
     bool prefix_cache, mmap, verify;
-    int dtype;
+    int dtype, kv_type;
 } settings;
+
+static const char *const kv_names[] = {"f32", "f16", "bf16", "q8_0", NULL};
+static const tl_type kv_types[] = {TL_F32, TL_F16, TL_BF16, TL_Q8_0};
 
 static const tl_option options[] = {
     {"host", TL_STRING(settings, host), .value = "ADDRESS", .initial = "127.0.0.1",
@@ -34,6 +37,8 @@ static const tl_option options[] = {
     {"kv-memory", TL_INT(settings, kv_memory), .value = "BYTES", .initial = "0", .least = 0, .most = 1e15,
      .help = "For keys and values. 0: room for --running sequences of 2048 tokens, but no more than a quarter of free "
              "memory."},
+    {"kv-type", TL_CHOICE(settings, kv_type), .initial = "f32", .choices = kv_names,
+     .help = "How keys and values are kept; fewer bits hold more of them, and are a contract of their own."},
     {"running", TL_INT(settings, running), .initial = "64", .least = 1, .most = 65536,
      .help = "Most sequences that are computed at once."},
     {"waiting", TL_INT(settings, waiting), .initial = "1024", .least = 1, .most = 1e6,
@@ -42,6 +47,12 @@ static const tl_option options[] = {
      .help = "Most rows of a step: a long prompt is read in pieces, so that others go on."},
     {"prefix-cache", TL_FLAG(settings, prefix_cache), .initial = "true",
      .help = "Prompts that begin alike are computed once."},
+    {"look-up", TL_INT(settings, look_up), .value = "N", .initial = "0", .least = 0, .most = 64,
+     .help = "Most tokens a step that are proposed from what the sequence holds already; no answer changes."},
+    {"draft", TL_STRING(settings, draft), .value = "MODEL",
+     .help = "A smaller model of the same vocabulary that proposes tokens; no answer changes."},
+    {"draft-tokens", TL_INT(settings, draft_tokens), .value = "N", .initial = "0", .least = 0, .most = 64,
+     .help = "So many a step; 0: four."},
     {"threads", TL_INT(settings, threads), .least = 0, .most = 1024,
      .help = "CPU threads; all that this process may use unless given."},
     TL_MODEL_FILE_OPTIONS(settings),
@@ -61,17 +72,22 @@ static const tl_option options[] = {
 static int run(tl_cli *cli) {
     const settings *o = cli->values;
     tl__cli_mmap(o->mmap);
+    if (o->draft_tokens && !o->draft) return tl__cli_bad(cli, "--draft-tokens goes with --draft MODEL");
     if (o->unix_path && (tl__cli_given(cli, "host") || tl__cli_given(cli, "port")))
         return tl__cli_bad(cli, "--unix and a TCP address were both given; use one");
     const tl_serve_options serve = {
         .runner = {.model = cli->operands.values[0],
                    .template = o->template,
                    .name = o->name,
+                   .draft = o->draft,
                    .engine = {.threads = (int)o->threads,
                               .positions = (int)o->context,
                               .dtype = (tl_dtype)o->dtype,
                               .verify = o->verify},
                    .batcher = {.kv_bytes = o->kv_memory,
+                               .kv_type = kv_types[o->kv_type],
+                               .look_up = (int)o->look_up,
+                               .draft_tokens = o->draft ? (int)o->draft_tokens : 0,
                                .running = (int)o->running,
                                .waiting = (int)o->waiting,
                                .step_tokens = (int)o->step_tokens,

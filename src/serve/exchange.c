@@ -8,6 +8,7 @@
 #include <string.h>
 #include <strings.h>
 #include "base/clock.h"
+#include "base/log.h"
 #include "serve/server_parts.h"
 
 /* ---- sending ---- */
@@ -45,6 +46,7 @@ static void queue(tl_exchange *x, int http, const char *type, struct MHD_Respons
     if (atomic_load(&x->server->draining)) MHD_add_response_header(response, "Connection", "close");
     x->answered = MHD_queue_response(x->connection, (unsigned)http, response) == MHD_YES;
     MHD_destroy_response(response);
+    x->status = http;
     if (atomic_load(&x->server->runner.state) == TL_RUNNER_READY) tl__metrics_answer(x->server->runner.metrics, http);
 }
 
@@ -86,13 +88,13 @@ static int socket_of(const tl_exchange *x) {
 
 static void on_wake(void *of) {
     tl_exchange *x = of;
-    __atomic_sub_fetch(&x->server->asleep, 1, __ATOMIC_SEQ_CST);
+    atomic_fetch_sub(&x->server->asleep, 1);
     MHD_resume_connection(x->connection);
 }
 
 static void on_sleep(void *of) {
     tl_exchange *x = of;
-    __atomic_add_fetch(&x->server->asleep, 1, __ATOMIC_SEQ_CST);
+    atomic_fetch_add(&x->server->asleep, 1);
     MHD_suspend_connection(x->connection);
 }
 
@@ -145,11 +147,19 @@ static void take_id(tl_exchange *x) {
                  (unsigned long long)x->number);
 }
 
-/* "http://HOST" of the page itself, or an origin that was allowed. Others may not even ask: a page elsewhere could else
- * use a server that listens for this machine alone. */
+/* "127.0.0.1:8080", "[::1]", "localhost": no name that somebody else's DNS could give to this machine. */
+static bool is_numeric(const char *host) {
+    if (strncasecmp(host, "localhost", 9) == 0) return host[9] == 0 || host[9] == ':';
+    if (*host == '[') return strchr(host, ']') && !strpbrk(host, "ghijklmnopqrstuvwxyzGHIJKLMNOPQRSTUVWXYZ");
+    return host[strspn(host, "0123456789.:")] == 0;
+}
+
+/* Other pages than the server's own may not even ask: a page elsewhere could else use a server that listens for this
+ * machine alone. A page's own server is told by a name only where a key is asked for, since names can be turned. */
 static bool admits_origin(const tl_exchange *x) {
     const char *host = header(x, "Host"), *cut = x->origin ? strstr(x->origin, "://") : NULL;
-    return !x->origin || allows_origin(x) || (cut && host && strcasecmp(cut + 3, host) == 0);
+    if (!x->origin || allows_origin(x)) return true;
+    return cut && host && strcasecmp(cut + 3, host) == 0 && (x->server->keys.n > 0 || is_numeric(host));
 }
 
 static void check_headers(tl_exchange *x, const char *method) {
@@ -185,6 +195,7 @@ static tl_exchange *open_exchange(tl_server *s, struct MHD_Connection *connectio
     x->server = s;
     x->connection = connection;
     x->number = atomic_fetch_add(&s->last_id, 1) + 1;
+    x->begun_ns = tl__now_ns();
     x->origin = header(x, "Origin");
     x->path = strdup(is_preflight(x, method) ? "*cors" : url);
     if (!x->path) {
@@ -266,6 +277,8 @@ void tl__exchange_done(void *server, struct MHD_Connection *connection, void **e
     (void)connection, (void)why;
     if (!x) return;
     *exchange = NULL;
+    tl__log_line(TL_LOG_DEBUG, "%s %.200s: %d in %.3f s", x->id, x->path, x->status,
+                 (double)(tl__now_ns() - x->begun_ns) * 1e-9);
     if (x->watched) tl__watch_remove(&s->watch, socket_of(x));
     tl__stream_free(x);
     tl__job_leave(x->job, s->runner.batcher);

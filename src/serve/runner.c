@@ -47,6 +47,7 @@ int tl__runner_open(tl_runner *r, const tl_runner_options *o, tl_error *err) {
     if (o->name) snprintf(r->name, sizeof r->name, "%s", o->name);
     else name_of(r->name, sizeof r->name, o->model);
     TRY(tl__engine_open(e, o->model, false, err));
+    if (o->draft) TRY(tl__engine_open(&r->draft, o->draft, false, err));
     TRY(open_templates(r, err));
     TRY(tl__conversation_stops(r->stops, &r->n_stops, e->folder, e->arch.V, err));
     if (r->how.positions == 0) r->how.positions = e->arch.max_positions;
@@ -65,6 +66,12 @@ static int load(tl_runner *r, tl_error *err) {
     TRY(tl__engine_load(e, &r->how, err));
     TRY(tl__metrics_open(&r->metrics, e, r->name, r->how.positions, err));
     tl_batcher_options batcher = r->options->batcher;
+    if (r->options->draft) {
+        tl_engine_options how = r->how;
+        if (how.positions > r->draft.arch.max_positions) how.positions = r->draft.arch.max_positions;
+        TRY(tl__engine_load(&r->draft, &how, err));
+        batcher.draft = &r->draft;
+    }
     batcher.stepped = on_step;
     batcher.user = r->metrics;
     TRY(tl__batcher_open(&r->batcher, e, &batcher, err));
@@ -124,5 +131,6 @@ void tl__runner_close(tl_runner *r) {
     tl__metrics_close(r->metrics);
     tl__chat_template_close(&r->chat);
     tl__chat_template_close(&r->chat_tools);
+    tl__engine_close(&r->draft);
     tl__engine_close(&r->engine);
 }

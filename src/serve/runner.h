@@ -12,6 +12,7 @@
 typedef struct tl_runner_options {
     const char *model, *template; /* template: a file in place of the model's; NULL: the model's */
     const char *name;             /* what clients call the model; NULL: the end of its path */
+    const char *draft;            /* a smaller model that proposes tokens; NULL: none */
     tl_engine_options engine;     /* positions: of a sequence at most */
     tl_batcher_options batcher;
 } tl_runner_options;
@@ -21,7 +22,7 @@ typedef enum tl_runner_state { TL_RUNNER_LOADING, TL_RUNNER_READY, TL_RUNNER_END
 typedef struct tl_runner {
     const tl_runner_options *options;
     atomic_int state; /* tl_runner_state: what follows is there, and read only, once READY */
-    tl_engine engine;
+    tl_engine engine, draft;
     tl_chat_template chat, chat_tools;
     int32_t stops[TL_CHAT_STOPS];
     int n_stops;

@@ -214,8 +214,7 @@ static void drain(tl_server *s, int signals) {
     cancel_all(s);
     /* What was cancelled ends in the next step, and its answer may still be written. */
     until = tl__now_ns() + CUT_MS * 1000000LL;
-    while ((count_open(s) > 0 && tl__now_ns() < until) || __atomic_load_n(&s->asleep, __ATOMIC_SEQ_CST) > 0)
-        wait_signal(s, signals, LOOK_MS);
+    while ((count_open(s) > 0 && tl__now_ns() < until) || atomic_load(&s->asleep) > 0) wait_signal(s, signals, LOOK_MS);
 }
 
 static int serve(tl_server *s, int signals, tl_error *err) {

@@ -34,7 +34,8 @@ typedef struct tl_server {
     pthread_mutex_t door; /* over what follows, and over every submit */
     bool closed;
     tl_exchange *first; /* all that are open */
-    int open, asleep;   /* of them: counted; those whose connection is suspended */
+    int open;
+    atomic_int asleep; /* those whose connection is suspended */
 } tl_server;
 
 typedef struct tl_route {
@@ -58,6 +59,8 @@ struct tl_exchange {
     tl_buffer body;
     int64_t dropped; /* bytes of a body that is not kept */
     bool begun, answered, watched;
+    int status; /* that was answered; 0: none yet */
+    int64_t begun_ns;
 
     tl_ask ask;
     tl_job *job;

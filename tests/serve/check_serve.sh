@@ -75,6 +75,7 @@ serve first --port 0 --max-body 20000 --threads 1
 # ---- shapes ----
 says '^HTTP/1.1 200' "$url/health"
 says '{"status":"ready"}' "$url/ready"
+says '^HTTP/1.1 200' --head "$url/health"
 says '"data":\[{"id":"model","object":"model","created":[0-9]*,"owned_by":"trilith","max_model_len":[0-9]*}\]' "$url/v1/models"
 says '"id":"model"' "$url/v1/models/model"
 says '^X-Request-Id: mine-7' "$url/health" -H 'X-Request-Id: mine-7'
@@ -152,6 +153,8 @@ says '^HTTP/1.1 4' "$url/health" -H "X-Long: $(head -c 60000 /dev/zero | tr '\0'
 
 # ---- a page of another origin ----
 says '^HTTP/1.1 403' "$url/v1/completions" -H 'Origin: http://elsewhere.example' -d '{"prompt":"a"}'
+says '^HTTP/1.1 403' "$url/v1/completions" -H 'Origin: http://cafe.de:80' -H 'Host: cafe.de:80' -d '{"prompt":"a"}'
+says '^HTTP/1.1 200' "$url/v1/completions" -H 'Origin: http://localhost:80' -H 'Host: localhost:80' -d '{"prompt":"a","max_tokens":1}'
 says '^HTTP/1.1 200' "$url/v1/completions" -H "Origin: $url" -d '{"prompt":"a","max_tokens":1}'
 
 # ---- a model file replaced: answers go on as before ----
