@@ -120,10 +120,9 @@ int tl__exchange_begin(tl_exchange *x, tl_refusal *refusal) {
     job->wake = on_wake;
     job->of = x;
     job->metrics = s->runner.metrics;
-    pthread_mutex_lock(&s->door); /* others find x->job through the list of exchanges */
-    status = s->closed ? tl__fail(&err, TL_EBUSY, "the server is going down")
-                       : tl__job_submit(job, s->runner.batcher, &a->request, &err);
-    if (!status) x->job = job;
+    pthread_mutex_lock(&s->door);
+    status = tl__job_submit(job, s->closed ? NULL : s->runner.batcher, &a->request, &err);
+    if (!status) x->job = job; /* from here on others may cancel it */
     pthread_mutex_unlock(&s->door);
     if (status) { /* what went in ends by itself */
         tl__job_leave(job, s->runner.batcher);
@@ -281,14 +280,16 @@ void tl__exchange_done(void *server, struct MHD_Connection *connection, void **e
     tl__log_line(TL_LOG_DEBUG, "%s %.200s: %d in %.3f s", x->id, x->path, x->status,
                  (double)(tl__now_ns() - x->begun_ns) * 1e-9);
     if (x->watched) tl__watch_remove(&s->watch, socket_of(x));
-    pthread_mutex_lock(&s->door); /* out of the list first: who goes through it looks into the jobs */
+    pthread_mutex_lock(&s->door); /* out of the list first: the watch may just have seen its client leave */
     if (x->before) x->before->next = x->next;
     else s->first = x->next;
     if (x->next) x->next->before = x->before;
-    s->open--;
     pthread_mutex_unlock(&s->door);
     tl__stream_free(x);
-    if (x->job) tl__job_leave(x->job, s->runner.batcher);
+    if (x->job) tl__job_leave(x->job, s->runner.batcher); /* while it loads, the batcher is not to be looked at */
+    pthread_mutex_lock(&s->door);
+    s->open--;
+    pthread_mutex_unlock(&s->door);
     tl__ask_free(&x->ask);
     free(x->body.bytes);
     free((char *)(uintptr_t)x->path);
