@@ -286,7 +286,7 @@ void tl__exchange_done(void *server, struct MHD_Connection *connection, void **e
     if (x->next) x->next->before = x->before;
     pthread_mutex_unlock(&s->door);
     tl__stream_free(x);
-    if (x->job) tl__job_leave(x->job, s->runner.batcher);
+    if (x->job) tl__job_leave(x->job, s->runner.batcher); /* while it loads, the batcher is not to be looked at */
     pthread_mutex_lock(&s->door);
     s->open--;
     pthread_mutex_unlock(&s->door);

@@ -108,6 +108,12 @@ sed -n 's/.*"delta":{\("role":"assistant",\)\{0,1\}"content":"\([^"]*\)"}.*/\2/p
 [ "$(grep -c '^data: ' "$work/stream")" -ge 4 ] && [ "$(tail -n 2 "$work/stream" | head -n 1)" = 'data: [DONE]' ] || fail "a stream without its end: $(cat "$work/stream")"
 grep -q '"choices":\[\],"usage":{"prompt_tokens"' "$work/stream" || fail 'a stream without its usage'
 
+# ---- a stop text: not told, nor a part of it ----
+say=$(member text "$work/c.json" | tr -d '"\\')
+stop=$(printf %s "$say" | cut -c 5-7)
+ask "$url/v1/completions" -d "$(printf '{"prompt":"<|im_start|>user\\nIn the beginning<|im_end|>\\n<|im_start|>assistant\\n","max_tokens":12,"temperature":0.7,"seed":5,"stop":["%s"]}' "$stop")" >"$work/e.json"
+grep -q '"finish_reason":"stop"' "$work/e.json" || fail "no stop at '$stop' in '$say': $(cat "$work/e.json")"
+
 # ---- sixteen at once, each as alone ----
 i=0
 while [ $i -lt 16 ]; do
