@@ -65,7 +65,8 @@ int tl__refuse_error(tl_refusal *r, const char *param, const tl_error *err) {
 /* Messages quote what a client sent, and where they cut it short may cut a character. */
 static json_t *text_of(const char *text) {
     char whole[3 * sizeof((tl_refusal *)0)->text];
-    return json_stringn(whole, tl__utf8_repair(whole, (const uint8_t *)text, strlen(text), NULL));
+    int64_t replaced = 0;
+    return json_stringn(whole, tl__utf8_repair(whole, (const uint8_t *)text, strlen(text), &replaced));
 }
 
 json_t *tl__refusal_json(const tl_refusal *r) {
