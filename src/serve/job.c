@@ -201,7 +201,6 @@ int tl__job_look(tl_job *job, const tl_reply *r, tl_finish *finish) {
 }
 
 void tl__job_leave(tl_job *job, tl_batcher *batcher) {
-    if (!job) return;
     pthread_mutex_lock(&job->lock);
     const bool runs = job->open > 0;
     job->wake = NULL;
