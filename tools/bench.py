@@ -569,7 +569,7 @@ def serve(bench):
     for title, path in models:
         for clients, shared in CROWDS[:1] if args.quick else CROWDS:
             turns = bench_serve.compare(bench.trilith, args.llama_server, path, clients, args.threads, 1 if args.quick else 4, min(args.pairs, 5), shared, bench.work,
-                                        lambda line: print(f"serve: {line}", flush=True), lambda command: bench.note("serve", command))
+                                        lambda line: print(f"serve: {line}", flush=True), lambda command: bench.note("serve", [os.path.basename(c) if c in (path, args.llama_server) else c for c in command]))
             rows.append(dict(title=title, clients=clients, shared=shared, turns=turns))
     return dict(rows=rows, peer=subprocess.run([args.llama_server, "--version"], capture_output=True, text=True).stderr.splitlines()[0])
 

@@ -262,7 +262,7 @@ def made_up(browser, server, shots):
     ask(browser, "Sure?")
     assert [m["content"] for m in browser.js("sent.messages")] == ["How much?", "€ 5", "Sure?"]
     # The template opened the tag; a server that calls it reasoning.
-    for body in (events(chunk("Hm."), chunk("</think>\n\nSo."), usage), events(chunk(None, reasoning_content="Hm."), chunk("So."), usage)):
+    for body in (events(chunk("Hm."), chunk("</think>\n\nSo."), usage), events(chunk(None, reasoning_content="H"), chunk("S", reasoning_content="m."), chunk("o."), usage)):
         give(browser, body, 11)
         ask(browser, "And?")
         assert last(browser, "e.querySelector('.think .text').textContent") == "Hm." and last(browser, "answerText(turns[turns.length - 1])") == "So."
@@ -284,6 +284,13 @@ def made_up(browser, server, shots):
     give(browser, json.dumps(dict(error=dict(message="the prompt is 9 tokens too long", type="invalid_request_error"))), 1000, 400)
     ask(browser, "x")
     assert last(browser, "e.querySelector('.error').textContent") == "the prompt is 9 tokens too long"
+    give(browser, json.dumps(dict(error=dict(message="this model has no chat template", code="no_template"))), 1000, 400)
+    ask(browser, "Once")
+    give(browser, "".join(f"data: {json.dumps(c)}\n\n" for c in (dict(choices=[dict(text=" upon", finish_reason=None)]), dict(choices=[dict(text=" a", finish_reason="length")]))), 5)
+    browser.click(".error button")
+    browser.until("running === null")
+    assert browser.js("sent.prompt").endswith("Once") and last(browser, "answerText(turns[turns.length - 1])") == "upon a"
+    browser.js("setWay(true)")
     give(browser, events(chunk("So f")) .replace("data: [DONE]", 'data: {"error": {"message": "a step failed"}}'), 9)
     ask(browser, "y")
     assert last(browser, "e.querySelector('.error').textContent") == "a step failed" and last(browser, "answerText(turns[turns.length - 1])") == "So f"

@@ -387,12 +387,6 @@ static void a_crowd_adds_up(void **state) {
     near(rate, value(text, matmul) / seconds, 1e-9 * rate);
     assert_true(value(text, "trilith:peak_flops_per_second{model_name=\"crowd\",type=\"f32\"}") > 1e8);
     assert_null(strstr(text, "peak_bytes")); /* these weights are too few to tell */
-    if (getenv("TRILITH_METRICS_TEXT")) { /* for promtool */
-        FILE *f = fopen(getenv("TRILITH_METRICS_TEXT"), "w");
-        assert_non_null(f);
-        fputs(text, f);
-        fclose(f);
-    }
     free(text);
     tl__batcher_close(c.batcher);
     tl__metrics_close(c.metrics);
