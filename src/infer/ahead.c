@@ -7,7 +7,7 @@
 #include "infer/batcher_parts.h"
 #include "infer/lookup.h"
 
-enum { FREE_ROWS = 16, ASK_AGAIN = 32 };
+enum { FREE_ROWS = 10, ASK_AGAIN = 32 };
 
 /* What is hoped of one more token: of the latest ones that were tried, those kept, and a guess before there are any. */
 static double hope(const tl_trust *t) {
