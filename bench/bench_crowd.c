@@ -194,10 +194,11 @@ int main(int argc, char **argv) {
            (double)facts.prompt_tokens / seconds);
     print_series("first token", &bench.first);
     print_series("between tokens", &bench.gap);
-    printf("%-22s %.1f rows, %.1f ms (%.1f of processors); forward %.1f %%, picks %.1f %%, the rest %.1f %%\n",
-           "a step, mean", (double)bench.rows / bench.steps, 1e3 * seconds / bench.steps, 1e3 * processor / bench.steps,
-           1e-7 * (double)bench.forward_ns / seconds, 1e-7 * (double)bench.sample_ns / seconds,
-           100 - 1e-7 * (double)(bench.forward_ns + bench.sample_ns) / seconds);
+    printf(
+        "%-22s %.1f rows, %.1f ms (%.1f of processors), %d steps; forward %.1f %%, picks %.1f %%, the rest %.1f %%\n",
+        "a step, mean", (double)bench.rows / bench.steps, 1e3 * seconds / bench.steps, 1e3 * processor / bench.steps,
+        bench.steps, 1e-7 * (double)bench.forward_ns / seconds, 1e-7 * (double)bench.sample_ns / seconds,
+        100 - 1e-7 * (double)(bench.forward_ns + bench.sample_ns) / seconds);
     printf("%-22s %d of %d prompt tokens; %d preemptions; answers %016llx\n", "found computed", bench.sum.cached_tokens,
            bench.sum.prompt_tokens, bench.sum.preemptions, (unsigned long long)bench.answers);
     if (o.look_up || draft)
