@@ -13,8 +13,10 @@ Run it by `./dev vectors`. tools/interop.py calls models() to make other models 
 import argparse
 import os
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from gguf import GGMLQuantizationType, quants
 from safetensors.torch import save_file
 from transformers import (AutoModelForCausalLM, Gemma2Config, Gemma3TextConfig, GPT2Config, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config,
                           SmolLM3Config)
@@ -211,7 +213,20 @@ def operators(seed):
         c.keep(f"zloss.{name}.logp", logp)
         c.keep(f"zloss.{name}.logz", logz)
         c.grads(f"zloss.{name}", 0.25 * (z_coef * logz * logz - logp).sum(), None, logits=logits)
+
+    # Keys and values kept in fewer bits: PyTorch's halves, gguf-py's Q8_0 of rows filled up with zeros (a group of 32 and one of 8).
+    R, D = 70, 40
+    q, k, v = c.draw("kept.q", R, D, grad=False), c.draw("kept.k", R, D, grad=False), c.draw("kept.v", R, D, grad=False)
+    for name, keep in (("F16", lambda x: x.half()), ("BF16", lambda x: x.bfloat16()), ("Q8_0", q8_0)):
+        ks, vs = (keep(z.float()).double()[None] for z in (k, v))
+        c.keep(f"kept.{name}.out", F.scaled_dot_product_attention(q[None], ks, vs, is_causal=True)[0])
     return c.tensors
+
+
+def q8_0(x):
+    rows = np.pad(x.numpy(), ((0, 0), (0, -x.shape[1] % 32)))
+    kept = quants.dequantize(quants.quantize(rows, GGMLQuantizationType.Q8_0), GGMLQuantizationType.Q8_0)
+    return torch.from_numpy(kept[:, : x.shape[1]].copy())
 
 
 # ---- whole models

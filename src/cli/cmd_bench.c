@@ -245,7 +245,7 @@ static void place(bench *b, tl_arena *a) {
     b->stat = TL_TAKE(a, float, 2 * (int64_t)b->R);
     b->max_sum = TL_TAKE(a, float, 2 * (int64_t)b->R * b->H);
     b->cos_sin = TL_TAKE(a, float, (int64_t)b->T * b->D);
-    b->kv = (tl_kv){TL_TAKE(a, float, kv), TL_TAKE(a, float, kv)};
+    b->kv = (tl_kv){TL_TAKE(a, float, kv), TL_TAKE(a, float, kv), TL_F32};
     b->token = TL_TAKE(a, int32_t, b->R);
     b->pos = TL_TAKE(a, int32_t, b->R);
     b->seq_row = TL_TAKE(a, int32_t, b->B + 1);

@@ -23,12 +23,9 @@ enum { MOST_RUNNING = 1 << 16, MOST_STEP_TOKENS = 1 << 20 };
 
 /* ---- opening ---- */
 
-static int64_t model_page_bytes(const tl_arch *a) {
-    return 2 * (int64_t)a->L * tl_page_floats(a) * (int64_t)sizeof(float);
-}
-
 static int64_t page_bytes(const tl_engine *e, const tl_batcher_options *o) {
-    return model_page_bytes(&e->model.arch) + (o && o->draft ? model_page_bytes(&o->draft->model.arch) : 0);
+    return tl_page_bytes(&e->model.arch, o->kv_type) +
+           (o->draft ? tl_page_bytes(&o->draft->model.arch, o->kv_type) : 0);
 }
 
 static int check_number(const char *what, int n, int most, tl_error *err) {
@@ -39,6 +36,9 @@ static int check_number(const char *what, int n, int most, tl_error *err) {
 /* What 0 stands for is put in; *pages: of the pool. */
 static int settle_options(tl_batcher_options *o, int *pages, const tl_engine *e, tl_error *err) {
     const tl_model *m = &e->model;
+    if (!tl_kv_can_be(o->kv_type))
+        return tl__fail(err, TL_EUNSUPPORTED, "keys and values cannot be kept as %s; kv_type is F32, F16, BF16 or Q8_0",
+                        (unsigned)o->kv_type < TL_TYPES ? tl__type_name(o->kv_type) : "that");
     TRY(check_number("running", o->running, MOST_RUNNING, err));
     TRY(check_number("waiting", o->waiting, INT32_MAX, err));
     TRY(check_number("step_tokens", o->step_tokens, MOST_STEP_TOKENS, err));
@@ -46,8 +46,6 @@ static int settle_options(tl_batcher_options *o, int *pages, const tl_engine *e,
     if (o->look_up < 0 || o->look_up > TL_MOST_AHEAD)
         return tl__fail(err, TL_EINVALID, "look_up is %d; it is from 1 to %d tokens, or 0 for none", o->look_up,
                         TL_MOST_AHEAD);
-    if (o->kv_type != TL_F32)
-        return tl__fail(err, TL_EUNSUPPORTED, "keys and values are kept in f32 only as yet; leave kv_type at f32");
     if (o->running == 0) o->running = RUNNING;
     if (o->waiting == 0) o->waiting = WAITING;
     if (o->step_tokens == 0) o->step_tokens = STEP_TOKENS;
@@ -79,7 +77,7 @@ static tl_batcher *place(tl_arena *arena, const tl_engine *e, const tl_batcher_o
     const int running = o->running, rows = o->step_tokens;
     tl__pages_place(&b->pages, arena, pages);
     tl__prefix_place(&b->prefix, arena, &b->pages, seed);
-    b->kv = TL_TAKE(arena, float, 2 * (int64_t)a->L * pages * tl_page_floats(a));
+    b->kv = TL_TAKE(arena, unsigned char, pages *tl_page_bytes(a, o->kv_type));
     tl__draft_place(b, arena, pages);
     tl__acts_place(&b->acts, arena, a, rows, 0, false, TL_RECOMPUTE_NONE);
     b->active = TL_TAKE(arena, tl_sequence *, running);
@@ -154,11 +152,7 @@ int tl__batcher_open(tl_batcher **batcher, tl_engine *e, const tl_batcher_option
         tl__arena_close(&arena);
         return status;
     }
-    const int64_t layer_floats = pages * tl_page_floats(&b->model->arch);
-    for (int l = 0; l < b->model->arch.L; l++) {
-        b->acts.layer[l].kv.k = b->kv + (2 * l) * layer_floats;
-        b->acts.layer[l].kv.v = b->kv + (2 * l + 1) * layer_floats;
-    }
+    tl_lie_in(&b->acts, &b->model->arch, b->kv, pages, settled.kv_type);
     tl__draft_open(b, pages);
     b->n_free_slots = b->options.running;
     for (int i = 0; i < b->n_free_slots; i++) b->free_slot[i] = b->n_free_slots - 1 - i;

@@ -124,10 +124,10 @@ struct tl_batcher {
 
     tl_pages pages;
     tl_prefix prefix;
-    float *kv; /* [L, 2, pages, Hkv·D·TL_KV_BLOCK] */
+    unsigned char *kv; /* [L, 2, pages, Hkv parts] */
     tl_acts acts;
     tl_ctx draft_ctx;
-    float *draft_kv;
+    unsigned char *draft_kv;
     tl_acts draft_acts;
     float *draft_gathered;
     double draft_share; /* what a step of it costs of one of the model */
@@ -176,9 +176,17 @@ static inline int tl_pages_for(int tokens) {
 static inline int32_t *tl_pages_of(const tl_batcher *b, const tl_sequence *s) {
     return b->block + (int64_t)s->slot * b->row_pages;
 }
-/* Of keys, or of values, of a page in a layer. */
-static inline int64_t tl_page_floats(const tl_arch *a) {
-    return (int64_t)a->Hkv * a->D * TL_KV_BLOCK;
+/* Keys, or values, of one layer in a page; and all of a model's. */
+static inline int64_t tl_page_part_bytes(const tl_arch *a, tl_type kv_type) {
+    return a->Hkv * tl_kv_part_bytes(kv_type, a->D);
+}
+static inline int64_t tl_page_bytes(const tl_arch *a, tl_type kv_type) {
+    return 2 * a->L * tl_page_part_bytes(a, kv_type);
+}
+/* Where each layer's lie in kv[L, 2, pages, part]. */
+static inline void tl_lie_in(tl_acts *acts, const tl_arch *a, unsigned char *kv, int pages, tl_type kv_type) {
+    const int64_t bytes = pages * tl_page_part_bytes(a, kv_type);
+    for (int l = 0; l < a->L; l++) acts->layer[l].kv = (tl_kv){kv + 2 * l * bytes, kv + (2 * l + 1) * bytes, kv_type};
 }
 /* Most tokens that are proposed to a sequence in a step. */
 static inline int tl_ahead(const tl_batcher *b) {

@@ -46,7 +46,7 @@ void tl__draft_place(tl_batcher *b, tl_arena *arena, int pages) {
     const tl_engine *d = b->options.draft;
     if (!d) return;
     const tl_arch *a = &d->model.arch;
-    b->draft_kv = TL_TAKE(arena, float, 2 * (int64_t)a->L * pages * tl_page_floats(a));
+    b->draft_kv = TL_TAKE(arena, unsigned char, pages *tl_page_bytes(a, b->options.kv_type));
     tl__acts_place(&b->draft_acts, arena, a, b->options.step_tokens, 0, false, TL_RECOMPUTE_NONE);
     b->draft_gathered = TL_TAKE(arena, float, (int64_t)b->draft_acts.loss_rows * a->C);
 }
@@ -64,11 +64,7 @@ static double weight_bytes(const tl_model *m) {
 void tl__draft_open(tl_batcher *b, int pages) {
     const tl_engine *d = b->options.draft;
     if (!d) return;
-    const int64_t layer_floats = pages * tl_page_floats(&d->model.arch);
-    for (int l = 0; l < d->model.arch.L; l++) {
-        b->draft_acts.layer[l].kv.k = b->draft_kv + (2 * l) * layer_floats;
-        b->draft_acts.layer[l].kv.v = b->draft_kv + (2 * l + 1) * layer_floats;
-    }
+    tl_lie_in(&b->draft_acts, &d->model.arch, b->draft_kv, pages, b->options.kv_type);
     b->draft_ctx = *b->ctx;
     b->draft_ctx.contract = d->ctx.contract;
     b->draft_share = weight_bytes(&d->model) / weight_bytes(b->model);

@@ -16,12 +16,13 @@ struct tl_session {
     tl_ctx *ctx;
     int capacity, chunk, length;
     tl_acts acts;
-    float *kv;       /* [L, 2, blocks, Hkv·D·TL_KV_BLOCK] */
-    int32_t *token;  /* [chunk] */
-    int32_t *pos;    /* [chunk] */
-    int32_t *target; /* [chunk] */
-    float *logp;     /* [chunk] */
-    int32_t *block;  /* [blocks] block i holds positions 16i … 16i+15 */
+    tl_type kv_type;
+    unsigned char *kv; /* [L, 2, blocks, Hkv parts] */
+    int32_t *token;    /* [chunk] */
+    int32_t *pos;      /* [chunk] */
+    int32_t *target;   /* [chunk] */
+    float *logp;       /* [chunk] */
+    int32_t *block;    /* [blocks] block i holds positions 16i … 16i+15 */
 };
 
 static int chunk_rows(int capacity, int chunk) {
@@ -33,17 +34,18 @@ static int block_count(int capacity) {
     return (capacity + TL_KV_BLOCK - 1) / TL_KV_BLOCK;
 }
 
-static int64_t block_floats(const tl_arch *a) {
-    return (int64_t)a->Hkv * a->D * TL_KV_BLOCK;
+/* Keys, or values, of one layer. */
+static int64_t layer_bytes(const tl_arch *a, int capacity, tl_type kv_type) {
+    return (int64_t)block_count(capacity) * a->Hkv * tl_kv_part_bytes(kv_type, a->D);
 }
 
 /* The one placing function: over a dry arena it is the size, over a real one the session. */
-static tl_session *place(tl_arena *arena, const tl_arch *a, int capacity, int chunk) {
+static tl_session *place(tl_arena *arena, const tl_arch *a, int capacity, int chunk, tl_type kv_type) {
     int blocks = block_count(capacity);
     tl_session unplaced, *real = TL_TAKE(arena, tl_session, 1), *s = real ? real : &unplaced;
-    *s = (tl_session){.capacity = capacity, .chunk = chunk};
+    *s = (tl_session){.capacity = capacity, .chunk = chunk, .kv_type = kv_type};
     tl__acts_place(&s->acts, arena, a, chunk, 0, false, TL_RECOMPUTE_NONE);
-    s->kv = TL_TAKE(arena, float, 2 * (int64_t)a->L * blocks * block_floats(a));
+    s->kv = TL_TAKE(arena, unsigned char, 2 * a->L * layer_bytes(a, capacity, kv_type));
     s->token = TL_TAKE(arena, int32_t, chunk);
     s->pos = TL_TAKE(arena, int32_t, chunk);
     s->target = TL_TAKE(arena, int32_t, chunk);
@@ -53,7 +55,7 @@ static tl_session *place(tl_arena *arena, const tl_arch *a, int capacity, int ch
 }
 
 size_t tl__session_kv_bytes(const tl_arch *a, int capacity) {
-    return 2 * (size_t)a->L * (size_t)block_count(capacity) * (size_t)block_floats(a) * sizeof(float);
+    return 2 * (size_t)a->L * (size_t)layer_bytes(a, capacity, TL_F32);
 }
 
 size_t tl__session_scoring_bytes(const tl_arch *a, int capacity, int chunk) {
@@ -63,13 +65,23 @@ size_t tl__session_scoring_bytes(const tl_arch *a, int capacity, int chunk) {
     return (size_t)acts.loss_rows * (size_t)a->V * sizeof(float);
 }
 
-size_t tl__session_bytes(const tl_arch *arch, int capacity, int chunk) {
+static size_t all_bytes(const tl_arch *arch, int capacity, int chunk, tl_type kv_type) {
     tl_arena dry = tl__arena_dry();
-    place(&dry, arch, capacity, chunk_rows(capacity, chunk));
+    place(&dry, arch, capacity, chunk_rows(capacity, chunk), kv_type);
     return dry.used_bytes;
 }
 
+size_t tl__session_bytes(const tl_arch *arch, int capacity, int chunk) {
+    return all_bytes(arch, capacity, chunk, TL_F32);
+}
+
 int tl__session_open(tl_session **session, const tl_model *model, tl_ctx *ctx, int capacity, int chunk, tl_error *err) {
+    return tl__session_open_narrow(session, model, ctx, capacity, chunk, TL_F32, err);
+}
+
+int tl__session_open_narrow(tl_session **session, const tl_model *model, tl_ctx *ctx, int capacity, int chunk,
+                            tl_type kv_type, tl_error *err) {
+    assert(tl_kv_can_be(kv_type));
     const tl_arch *a = &model->arch;
     *session = NULL;
     if (capacity < 1 || capacity > model->positions)
@@ -77,19 +89,16 @@ int tl__session_open(tl_session **session, const tl_model *model, tl_ctx *ctx, i
                         "a session of %d tokens was asked for, but this model has positions for 1 to %d", capacity,
                         model->positions);
     tl_arena arena;
-    int status = tl__arena_open(&arena, tl__session_bytes(a, capacity, chunk), err);
+    int status = tl__arena_open(&arena, all_bytes(a, capacity, chunk, kv_type), err);
     if (status) return tl__error_prefix(err, "keys and values of %d tokens", capacity);
-    tl_session *s = place(&arena, a, capacity, chunk_rows(capacity, chunk));
+    tl_session *s = place(&arena, a, capacity, chunk_rows(capacity, chunk), kv_type);
     s->arena = arena;
     s->model = model;
     s->ctx = ctx;
-    int blocks = block_count(capacity);
-    int64_t layer_floats = blocks * block_floats(a);
-    for (int l = 0; l < a->L; l++) {
-        s->acts.layer[l].kv.k = s->kv + (2 * l) * layer_floats;
-        s->acts.layer[l].kv.v = s->kv + (2 * l + 1) * layer_floats;
-    }
-    for (int i = 0; i < blocks; i++) s->block[i] = i;
+    const int64_t bytes = layer_bytes(a, capacity, kv_type);
+    for (int l = 0; l < a->L; l++)
+        s->acts.layer[l].kv = (tl_kv){s->kv + 2 * l * bytes, s->kv + (2 * l + 1) * bytes, kv_type};
+    for (int i = 0; i < block_count(capacity); i++) s->block[i] = i;
     *session = s;
     return 0;
 }

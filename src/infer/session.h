@@ -12,6 +12,9 @@ typedef struct tl_session tl_session;
 
 /* capacity: most positions; chunk: most rows computed at once (0: 256). All memory is taken here. */
 int tl__session_open(tl_session **session, const tl_model *model, tl_ctx *ctx, int capacity, int chunk, tl_error *err);
+/* The same with keys and values in F16, BF16 or Q8_0. */
+int tl__session_open_narrow(tl_session **session, const tl_model *model, tl_ctx *ctx, int capacity, int chunk,
+                            tl_type kv_type, tl_error *err);
 void tl__session_close(tl_session *session);
 size_t tl__session_bytes(const tl_arch *arch, int capacity, int chunk); /* what open will take */
 /* Of these bytes, keys and values; and what only scoring touches. */

@@ -40,9 +40,9 @@ tl_cost tl__op_cost(tl_op op, int64_t d0, int64_t d1, int64_t d2) {
     /* A pair: two products, two FMAs: 3 an element. Read and written in place. */
     case TL_OP_ROPE:
         return (tl_cost){3 * a * b, F32 * 2 * a * b};
-    /* Keys and values, each read and written. */
+    /* Keys and values, each read in f32 and written in their type. */
     case TL_OP_KV_STORE:
-        return (tl_cost){0, F32 * 4 * a * b};
+        return (tl_cost){0, 2 * a * b * (F32 + (double)tl__type_bytes((tl_type)d2) / tl__type_block((tl_type)d2))};
     /* A pair of query and key in a head: q·k and p·v are 2D each; scale, maximum, exp of a difference and sum. Bytes:
      * nothing is kept of a pair, and operands are the rows that their product counted. */
     case TL_OP_ATTENTION:

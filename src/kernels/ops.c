@@ -168,7 +168,7 @@ void tl__kv_store(tl_ctx *ctx, tl_kv kv, const float *k, int64_t ldk, const floa
                   int Hkv, int D) {
     begin(ctx, "kv_store", TL_OP_KV_STORE);
     ctx->ops->kv_store(ctx, kv, k, ldk, v, ldv, rows, Hkv, D);
-    end(ctx, TL_OP_KV_STORE, rows->R, (int64_t)Hkv * D, 0);
+    end(ctx, TL_OP_KV_STORE, rows->R, (int64_t)Hkv * D, kv.type);
 }
 
 static void end_attention(tl_ctx *ctx, tl_op op, const tl_rows *rows, const tl_attention_form *form) {

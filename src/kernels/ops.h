@@ -1,7 +1,7 @@
 /* ops.h — the whole list of operators: mathematics, shapes, layout, cost.
  *
  * R rows, C model width, H query heads, K key/value heads (Hkv in code), D head width, F feed-forward width, V vocabulary.
- * All numbers are f32 in memory. Matrices are row-major with a leading dimension in elements. Each operator exists
+ * All numbers are f32 in memory but weights (tl_stored) and keys and values (tl_kv). Matrices are row-major with a leading dimension in elements. Each operator exists
  * twice: in ref/ (plain C, fmaf, the order of the contract: the definition) and in cpu/ (fast, equal to ref to the bit).
  * A contract names the arithmetic: "f32", or "bf16", in which products with a weight round their operands to bf16
  * (gemm_bf16) and all else is as in f32. A weight that is stored in fewer bits brings its own contract, by its type: see
@@ -31,7 +31,8 @@
 
 #define TL_KB 256        /* block of the product's k; measured in docs/decisions.md */
 #define TL_LANES 16      /* virtual lanes of a vector reduction */
-#define TL_KV_BLOCK 16   /* keys a KV block; K is stored [Hkv][D][16], V [Hkv][16][D] within a block */
+#define TL_KV_BLOCK 16   /* keys a KV block; see tl_kv */
+#define TL_KV_GROUP 32   /* components of a key, or of a value, that share a scale in Q8_0 */
 #define TL_ATT_CHUNK 64  /* keys a chunk of attention: four blocks */
 #define TL_MAX_HEAD_DIM 256
 #define TL_MAX_EXPERTS 1024
@@ -77,10 +78,27 @@ typedef struct tl_rows {
     const int32_t *block;     /* KV block of positions 16i … 16i+15 of sequence s: block[seq_block[s] + i] */
 } tl_rows;
 
-/* One layer's keys and values: block b's K at k + b·Hkv·D·16, V likewise. */
+/* One layer's keys and values, numbers of a type. A block holds Hkv parts of tl_kv_part_bytes one after the other; block b's part of key head
+ * kh begins at (b·Hkv + kh)·tl_kv_part_bytes of k and of v. A part has K as [D][16] or V as [16][D]:
+ *   F32
+ *   F16, BF16   nearest, ties to even; what is too large is an infinity
+ *   Q8_0        int8, and behind them f16 scales [⌈D/32⌉][16], for K and V alike. Of 32 components of one key (the last may be fewer)
+ *               d = amax/127, q = x·(1/d) to the nearest integer, ties away from 0; where 1/d is infinite q = 0; the scale is d to the
+ *               nearest f16, the number q·scale, which f32 holds exactly. These are the bits of ggml's reference quantiser for the row
+ *               filled up with zeros. Where x holds a NaN or an infinity, the scale is NaN and q = 0. */
 typedef struct tl_kv {
-    float *k, *v;
+    void *k, *v;
+    tl_type type;
 } tl_kv;
+/* Whether keys and values can be kept so. */
+static inline bool tl_kv_can_be(tl_type type) {
+    return type == TL_F32 || type == TL_F16 || type == TL_BF16 || type == TL_Q8_0;
+}
+/* Of one key head in a block, of K or of V. */
+static inline int64_t tl_kv_part_bytes(tl_type type, int D) {
+    if (type == TL_Q8_0) return TL_KV_BLOCK * (D + (int64_t)sizeof(uint16_t) * ((D + TL_KV_GROUP - 1) / TL_KV_GROUP));
+    return TL_KV_BLOCK * D * (int64_t)tl__type_bytes(type);
+}
 
 /* How a layer attends: H query heads of width D over Hkv key heads. */
 typedef struct tl_attention_form {
@@ -177,11 +195,11 @@ struct tl_ops {
      * half-split pairing of Hugging Face Llama). cos_sin[position][D] = D/2 cosines, then D/2 sines. direction −1: backward. */
     void (*rope)(tl_ctx *ctx, float *x, int64_t ld, const float *cos_sin, const int32_t *pos, int direction, int R, int heads, int D);
 
-    /* Store rows' keys and values into their blocks. k[r, kh·D + d], v likewise. */
+    /* Store rows' keys and values into their blocks, in kv's type. k[r, kh·D + d], v likewise. */
     void (*kv_store)(tl_ctx *ctx, tl_kv kv, const float *k, int64_t ldk, const float *v, int64_t ldv, const tl_rows *rows, int Hkv, int D);
 
-    /* Causal attention of each row over the keys that it sees, first … pos of its sequence, K and V as stored (Vaswani et al.
-     * 2017 eq. 1; Dao et al. 2022 for the chunked form); first = 0, or max(0, pos − window + 1). Query head h reads key head
+    /* Causal attention of each row over the keys that it sees, first … pos of its sequence, K and V as stored, each number widened to f32
+     * (Vaswani et al. 2017 eq. 1; Dao et al. 2022 for the chunked form); first = 0, or max(0, pos − window + 1). Query head h reads key head
      * h/(H/Hkv). Per row and chunk of 64 keys at absolute positions that holds a key it sees, over those keys alone:
      *   s_j = (fmaf chain over d from +0 of q_d·k_jd)·scale, with a soft-cap then cap·tanh(s_j·(1/cap));
      *   m = max_j s_j; p_j = exp(s_j − m); l = Σ p_j (vector order, lane = key within the chunk, modulo 16);
@@ -190,7 +208,7 @@ struct tl_ops {
      *   L' = fmaf(L, α, l·β), O' = fmaf(O, α, o·β). The first chunk is taken as it is. out = O·(1/L).
      * max_sum[r, h, 2] = (M, L), may be NULL. Blocks that no row of a call sees a key of are not read. */
     void (*attention)(tl_ctx *ctx, float *out, int64_t ldo, float *max_sum, const float *q, int64_t ldq, tl_kv kv, const tl_rows *rows, const tl_attention_form *form);
-    /* Gradients; rows hold whole sequences from position 0 (training). p_ij = exp(s_ij − M_i)·(1/L_i); δ_i = Σ_d dout·out (vector
+    /* Gradients; rows hold whole sequences from position 0 (training), K and V are F32. p_ij = exp(s_ij − M_i)·(1/L_i); δ_i = Σ_d dout·out (vector
      * order); ds = p∘(dp − δ)·scale, with a soft-cap p∘(dp − δ)∘fmaf(−t, t, 1)·scale, t the tanh; dp_ij = fmaf chain over d of
      * dout_id·v_jd. Pairs of (query chunk, key chunk), 64×64, of which some query sees some key; a row whose partners in a pair
      * are all hidden has the sum +0 there:
@@ -281,7 +299,7 @@ typedef enum tl_op {
     TL_OP_ACT_BACKWARD, TL_OP_ADD, TL_OP_SOFTCAP, TL_OP_SOFTMAX_LOSS, TL_OP_SUM_SQUARES, TL_OP_ADAMW, TL_OP_BLEND,
     TL_OP_ROUTE, TL_OP_ROUTE_BACKWARD, TL_OP_DISPATCH, TL_OP_GATHER, TL_OP_COMBINE, TL_OP_WEIGH, TL_OPS
 } tl_op;
-/* Dimensions by operator: GEMM* (M,N,K); BIAS_BACKWARD, EMBED*, NORM* (R,C,–); HEAD_NORM*, ROPE, KV_STORE (R, heads·D, –); ATTENTION*
+/* Dimensions by operator: GEMM* (M,N,K); BIAS_BACKWARD, EMBED*, NORM* (R,C,–); HEAD_NORM*, ROPE (R, heads·D, –), KV_STORE (R, heads·D, type); ATTENTION*
  * (pairs of query and key, H, D); ACT*, ADD, SOFTCAP (elements of the output,–,–), SOFTMAX_LOSS (R,V,–), SUM_SQUARES, ADAMW,
  * BLEND, WEIGH (n,–,–), ROUTE*, DISPATCH (R,E,k), GATHER (n,C,–), COMBINE (R,C,k). A soft-cap inside attention or the loss is a SOFTCAP's FLOPs more. */
 tl_cost tl__op_cost(tl_op op, int64_t d0, int64_t d1, int64_t d2);

@@ -250,6 +250,28 @@ TL_INLINE void v16_from_f16_pairs(v16 pairs, v16 *even, v16 *odd) {
     *odd = _mm512_cvtph_ps(((const __m256i *)&apart)[1]);
 }
 
+/* Sixteen stored numbers, widened: exact. */
+TL_INLINE v16 v16_load_f16(const uint16_t *p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
+}
+TL_INLINE v16 v16_load_bf16(const uint16_t *p) {
+    const __m512i x = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(x, 16));
+}
+TL_INLINE v16 v16_load_int8(const int8_t *p) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
+}
+/* And narrowed: to the nearest f16, ties to even; the low half or byte of each integer. */
+TL_INLINE void v16_store_f16(uint16_t *p, v16 a) {
+    _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+TL_INLINE void i16_store_int16(uint16_t *p, i16 a) {
+    _mm256_storeu_si256((__m256i *)p, _mm512_cvtepi32_epi16(a));
+}
+TL_INLINE void i16_store_int8(int8_t *p, i16 a) {
+    _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(a));
+}
+
 /* r[i] lane j ↔ r[j] lane i, in registers. */
 TL_INLINE void v16_transpose(v16 r[16]) {
     v16 t[16];
@@ -511,6 +533,37 @@ TL_INLINE void v16_from_f16_pairs(v16 pairs, v16 *even, v16 *odd) {
     *odd = (v16){_mm256_cvtph_ps(_mm256_extracti128_si256(a, 1)), _mm256_cvtph_ps(_mm256_extracti128_si256(b, 1))};
 }
 
+/* Sixteen stored numbers, widened: exact. */
+TL_INLINE v16 v16_load_f16(const uint16_t *p) {
+    return (v16){_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)),
+                 _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p + 8)))};
+}
+TL_INLINE v16 v16_load_bf16(const uint16_t *p) {
+    const i16 x = {_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)),
+                   _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(p + 8)))};
+    return i16_as_float(i16_shl(x, 16));
+}
+TL_INLINE v16 v16_load_int8(const int8_t *p) {
+    return i16_to_float((i16){_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)),
+                              _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(p + 8)))});
+}
+/* And narrowed: to the nearest f16, ties to even; the low half or byte of each integer. */
+TL_INLINE void v16_store_f16(uint16_t *p, v16 x) {
+    enum { HOW = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC };
+    _mm_storeu_si128((__m128i *)p, _mm256_cvtps_ph(x.a, HOW));
+    _mm_storeu_si128((__m128i *)(p + 8), _mm256_cvtps_ph(x.b, HOW));
+}
+TL_INLINE void i16_store_int16(uint16_t *p, i16 x) {
+    const i16 low = i16_and(x, i16_set1(0xffff)); /* packing saturates; it works half by half of a register */
+    _mm256_storeu_si256((__m256i *)p, _mm256_permute4x64_epi64(_mm256_packus_epi32(low.a, low.b), 0xd8));
+}
+TL_INLINE void i16_store_int8(int8_t *p, i16 x) {
+    uint16_t words[16];
+    i16_store_int16(words, i16_and(x, i16_set1(0xff)));
+    const __m256i w = _mm256_loadu_si256((const __m256i *)words);
+    _mm_storeu_si128((__m128i *)p, _mm_packus_epi16(_mm256_castsi256_si128(w), _mm256_extracti128_si256(w, 1)));
+}
+
 /* Eight rows of eight lanes. */
 TL_INLINE void m256_transpose(__m256 r[8]) {
     __m256 t[8];
@@ -576,6 +629,12 @@ TL_INLINE v16 v16_neg(v16 a) {
 /* Lanes where m holds, +0 elsewhere. */
 TL_INLINE v16 v16_keep(m16 m, v16 a) {
     return v16_select(m, a, v16_zero());
+}
+/* To the nearest bf16, ties to even. */
+TL_INLINE void v16_store_bf16(uint16_t *p, v16 a) {
+    const i16 x = v16_as_int(a), high = i16_shr(x, 16);
+    const i16 rounded = i16_shr(i16_add(x, i16_add(i16_set1(0x7fff), i16_and(high, i16_set1(1)))), 16);
+    i16_store_int16(p, i16_select(v16_isnan(a), i16_or(high, i16_set1(64)), rounded));
 }
 
 /* The fixed tree of ops.h: l[j]+l[j+8], then +4, +2, +1. */

@@ -210,6 +210,7 @@ static void choose_stops(item *it, uint64_t key) {
         if (n > a->n_text - from) n = a->n_text - from;
         while (from > 0 && (a->text[from] & 0xC0) == 0x80) from--, n++;
         while (from + n < a->n_text && (a->text[from + n] & 0xC0) == 0x80) n++;
+        if (memchr(a->text + from, 0, n)) return; /* a stop text is a string */
         memcpy(it->stop_text[i], a->text + from, n);
         if (i == 2) it->stop_text[i][n] = 'z', n++;
         it->stop_text[i][n] = 0;
@@ -261,7 +262,7 @@ static void choose_thinking(item *it, uint64_t key) {
     t->least = t->most == 0 ? (int)draw(key, 36, 25) : t->most < 0 ? 0 : (int)draw(key, 36, (uint32_t)t->most + 1);
 }
 
-static void answer_alone(tl_engine *e, item *it) {
+static void answer_alone(tl_engine *e, item *it, tl_type kv_type) {
     const tl_request *r = &it->asked;
     const int positions = e->model.positions;
     float logits[MAX_V], masked[MAX_V];
@@ -269,7 +270,7 @@ static void answer_alone(tl_engine *e, item *it) {
     int32_t made[MOST_MADE];
     tl_session *s;
     assert_non_null(scratch);
-    assert_int_equal(tl__session_open(&s, &e->model, &e->ctx, positions, 33, NULL), 0);
+    assert_int_equal(tl__session_open_narrow(&s, &e->model, &e->ctx, positions, 33, kv_type, NULL), 0);
     assert_int_equal(tl__session_score(s, r->prompt, r->n_prompt, -1, it->prompt_logp + 1, NULL), 0);
     for (int c = 0; c < (r->choices > 1 ? r->choices : 1); c++) {
         answer *a = &it->expected[c];
@@ -333,10 +334,11 @@ typedef struct setting {
     bool no_cache, cancels;
     int look_up, draft; /* draft 1: a model that knows nothing, 2: the model itself */
     bool eager;
+    tl_type kv_type;
 } setting;
 
-static int64_t page_bytes(const tl_engine *e) {
-    return 2 * (int64_t)e->arch.L * e->arch.Hkv * e->arch.D * TL_KV_BLOCK * 4;
+static int64_t page_bytes(const tl_engine *e, tl_type kv_type) {
+    return 2 * e->arch.L * e->arch.Hkv * tl_kv_part_bytes(kv_type, e->arch.D);
 }
 
 static void check_item(const item *it, bool may_be_cut, uint64_t seed, int i) {
@@ -380,7 +382,9 @@ static tl_batcher_facts run(const setting *how, uint64_t seed) {
     tl_batcher *b;
     assert_int_equal(tl__ctx_open(&engine.ctx, how->threads, NULL, &err), 0);
     tl_engine *draft = how->draft == 1 ? &drafts[how->model] : how->draft ? &engines[how->model] : NULL;
-    tl_batcher_options o = {.kv_bytes = (page_bytes(&engine) + (draft ? page_bytes(draft) : 0)) * how->pages,
+    const int64_t page = page_bytes(&engine, how->kv_type) + (draft ? page_bytes(draft, how->kv_type) : 0);
+    tl_batcher_options o = {.kv_bytes = page * how->pages,
+                            .kv_type = how->kv_type,
                             .draft = draft,
                             .draft_tokens = draft ? 1 + (int)draw(seed, 99, 6) : 0,
                             .eager = how->eager,
@@ -389,6 +393,9 @@ static tl_batcher_facts run(const setting *how, uint64_t seed) {
                             .no_prefix_cache = how->no_cache,
                             .look_up = how->look_up};
     if (tl__batcher_open(&b, &engine, &o, &err)) fail_msg("%s", err.text);
+    int64_t kv, other;
+    assert_int_equal(tl__batcher_size(&kv, &other, &engine, &o, &err), 0);
+    assert_int_equal(kv, o.kv_bytes);
     int order[REQUESTS], at = 0, steps = 0;
     for (int i = 0; i < REQUESTS; i++) {
         const int j = (int)draw(seed, (uint64_t)i, (uint32_t)i + 1);
@@ -416,6 +423,7 @@ static tl_batcher_facts run(const setting *how, uint64_t seed) {
     }
     tl_batcher_facts facts;
     tl__batcher_describe(b, &facts);
+    assert_int_equal(facts.page_bytes, page);
     assert_int_equal(facts.running, 0);
     assert_int_equal(facts.waiting, 0);
     assert_int_equal(facts.used_pages, 0); /* no page leaked */
@@ -438,14 +446,14 @@ static tl_batcher_facts run(const setting *how, uint64_t seed) {
 
 /* ---- the law ---- */
 
-static void prepare(int model, uint64_t seed) {
+static void prepare(int model, uint64_t seed, tl_type kv_type) {
     make_items(&engines[model], seed);
     for (int i = 0; i < REQUESTS; i++) {
         item *it = &items[i];
-        answer_alone(&engines[model], it);
+        answer_alone(&engines[model], it, kv_type);
         if (i % 3 == 2) {
             choose_thinking(it, seed * 1000 + (uint64_t)i);
-            answer_alone(&engines[model], it);
+            answer_alone(&engines[model], it, kv_type);
         }
         if (i % 2 == 0) choose_stops(it, seed * 1000 + (uint64_t)i);
         for (int c = 0; c < CHOICES; c++) cut_at_stop(&it->asked, &it->expected[c]);
@@ -464,8 +472,8 @@ static void L1_a_crowd_is_answered_as_one(void **state) {
         const uint64_t key = 77 + (uint64_t)k;
         const int model = k % 2 ? 0 : 1 + (k / 2) % (MODELS - 1), positions = engines[model].model.positions;
         const int least = (positions + TL_KV_BLOCK - 1) / TL_KV_BLOCK;
-        if (k % 2 == 0 || k == 1) prepare(model, key);
-        else prepare(0, 5);
+        const tl_type kv_type = (tl_type[]){TL_F32, TL_F16, TL_BF16, TL_Q8_0}[k / 2 % 4];
+        prepare(model, key, kv_type);
         const setting how = {.model = model,
                              .threads = 1 + k % 3,
                              .step_tokens = steps[draw(key, 0, 6)],
@@ -475,7 +483,8 @@ static void L1_a_crowd_is_answered_as_one(void **state) {
                              .look_up = (int[]){0, 3, 8}[draw(key, 5, 3)],
                              .draft = (int)draw(key, 6, 3),
                              .eager = draw(key, 7, 3) > 0,
-                             .cancels = draw(key, 4, 3) == 0};
+                             .cancels = draw(key, 4, 3) == 0,
+                             .kv_type = kv_type};
         const tl_batcher_facts facts = run(&how, key);
         hits += facts.prefix_hits;
         preemptions += facts.preemptions;
@@ -507,7 +516,8 @@ static void what_cannot_be_is_refused_by_name(void **state) {
     tl_batcher *b;
     tl_error err = {0};
     uint64_t id;
-    assert_int_equal(tl__batcher_open(&b, e, &(tl_batcher_options){.kv_type = TL_F16}, &err), TL_EUNSUPPORTED);
+    assert_int_equal(tl__batcher_open(&b, e, &(tl_batcher_options){.kv_type = TL_Q4_0}, &err), TL_EUNSUPPORTED);
+    assert_non_null(strstr(err.text, "Q4_0"));
     assert_int_equal(tl__batcher_open(&b, e, &(tl_batcher_options){.look_up = -1}, &err), TL_EINVALID);
     assert_int_equal(tl__batcher_open(&b, e, &(tl_batcher_options){.draft_tokens = 1}, &err), TL_EINVALID);
     assert_int_equal(tl__batcher_open(&b, e, &(tl_batcher_options){.draft = &engines[1]}, &err), TL_EINVALID);
@@ -544,7 +554,7 @@ static void what_cannot_be_is_refused_by_name(void **state) {
 
 static void what_never_fits_and_too_many_are_refused(void **state) {
     tl_engine *e = &engines[0];
-    const int64_t page = page_bytes(e);
+    const int64_t page = page_bytes(e, TL_F32);
     tl_batcher *b = open_batcher(e, &(tl_batcher_options){.kv_bytes = 2 * page, .waiting = 2});
     tl_batcher_facts facts;
     tl_error err = {0};
@@ -577,7 +587,7 @@ static void what_never_fits_and_too_many_are_refused(void **state) {
 /* Two that fit together only for a while: the younger gives way, the older never. */
 static void the_younger_gives_its_pages_back(void **state) {
     tl_engine *e = &engines[0];
-    const int64_t page = page_bytes(e);
+    const int64_t page = page_bytes(e, TL_F32);
     tl_batcher *b = open_batcher(e, &(tl_batcher_options){.kv_bytes = 4 * page});
     int32_t prompt[17] = {1, 2, 3};
     uint64_t id;
@@ -638,7 +648,7 @@ static void *submit_half(void *user) {
 }
 
 static void requests_come_from_any_thread(void **state) {
-    prepare(0, 6);
+    prepare(0, 6, TL_F32);
     int choices = 0;
     for (int i = 0; i < REQUESTS; i++) {
         items[i].asked.event = note;
@@ -789,7 +799,7 @@ static void a_draft_that_agrees_is_always_right(void **state) {
         tl_batcher_facts facts;
         tl__batcher_describe(b, &facts);
         assert_int_equal(facts.steps, 6);
-        assert_int_equal(facts.page_bytes, 2 * page_bytes(e));
+        assert_int_equal(facts.page_bytes, 2 * page_bytes(e, TL_F32));
         int last = 29; /* the last id that came for the first time: after it nothing is proposed */
         for (int i = 0; i < last; i++)
             if (it.got[0].id[i] == it.got[0].id[last]) last--, i = -1;

@@ -159,6 +159,28 @@ static void L1_a_prompt_in_any_chunks(void **state) {
     }
 }
 
+/* Keys and values in fewer bits: a chunk reads what it has stored of itself, so that cutting changes nothing. */
+static void L1_chunks_with_narrow_keys(void **state) {
+    static const tl_type types[] = {TL_F32, TL_F16, TL_BF16, TL_Q8_0};
+    static const int chunks[] = {1, 7, 16, 64, 100};
+    for (int k = 0; k < MODELS; k++) {
+        const tl_model *m = &models[k];
+        int32_t tokens[T];
+        float whole[4][T], logp[T];
+        fill_tokens(tokens, T, m->arch.V, 1);
+        for (int t = 0; t < 4; t++)
+            for (int c = -1; c < (int)(sizeof chunks / sizeof *chunks); c++) {
+                tl_session *s;
+                const int chunk = c < 0 ? T : chunks[c];
+                assert_int_equal(tl__session_open_narrow(&s, m, &ctx, T, chunk, types[t], NULL), 0);
+                assert_int_equal(tl__session_score(s, tokens, T, 0, c < 0 ? whole[t] : logp, NULL), 0);
+                if (c >= 0) assert_same_bits(logp, whole[t], T, tl__type_name(types[t]), chunk);
+                tl__session_close(s);
+            }
+        for (int t = 1; t < 4; t++) assert_memory_not_equal(whole[t], whole[0], sizeof whole[0]); /* it is done */
+    }
+}
+
 static void L1_any_threads_and_instruction_set(void **state) {
     static const char *const isas[] = {"ref", "avx2", "avx512", "avx512_bf16"};
     for (int k = 0; k < MODELS; k++) {
@@ -357,6 +379,7 @@ static void L4_bytes_are_known_and_stepping_takes_none(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(L1_a_prompt_in_any_chunks),
+        cmocka_unit_test(L1_chunks_with_narrow_keys),
         cmocka_unit_test(L1_any_threads_and_instruction_set),
         cmocka_unit_test(L2_decoding_equals_training),
         cmocka_unit_test(L2_the_samplers_record_equals_training),

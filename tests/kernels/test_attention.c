@@ -13,6 +13,7 @@
 #include <string.h>
 #include <cmocka.h>
 #include "base/rng.h"
+#include "io/gguf.h"
 
 enum { MAX_SEQS = 40 };
 
@@ -40,7 +41,8 @@ typedef struct world {
     tl_rows rows; /* the fresh ones */
     int32_t *pos, *seq_row, *seq_block, *block;
     int blocks;
-    int64_t kv_floats, ldq, ldkv, ldo; /* leading dimensions wider than the heads, as in a fused QKV product */
+    int64_t kv_bytes;       /* of all K, and of all V */
+    int64_t ldq, ldkv, ldo; /* leading dimensions wider than the heads, as in a fused QKV product */
     tl_kv kv;
     float *q, *k, *v, *dout; /* of the fresh rows */
     float *past_k, *past_v;  /* [all positions of all sequences][Hkv·D] */
@@ -57,14 +59,18 @@ static float *random_floats(size_t n) {
     return x;
 }
 
-static float *nan_floats(size_t n) {
-    float *x = malloc(n * sizeof(float));
-    assert_non_null(x);
-    memset(x, 0xff, n * sizeof(float));
+static void *nan_bytes(size_t n) {
+    void *x = malloc(n);
+    assert_true(x || n == 0);
+    memset(x, 0xff, n); /* no number in any type */
     return x;
 }
 
-static void world_open(world *w, int H, int Hkv, int D, int S, const int *past, const int *fresh) {
+static float *nan_floats(size_t n) {
+    return nan_bytes(n * sizeof(float));
+}
+
+static void world_open(world *w, tl_type type, int H, int Hkv, int D, int S, const int *past, const int *fresh) {
     *w = (world){.H = H, .Hkv = Hkv, .D = D, .S = S, .form = {H, Hkv, D, 1 / sqrtf((float)D), 0, 0}};
     int R = 0, all = 0;
     w->seq_row = malloc((size_t)(S + 1) * sizeof(int32_t));
@@ -85,8 +91,8 @@ static void world_open(world *w, int H, int Hkv, int D, int S, const int *past, 
         w->block[b] = (int32_t)tl__permute((uint64_t)b, (uint64_t)w->blocks, world_seed, 0);
     w->rows = (tl_rows){R, S, NULL, w->pos, w->seq_row, w->seq_block, w->block};
     w->ldq = (int64_t)H * D + 3, w->ldkv = (int64_t)Hkv * D + 5, w->ldo = (int64_t)H * D + 1;
-    w->kv_floats = (int64_t)w->blocks * Hkv * D * TL_KV_BLOCK;
-    w->kv = (tl_kv){nan_floats((size_t)w->kv_floats), nan_floats((size_t)w->kv_floats)};
+    w->kv_bytes = w->blocks * Hkv * tl_kv_part_bytes(type, D);
+    w->kv = (tl_kv){nan_bytes((size_t)w->kv_bytes), nan_bytes((size_t)w->kv_bytes), type};
     w->q = random_floats((size_t)(R * w->ldq)), w->dout = random_floats((size_t)(R * w->ldo));
     w->k = random_floats((size_t)(R * w->ldkv)), w->v = random_floats((size_t)(R * w->ldkv));
     w->past_k = random_floats((size_t)((int64_t)all * Hkv * D)),
@@ -107,9 +113,9 @@ static void world_close(world *w) {
 }
 
 static tl_kv kv_copy(const world *w) {
-    tl_kv kv = {nan_floats((size_t)w->kv_floats), nan_floats((size_t)w->kv_floats)};
-    memcpy(kv.k, w->kv.k, (size_t)w->kv_floats * sizeof(float));
-    memcpy(kv.v, w->kv.v, (size_t)w->kv_floats * sizeof(float));
+    tl_kv kv = {nan_bytes((size_t)w->kv_bytes), nan_bytes((size_t)w->kv_bytes), w->kv.type};
+    memcpy(kv.k, w->kv.k, (size_t)w->kv_bytes);
+    memcpy(kv.v, w->kv.v, (size_t)w->kv_bytes);
     return kv;
 }
 
@@ -144,15 +150,15 @@ static void assert_same(const char *what, const world *w, const float *a, const 
     size_t i = 0;
     while (memcmp(a + i, b + i, sizeof(float)) == 0) i++;
     print_error("%s[%zu]: %a, by the definition %a (H %d, Hkv %d, D %d, S %d, first past %d, fresh %d, window "
-                "%d, cap %g)\n",
+                "%d, cap %g, %s)\n",
                 what, i, (double)a[i], (double)b[i], w->H, w->Hkv, w->D, w->S, w->past[0], w->fresh[0], w->form.window,
-                (double)w->form.softcap);
+                (double)w->form.softcap, tl__type_name(w->kv.type));
     fail();
 }
 
 static void assert_result(const world *w, const result *a, const result *b) {
-    assert_same("k", w, a->kv.k, b->kv.k, (size_t)w->kv_floats);
-    assert_same("v", w, a->kv.v, b->kv.v, (size_t)w->kv_floats);
+    assert_memory_equal(a->kv.k, b->kv.k, (size_t)w->kv_bytes);
+    assert_memory_equal(a->kv.v, b->kv.v, (size_t)w->kv_bytes);
     assert_same("out", w, a->out, b->out, a->out_floats);
     assert_same("max_sum", w, a->max_sum, b->max_sum, a->sum_floats);
     assert_same("dq", w, a->dq, b->dq, a->grad_floats);
@@ -185,6 +191,8 @@ static const struct {
     float softcap;
 } forms[] = {{0, 0}, {1, 0}, {7, 0}, {64, 0}, {65, 0}, {100, 0}, {INT32_MAX, 0}, {0, 2}, {30, 0.7f}, {130, 5}};
 enum { FORMS = sizeof forms / sizeof *forms };
+static const tl_type types[] = {TL_F32, TL_F16, TL_BF16, TL_Q8_0}; /* of K and V */
+enum { TYPES = sizeof types / sizeof *types };
 enum { LAW_FORMS = 3 };
 static const int law_form[LAW_FORMS] = {0, 5, 8}; /* in which the laws are tested */
 
@@ -214,12 +222,15 @@ static void fast_equals_ref_forward(void **state) {
         {40, 1, 33, 1, {30}, {4}},
         {2, 1, 64, 5, {0, 0, 0, 0, 9}, {0, 3, 0, 5, 0}}, /* empty sequences */
     };
-    for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
+    for (size_t i = 0; i < TYPES * (sizeof cases / sizeof *cases); i++) {
+        const size_t c = i / TYPES;
         world w;
-        world_open(&w, cases[c].H, cases[c].Hkv, cases[c].D, cases[c].S, cases[c].past, cases[c].fresh);
-        for (int f = 0; f < FORMS; f += f ? 3 : 1 + (int)c % 3) { /* plain, and a third of the others */
+        world_open(&w, types[i % TYPES], cases[c].H, cases[c].Hkv, cases[c].D, cases[c].S, cases[c].past,
+                   cases[c].fresh);
+        for (int f = 0; f < FORMS; f += f ? 3 : 1 + (int)c % 3) {        /* plain, and a third of the others */
+            if (i % TYPES && f && f / 3 != (int)i % TYPES - 1) continue; /* of a narrow type, one */
             set_form(&w, f);
-            assert_all_isas(&w, false, f ? 2 : 4);
+            assert_all_isas(&w, false, f || i % TYPES ? 2 : 4);
         }
         world_close(&w);
     }
@@ -234,7 +245,7 @@ static void fast_equals_ref_forward_random(void **state) {
         for (int s = 0; s < S; s++)
             past[s] = (int)((y.v[s % 4] >> s) % 140), fresh[s] = (int)((y.v[(s + 1) % 4] >> s) % 90);
         world w;
-        world_open(&w, Hkv * G, Hkv, D, S, past, fresh);
+        world_open(&w, types[x.v[0] >> 8 & 3], Hkv * G, Hkv, D, S, past, fresh);
         w.form.window = (int)(t % 3 ? x.v[1] >> 8 & 127 : 0);
         w.form.softcap = t % 4 == 1 ? 0.5f + (float)t : 0;
         if (w.rows.R > 0) assert_all_isas(&w, false, 2);
@@ -261,7 +272,7 @@ static void fast_equals_ref_backward(void **state) {
     for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
         world w;
         static const int none[6];
-        world_open(&w, cases[c].H, cases[c].Hkv, cases[c].D, cases[c].S, none, cases[c].fresh);
+        world_open(&w, TL_F32, cases[c].H, cases[c].Hkv, cases[c].D, cases[c].S, none, cases[c].fresh);
         for (int f = 0; f < FORMS; f += f ? 3 : 1 + (int)c % 3) { /* plain, and a third of the others */
             set_form(&w, f);
             assert_all_isas(&w, true, f ? 2 : 4);
@@ -275,7 +286,7 @@ static void fast_equals_ref_backward(void **state) {
         int past[MAX_SEQS] = {0}, fresh[MAX_SEQS];
         for (int s = 0; s < S; s++) fresh[s] = 1 + (int)((y.v[s % 4] >> s) % 100);
         world w;
-        world_open(&w, Hkv * G, Hkv, D, S, past, fresh);
+        world_open(&w, TL_F32, Hkv * G, Hkv, D, S, past, fresh);
         w.form.window = (int)(t % 3 ? x.v[1] >> 8 & 127 : 0);
         w.form.softcap = t % 4 == 1 ? 0.5f + (float)t : 0;
         assert_all_isas(&w, true, 3);
@@ -284,15 +295,15 @@ static void fast_equals_ref_backward(void **state) {
 }
 
 /* Law L1: a prompt in chunks, and one token at a time, gives the bits of the whole. */
-static void law1_chunked_prefill_equals_whole(void **state) {
+static void check_chunked_prefill(tl_type type) {
     static const int none[1], whole[1] = {150};
     static const int cuts[][8] = {{150}, {1, 15, 17, 31, 64, 22}, {64, 64, 22}, {100, 50}, {5, 145}};
     world w;
-    world_open(&w, 4, 2, 64, 1, none, whole);
+    world_open(&w, type, 4, 2, 64, 1, none, whole);
     for (int run = 0; run < 3 * LAW_FORMS; run++) {
         const int isa = run / LAW_FORMS;
         tl_ctx *ctx = &contexts[isa][isa == 0 ? 1 : 2];
-        if (!ctx->ops) continue;
+        if (!ctx->ops || (type != TL_F32 && run % LAW_FORMS)) continue; /* of a narrow type, plain */
         set_form(&w, law_form[run % LAW_FORMS]);
         result all = compute(ctx, &w, false);
         for (int c = 0; c <= (int)(sizeof cuts / sizeof *cuts); c++) {
@@ -316,15 +327,19 @@ static void law1_chunked_prefill_equals_whole(void **state) {
     world_close(&w);
 }
 
+static void law1_chunked_prefill_equals_whole(void **state) {
+    for (int i = 0; i < TYPES; i++) check_chunked_prefill(types[i]);
+}
+
 /* Law L1: each row alone gives the bits it has in the batch. */
-static void law1_row_alone_equals_batch(void **state) {
+static void check_row_alone(tl_type type) {
     static const int past[5] = {0, 100, 63, 7, 0}, fresh[5] = {70, 1, 20, 1, 9};
     world w;
-    world_open(&w, 6, 3, 80, 5, past, fresh);
+    world_open(&w, type, 6, 3, 80, 5, past, fresh);
     for (int run = 0; run < 3 * LAW_FORMS; run++) {
         const int isa = run / LAW_FORMS;
         tl_ctx *ctx = &contexts[isa][isa == 0 ? 1 : 3];
-        if (!ctx->ops) continue;
+        if (!ctx->ops || (type != TL_F32 && run % LAW_FORMS)) continue;
         set_form(&w, law_form[run % LAW_FORMS]);
         result all = compute(ctx, &w, false);
         for (int s = 0; s < w.S; s++)
@@ -345,11 +360,15 @@ static void law1_row_alone_equals_batch(void **state) {
     world_close(&w);
 }
 
+static void law1_row_alone_equals_batch(void **state) {
+    for (int i = 0; i < TYPES; i++) check_row_alone(types[i]);
+}
+
 /* Law L3: sequences apart (micro-batches) give the gradients that they have together. */
 static void law3_backward_by_micro_batch(void **state) {
     static const int none[4], fresh[4] = {70, 128, 9, 40};
     world w;
-    world_open(&w, 4, 2, 64, 4, none, fresh);
+    world_open(&w, TL_F32, 4, 2, 64, 4, none, fresh);
     for (int run = 0; run < 3 * LAW_FORMS; run++) {
         const int isa = run / LAW_FORMS;
         tl_ctx *ctx = &contexts[isa][isa == 0 ? 1 : 2];
@@ -406,7 +425,7 @@ static void check_textbook_row(const world *w, const result *r, int s, int i, in
 static void ref_equals_textbook(void **state) {
     static const int past[2] = {0, 80}, fresh[2] = {100, 70};
     world w;
-    world_open(&w, 2, 1, 64, 2, past, fresh);
+    world_open(&w, TL_F32, 2, 1, 64, 2, past, fresh);
     for (int f = 0; f < FORMS; f++) {
         set_form(&w, f);
         result r = compute(&contexts[0][1], &w, false);
@@ -419,11 +438,11 @@ static void ref_equals_textbook(void **state) {
 }
 
 /* Keys that a window hides may be anything, and blocks of which all are hidden need not be there. */
-static void hidden_keys_are_not_read(void **state) {
+static void check_hidden_keys(tl_type type) {
     static const int past[5] = {300, 64, 127, 40, 200}, fresh[5] = {1, 1, 1, 1, 3};
     static const int windows[] = {1, 15, 30, 64, 100};
     world w;
-    world_open(&w, 4, 2, 40, 5, past, fresh);
+    world_open(&w, type, 4, 2, 40, 5, past, fresh);
     for (size_t i = 0; i < sizeof windows / sizeof *windows; i++) {
         w.form.window = windows[i];
         result want = compute(&contexts[0][1], &w, false);
@@ -460,6 +479,176 @@ static void hidden_keys_are_not_read(void **state) {
     world_close(&w);
 }
 
+static void hidden_keys_are_not_read(void **state) {
+    for (int i = 0; i < TYPES; i++) check_hidden_keys(types[i]);
+}
+
+/* ---- keys and values in fewer bits ---- */
+
+/* The number at component d of key `key` of part `part`, read here as ops.h says it lies. */
+static float number_at(const void *base, tl_type type, bool value, int64_t part, int key, int d, int D) {
+    const unsigned char *at = (const unsigned char *)base + part * tl_kv_part_bytes(type, D);
+    const int i = value ? key * D + d : d * 16 + key;
+    uint16_t half;
+    float x;
+    if (type == TL_F32) memcpy(&x, at + 4 * i, 4);
+    else if (type == TL_Q8_0) {
+        memcpy(&half, at + 16 * D + 2 * (d / 32 * 16 + key), 2);
+        x = (float)(int8_t)at[i] * tl__f16_to_f32(half);
+    } else {
+        memcpy(&half, at + 2 * i, 2);
+        const uint32_t bits = (uint32_t)half << 16;
+        memcpy(&x, &bits, 4);
+        if (type == TL_F16) x = tl__f16_to_f32(half);
+    }
+    return x;
+}
+
+/* Attention over narrow keys and values is, to the bit, attention over f32 ones that are what was kept. */
+static void narrow_is_f32_of_what_is_kept(void **state) {
+    static const int past[3] = {70, 0, 140}, fresh[3] = {1, 80, 3}, widths[] = {64, 33};
+    for (int i = 0; i < 2 * (TYPES - 1); i++) {
+        const int D = widths[i / (TYPES - 1)];
+        world w;
+        world_open(&w, types[1 + i % (TYPES - 1)], 4, 2, D, 3, past, fresh);
+        result narrow = compute(&contexts[0][1], &w, false), wide = compute(&contexts[0][1], &w, false);
+        const size_t bytes = (size_t)w.blocks * 2 * (size_t)tl_kv_part_bytes(TL_F32, D);
+        tl_kv kv = {nan_bytes(bytes), nan_bytes(bytes), TL_F32};
+        for (int64_t part = 0; part < w.blocks * 2; part++)
+            for (int key = 0; key < 16; key++)
+                for (int d = 0; d < D; d++) {
+                    ((float *)kv.k)[(part * D + d) * 16 + key] =
+                        number_at(narrow.kv.k, w.kv.type, false, part, key, d, D);
+                    ((float *)kv.v)[(part * 16 + key) * D + d] =
+                        number_at(narrow.kv.v, w.kv.type, true, part, key, d, D);
+                }
+        for (int isa = 0; isa < 3; isa++) {
+            if (!contexts[isa][2].ops) continue;
+            contexts[isa][2].ops->attention(&contexts[isa][2], wide.out, w.ldo, wide.max_sum, w.q, w.ldq, kv, &w.rows,
+                                            &w.form);
+            assert_same("out", &w, narrow.out, wide.out, wide.out_floats);
+            assert_same("max_sum", &w, narrow.max_sum, wide.max_sum, wide.sum_floats);
+        }
+        free(kv.k), free(kv.v), result_close(&narrow), result_close(&wide);
+        world_close(&w);
+    }
+}
+
+/* x[16][D] as the keys and as the values of one block of one head. */
+static tl_kv store_block_of(tl_ctx *ctx, tl_type type, const float *x, int D, int at_once) {
+    const size_t bytes = (size_t)tl_kv_part_bytes(type, D);
+    tl_kv kv = {nan_bytes(bytes), nan_bytes(bytes), type};
+    static const int32_t pos[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}, first[1] = {0};
+    for (int r = 0; r < 16; r += at_once) {
+        const int32_t span[2] = {0, at_once};
+        const tl_rows rows = {at_once, 1, NULL, pos + r, span, first, first};
+        ctx->ops->kv_store(ctx, kv, x + r * D, D, x + r * D, D, &rows, 1, D);
+    }
+    return kv;
+}
+
+/* Numbers of every size, halfway between two that can be kept, too small and too large: each instruction set stores the
+ * bytes of the definition, and each number kept is the nearest. */
+static void rows_are_narrowed_as_defined(void **state) {
+    enum { MOST = 256 };
+    static const int widths[] = {256, 40, 17, 1};
+    static float x[16 * MOST];
+    for (int i = 0; i < 60 * (TYPES - 1); i++) {
+        const tl_type type = types[1 + i % (TYPES - 1)];
+        const int D = widths[i / (TYPES - 1) % 4], kind = i / (TYPES - 1) / 4 % 5;
+        for (int j = 0; j < 16 * D; j++) {
+            const tl_u32x4 u = tl__philox(12, TL_RNG_TEST, (uint32_t)i, (uint64_t)j);
+            uint32_t bits = u.v[0];
+            if (kind == 1) bits = (bits & 0xffffe000) | 0x1000;        /* ties of f16 */
+            if (kind == 2) bits = (bits & 0xffff0000) | 0x8000;        /* ties of bf16 */
+            if (kind == 3) bits = (bits & 0x8fffffff) | 0x30000000;    /* around f16's least */
+            if ((bits & 0x7f800000) == 0x7f800000) bits &= 0xbfffffff; /* finite */
+            memcpy(&x[j], &bits, 4);
+            if (kind == 4) x[j] = j % 32 == 0 ? 127 : (float)(u.v[0] % 254) - 126.5f; /* ties of q8_0 */
+        }
+        tl_kv want = store_block_of(&contexts[0][1], type, x, D, 16);
+        const size_t bytes = (size_t)tl_kv_part_bytes(type, D);
+        for (int isa = 0; isa < 3; isa++)
+            for (int one = 0; one < 2 && contexts[isa][1].ops; one++) {
+                tl_kv got = store_block_of(&contexts[isa][1], type, x, D, one ? 1 : 16);
+                assert_memory_equal(got.k, want.k, bytes);
+                assert_memory_equal(got.v, want.v, bytes);
+                free(got.k), free(got.v);
+            }
+        for (int j = 0; j < 16 * D; j++) {
+            const float k = number_at(want.k, type, false, 0, j / D, j % D, D);
+            const float v = number_at(want.v, type, true, 0, j / D, j % D, D);
+            assert_memory_equal(&k, &v, 4);
+            float largest = 0; /* of its group */
+            for (int d = j % D / 32 * 32; d < D && d < j % D / 32 * 32 + 32; d++)
+                largest = fabsf(x[j / D * D + d]) > largest ? fabsf(x[j / D * D + d]) : largest;
+            const double size = fabs((double)x[j]);
+            /* Half of a unit in the last place. Of q8_0 half a step of d, and the scale's own rounding: half a unit of
+             * 2⁻¹¹ of it, or of 2⁻²⁴ where it is below the normal halves, taken up to 127 times; and x·(1/d) in f32. */
+            const double step = largest / 127.0, scale = fmax(step * 0x1p-11, 0x1p-25);
+            const double bound = type == TL_F16    ? fmax(size * 0x1p-11, 0x1p-25)
+                                 : type == TL_BF16 ? fmax(size * 0x1p-8, 0x1p-134)
+                                                   : step / 2 + 127 * scale + step * 127 * 0x1p-22;
+            const bool beyond = type == TL_F16 ? size >= 65520 : type == TL_BF16 ? size >= 0x1.ffp127 : step >= 65520;
+            if (!(fabs((double)k - x[j]) <= bound) && !beyond)
+                fail_msg("%s: %a is kept as %a, more than %a away", tl__type_name(type), (double)x[j], (double)k,
+                         bound);
+            if (beyond && type != TL_Q8_0) assert_true(isinf(k) && (k > 0) == (x[j] > 0));
+        }
+        free(want.k), free(want.v);
+    }
+}
+
+/* The rows of which tests/vectors holds what ggml's own quantiser makes. */
+static void rows_are_narrowed_as_ggml(void **state) {
+    tl_gguf *g;
+    assert_int_equal(tl__gguf_open(&g, TL_SOURCE_DIR "/tests/vectors/gguf/blocks.gguf", NULL), 0);
+    const tl_tensor_info *rows = tl__gguf_tensor(g, "rows"), *kept = tl__gguf_tensor(g, "rows.Q8_0");
+    enum { D = 256, BYTES = D / 32 * 34 };
+    const int n = (int)(rows->size_bytes / D / 4) / 16 * 16;
+    assert_true(n == 16 && kept->size_bytes >= n * BYTES);
+    const float *x = tl__gguf_data(g, rows);
+    const unsigned char *blocks = tl__gguf_data(g, kept);
+    for (int last = 0; last < 2; last++) { /* the first sixteen and the last */
+        const int from = last ? (int)(rows->size_bytes / D / 4) - n : 0;
+        for (int isa = 0; isa < 3; isa++) {
+            if (!contexts[isa][1].ops) continue;
+            tl_kv kv = store_block_of(&contexts[isa][1], TL_Q8_0, x + (int64_t)from * D, D, 16);
+            for (int key = 0; key < 16; key++)
+                for (int d = 0; d < D; d++) {
+                    const unsigned char *b = blocks + (from + key) * BYTES + d / 32 * 34, *k = kv.k, *v = kv.v;
+                    assert_int_equal(k[d * 16 + key], b[2 + d % 32]);
+                    assert_int_equal(v[key * D + d], b[2 + d % 32]);
+                    assert_memory_equal(k + 16 * D + 2 * (d / 32 * 16 + key), b, 2);
+                    assert_memory_equal(v + 16 * D + 2 * (d / 32 * 16 + key), b, 2);
+                }
+            free(kv.k), free(kv.v);
+        }
+    }
+    tl__gguf_close(g);
+}
+
+/* What is no number stays none: the group in q8_0, the number itself in the others. */
+static void no_number_is_kept_as_one(void **state) {
+    static float x[16 * 64];
+    for (int i = 0; i < 2 * (TYPES - 1); i++) {
+        const tl_type type = types[1 + i / 2];
+        for (int j = 0; j < 16 * 64; j++) x[j] = (float)(j % 7);
+        x[5 * 64 + 40] = i % 2 ? INFINITY : NAN;
+        for (int isa = 0; isa < 3; isa++) {
+            if (!contexts[isa][1].ops) continue;
+            tl_kv kv = store_block_of(&contexts[isa][1], type, x, 64, 16);
+            for (int j = 0; j < 16 * 64; j++) {
+                const float k = number_at(kv.k, type, false, 0, j / 64, j % 64, 64);
+                if (type == TL_Q8_0 && j / 32 == 5 * 2 + 1) assert_true(isnan(k));
+                else if (j != 5 * 64 + 40) assert_true(fabsf(k - x[j]) < 0.1f);
+                else assert_true(i % 2 ? isinf(k) : isnan(k));
+            }
+            free(kv.k), free(kv.v);
+        }
+    }
+}
+
 /* The definition in double: Σ dout∘attention(q, k, v) moved by ±h along every coordinate. The central difference's
  * error is h²/6·f''' + 2^-53·|f|/h: with h = 1e-4 and values near 1, about 1e-8. */
 static void check_finite_differences(int window, float softcap) {
@@ -469,7 +658,7 @@ static void check_finite_differences(int window, float softcap) {
     tl_rows rows = {R, S, NULL, pos, seq_row, seq_block, block};
     static double x[3][R * H * D], g[3][R * H * D], dout[R * H * D], out[R * H * D], max_sum[R * H * 2];
     static double kv_k[BLOCKS * HKV * D * TL_KV_BLOCK], kv_v[BLOCKS * HKV * D * TL_KV_BLOCK];
-    real_kv kv = {kv_k, kv_v};
+    tl_kv kv = {kv_k, kv_v, TL_F32};
     memset(kv_k, 0xff, sizeof kv_k), memset(kv_v, 0xff, sizeof kv_v);
     for (int i = 0; i < R * H * D; i++) {
         tl_u32x4 u = tl__philox(9, TL_RNG_TEST, 0, (uint64_t)i);
@@ -510,11 +699,13 @@ static void ref_backward_equals_finite_differences(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(ref_equals_textbook),         cmocka_unit_test(ref_backward_equals_finite_differences),
-        cmocka_unit_test(fast_equals_ref_forward),     cmocka_unit_test(fast_equals_ref_forward_random),
-        cmocka_unit_test(fast_equals_ref_backward),    cmocka_unit_test(law1_chunked_prefill_equals_whole),
-        cmocka_unit_test(law1_row_alone_equals_batch), cmocka_unit_test(law3_backward_by_micro_batch),
-        cmocka_unit_test(hidden_keys_are_not_read),
+        cmocka_unit_test(ref_equals_textbook),          cmocka_unit_test(ref_backward_equals_finite_differences),
+        cmocka_unit_test(fast_equals_ref_forward),      cmocka_unit_test(fast_equals_ref_forward_random),
+        cmocka_unit_test(fast_equals_ref_backward),     cmocka_unit_test(law1_chunked_prefill_equals_whole),
+        cmocka_unit_test(law1_row_alone_equals_batch),  cmocka_unit_test(law3_backward_by_micro_batch),
+        cmocka_unit_test(hidden_keys_are_not_read),     cmocka_unit_test(narrow_is_f32_of_what_is_kept),
+        cmocka_unit_test(rows_are_narrowed_as_defined), cmocka_unit_test(rows_are_narrowed_as_ggml),
+        cmocka_unit_test(no_number_is_kept_as_one),
     };
     return cmocka_run_group_tests(tests, open_contexts, close_contexts);
 }

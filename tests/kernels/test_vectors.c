@@ -175,7 +175,7 @@ static void test_attention(void **state) {
     assert_int_equal(lengths[0] + lengths[1], R);
     float *q = in("attention.q"), *k = in("attention.k"), *v = in("attention.v"), *dout = in("attention.dout");
     float *out = zeros(R * H * D), *max_sum = zeros(R * H * 2), *d = zeros(R * ROW);
-    tl_kv kv = {zeros(BLOCKS * HKV * D * TL_KV_BLOCK), zeros(BLOCKS * HKV * D * TL_KV_BLOCK)};
+    tl_kv kv = {zeros(BLOCKS * HKV * D * TL_KV_BLOCK), zeros(BLOCKS * HKV * D * TL_KV_BLOCK), TL_F32};
     int32_t pos[R], token[R], seq_row[3] = {0, lengths[0], R}, seq_block[2] = {0, 1};
     int32_t block[BLOCKS] = {7, 3, 0, 10, 2, 9, 1, 8, 4, 6, 5}; /* sequences' blocks lie anywhere */
     memset(token, 0, sizeof token);
@@ -215,7 +215,7 @@ static void test_attention_forms(void **state) {
     float *q = in("form.q"), *k = in("form.k"), *v = in("form.v"), *dout = in("form.dout");
     float *out = zeros(R * H * D), *max_sum = zeros(R * H * 2),
           *d[3] = {zeros(R * H * D), zeros(R * H * D), zeros(R * H * D)};
-    tl_kv kv = {zeros(BLOCKS * D * TL_KV_BLOCK), zeros(BLOCKS * D * TL_KV_BLOCK)};
+    tl_kv kv = {zeros(BLOCKS * D * TL_KV_BLOCK), zeros(BLOCKS * D * TL_KV_BLOCK), TL_F32};
     int32_t pos[R], seq_row[3] = {0, lengths[0], R}, seq_block[2] = {0, 1}, block[BLOCKS] = {5, 3, 0, 2, 6, 1, 4};
     for (int r = 0; r < R; r++) pos[r] = r < lengths[0] ? r : r - lengths[0];
     tl_rows rows = {.R = R, .S = 2, .pos = pos, .seq_row = seq_row, .seq_block = seq_block, .block = block};
@@ -236,6 +236,29 @@ static void test_attention_forms(void **state) {
     }
     free(q), free(k), free(v), free(dout), free(out), free(max_sum), free(kv.k), free(kv.v), free(lengths);
     for (int i = 0; i < 3; i++) free(d[i]);
+}
+
+/* Keys and values in fewer bits: what is kept is the same numbers, so that the bound is that of attention over them. A
+ * rounding of another kind would move a key by 2⁻¹² of itself at the least, which is a thousand times more. */
+static void test_attention_kept(void **state) {
+    enum { D = 40, R = 70, BLOCKS = 5 };
+    static const tl_type types[] = {TL_F16, TL_BF16, TL_Q8_0};
+    float *q = in("kept.q"), *k = in("kept.k"), *v = in("kept.v"), *out = zeros(R * D);
+    int32_t pos[R], seq_row[2] = {0, R}, seq_block[1] = {0}, block[BLOCKS] = {3, 0, 2, 1, 4};
+    for (int r = 0; r < R; r++) pos[r] = r;
+    const tl_rows rows = {.R = R, .S = 1, .pos = pos, .seq_row = seq_row, .seq_block = seq_block, .block = block};
+    const tl_attention_form form = {1, 1, D, 1 / sqrtf(D), 0, 0};
+    for (int i = 0; i < 3; i++) {
+        const size_t bytes = BLOCKS * (size_t)tl_kv_part_bytes(types[i], D);
+        tl_kv kv = {calloc(1, bytes), calloc(1, bytes), types[i]};
+        char name[32];
+        snprintf(name, sizeof name, "kept.%s.out", tl__type_name(types[i]));
+        tl__kv_store(&ctx, kv, k, D, v, D, &rows, 1, D);
+        tl__attention(&ctx, out, D, NULL, q, D, kv, &rows, &form);
+        near(name, out, chain(D) + chain(R));
+        free(kv.k), free(kv.v);
+    }
+    free(q), free(k), free(v), free(out);
 }
 
 /* A handful of roundings around one elementary function of a few ulp: 16 u of the largest. */
@@ -340,11 +363,14 @@ static int teardown(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_linear),      cmocka_unit_test(test_linear_tall),     cmocka_unit_test(test_embed),
-        cmocka_unit_test(test_rmsnorm),     cmocka_unit_test(test_layernorm),       cmocka_unit_test(test_rope),
-        cmocka_unit_test(test_attention),   cmocka_unit_test(test_activations),     cmocka_unit_test(test_softmax_loss),
-        cmocka_unit_test(test_sum_squares), cmocka_unit_test(test_adamw),           cmocka_unit_test(test_rmsnorm_plus),
-        cmocka_unit_test(test_head_norm),   cmocka_unit_test(test_attention_forms), cmocka_unit_test(test_loss_forms),
+        cmocka_unit_test(test_linear),       cmocka_unit_test(test_linear_tall),
+        cmocka_unit_test(test_embed),        cmocka_unit_test(test_rmsnorm),
+        cmocka_unit_test(test_layernorm),    cmocka_unit_test(test_rope),
+        cmocka_unit_test(test_attention),    cmocka_unit_test(test_activations),
+        cmocka_unit_test(test_softmax_loss), cmocka_unit_test(test_sum_squares),
+        cmocka_unit_test(test_adamw),        cmocka_unit_test(test_rmsnorm_plus),
+        cmocka_unit_test(test_head_norm),    cmocka_unit_test(test_attention_forms),
+        cmocka_unit_test(test_loss_forms),   cmocka_unit_test(test_attention_kept),
     };
     int failed = 0, ran = 0;
     for (const char *const *isa = (const char *const[]){"ref", "avx2", "avx512", NULL}; *isa; isa++) {

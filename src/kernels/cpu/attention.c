@@ -4,7 +4,7 @@
  * that share a key head share its loads, and a decoding row fills a tile with its group. Items go through the chunks of
  * keys together: scores of a tile of items, softmax row by row, weighted values, merge. How rows are cut into tasks and
  * tiles cannot show in the result, since every item's sums are its own. */
-#include "kernels/cpu/attention_tiles.h"
+#include "kernels/cpu/attention_stored.h"
 #include "kernels/cpu/elementary16.h"
 #include <math.h>
 
@@ -12,7 +12,8 @@ enum { ITEMS = 96 }; /* a group: 16 whole tiles */
 
 typedef struct scratch { /* of one worker */
     float q[ITEMS][ROW], o[ITEMS][ROW];
-    float v[CHUNK][TL_MAX_HEAD_DIM]; /* values padded to whole vectors, for head widths that are not */
+    float k[CHUNK][TL_MAX_HEAD_DIM]; /* a chunk's keys, widened */
+    float v[CHUNK][TL_MAX_HEAD_DIM]; /* its values, widened; or padded to whole vectors, for head widths that are not */
     float p[TILE][CHUNK];
     float M[ITEMS + 16], L[ITEMS + 16];
     int64_t row[ITEMS], head[ITEMS];
@@ -26,6 +27,7 @@ typedef struct job {
     const float *q;
     int64_t ldo, ldq;
     tl_kv kv;
+    int64_t part_bytes;
     const tl_rows *rows;
     int H, Hkv, D, step; /* step: rows a task */
     int window;
@@ -122,9 +124,15 @@ static void foresee(const job *j, const scratch *w, int t, int n) {
     for (int d = 0; d < j->D; d += 16) tl_prefetch(q + d), __builtin_prefetch(out + d, 1);
 }
 
+/* The group's key head in block b of its sequence. */
+static const unsigned char *part_of(const job *j, const group *g, const void *base, int b) {
+    const int64_t block = j->rows->block[j->rows->seq_block[g->s] + b];
+    return (const unsigned char *)base + (block * j->Hkv + g->kh) * j->part_bytes;
+}
+
 static void attend(const job *j, scratch *w, const group *g) {
+    const bool narrow = j->kv.type != TL_F32;
     const int D = j->D, Dv = (D + 15) / 16, n = g->n;
-    const int32_t *table = j->rows->block + j->rows->seq_block[g->s];
     const int G = j->H / j->Hkv;
     int64_t row = g->row0 + g->first / G, head = g->first % G;
     for (int t = 0; t < n; t++) {
@@ -140,30 +148,45 @@ static void attend(const job *j, scratch *w, const group *g) {
         while (last < n && w->start[last] < key0 + CHUNK) last++;
         const int keys = min_int(w->limit[last - 1] - key0, CHUNK), blocks = (keys + BLOCK - 1) / BLOCK;
         const int low = max_int(w->start[first] - key0, 0); /* no item sees a key of the chunk before it */
+        const int at = key0 / BLOCK;                        /* its first block */
+        /* The next chunk's blocks are asked for while this one is worked on: as it is widened; by the only tile, as it
+         * reads; or some before each of many tiles. */
+        const int more = max_int(w->limit[n - 1] - key0 - CHUNK, 0),
+                  next_blocks = min_int((more + BLOCK - 1) / BLOCK, BLOCKS);
+        /* One tile that sees the whole chunk widens in registers. */
+        const bool in_registers = narrow && D % STRIPE == 0 && last - first <= TILE &&
+                                  (first == opened || last == opened) && w->start[last - 1] <= key0 &&
+                                  w->limit[first] >= key0 + CHUNK;
         const float *kb[BLOCKS], *vb[BLOCKS];
-        int64_t ldv = D;
+        const unsigned char *parts[4][BLOCKS]; /* K, V, the next chunk's K and V */
+        int64_t ldv = narrow ? Dv * 16 : D;
         for (int b = low / BLOCK; b < blocks; b++) {
-            kb[b] = block_of(j->kv.k, table[key0 / BLOCK + b], g->kh, j->Hkv, D);
-            vb[b] = block_of(j->kv.v, table[key0 / BLOCK + b], g->kh, j->Hkv, D);
+            const bool ahead = b < next_blocks;
+            parts[0][b] = part_of(j, g, j->kv.k, at + b);
+            parts[1][b] = part_of(j, g, j->kv.v, at + b);
+            parts[2][b] = ahead ? part_of(j, g, j->kv.k, at + BLOCKS + b) : parts[0][b];
+            parts[3][b] = ahead ? part_of(j, g, j->kv.v, at + BLOCKS + b) : parts[1][b];
+            kb[b] = (const float *)(const void *)parts[0][b];
+            vb[b] = (const float *)(const void *)parts[1][b];
+            if (!narrow || in_registers) continue;
+            widen_keys(w->k[0] + (int64_t)b * BLOCK * D, j->kv.type, parts[0][b], ahead ? parts[2][b] : NULL, D);
+            widen_values(w->v[0] + b * BLOCK * ldv, j->kv.type, parts[1][b], ahead ? parts[3][b] : NULL, D);
+            kb[b] = w->k[0] + (int64_t)b * BLOCK * D;
+            vb[b] = w->v[0] + b * BLOCK * ldv;
         }
-        if (D % 16) {
+        if (D % 16 && !narrow) {
             ldv = Dv * 16;
             for (int k = low; k < keys; k++) copy_row(w->v[0] + k * ldv, vb[k / BLOCK] + (k % BLOCK) * (int64_t)D, D);
             for (int b = low / BLOCK; b < blocks; b++) vb[b] = w->v[0] + b * BLOCK * ldv;
         }
-        /* The next chunk's blocks are asked for while this one is worked on: by the only tile, as it reads; or some
-         * before each of many tiles. */
         const float *next[2][BLOCKS]; /* K, V */
-        const int more = max_int(w->limit[n - 1] - key0 - CHUNK, 0),
-                  next_blocks = min_int((more + BLOCK - 1) / BLOCK, BLOCKS);
         for (int b = 0; b < BLOCKS; b++) {
-            next[0][b] = b < next_blocks ? block_of(j->kv.k, table[key0 / BLOCK + BLOCKS + b], g->kh, j->Hkv, D)
-                                         : kb[blocks - 1];
-            next[1][b] = b < next_blocks ? block_of(j->kv.v, table[key0 / BLOCK + BLOCKS + b], g->kh, j->Hkv, D)
-                                         : vb[blocks - 1];
+            const bool ahead = b < next_blocks && !narrow;
+            next[0][b] = ahead ? (const float *)(const void *)part_of(j, g, j->kv.k, at + BLOCKS + b) : kb[blocks - 1];
+            next[1][b] = ahead ? (const float *)(const void *)part_of(j, g, j->kv.v, at + BLOCKS + b) : vb[blocks - 1];
         }
         const int tiles = (last - first + TILE - 1) / TILE,
-                  asks = tiles == 1 && last - first <= FEW ? 0 : (2 * next_blocks + tiles - 1) / tiles;
+                  asks = (tiles == 1 && last - first <= FEW) || narrow ? 0 : (2 * next_blocks + tiles - 1) / tiles;
         for (int t = first, rows, asked = 0; t < last; t += rows) {
             const bool opens = t >= opened;
             rows = tile_rows((opens ? last : opened) - t);
@@ -180,7 +203,10 @@ static void attend(const job *j, scratch *w, const group *g) {
                     copy_row(w->q[t + r], j->q + w->row[t + r] * j->ldq + w->head[t + r] * D, D);
                 }
             const int b = begin[0] / BLOCK;
-            dots(rows, w->p[0] + b * BLOCK, w->q[t], kb + b, next[0] + b, (end[rows - 1] + BLOCK - 1) / BLOCK - b, D);
+            if (in_registers) stored_dots(rows, j->kv.type, w->p[0], w->q[t], parts[0], parts[2], D);
+            else
+                dots(rows, w->p[0] + b * BLOCK, w->q[t], kb + b, next[0] + b, (end[rows - 1] + BLOCK - 1) / BLOCK - b,
+                     D);
             float m[16] = {0}, l[16] = {0}, scale = j->scale;
             if (j->softcap != 0) {
                 for (int r = 0; r < rows; r++) cap_row(w->p[r], begin[r], end[r], j);
@@ -194,8 +220,9 @@ static void attend(const job *j, scratch *w, const group *g) {
             if (opens)
                 for (int r = 0; r < rows; r++) w->M[t + r] = m[r], w->L[t + r] = l[r];
             else merge_sums(w->M + t, w->L + t, &factors, m, l, rows);
-            mix_values(rows, w->o[t], ROW, w->p[0], vb, next[1], ldv, Dv, begin, end, opens ? MIX_WRITE : MIX_MERGE,
-                       &factors);
+            const mix_end how = opens ? MIX_WRITE : MIX_MERGE;
+            if (in_registers) stored_mix(rows, j->kv.type, w->o[t], w->p[0], parts[1], parts[3], D, how, &factors);
+            else mix_values(rows, w->o[t], ROW, w->p[0], vb, next[1], ldv, Dv, begin, end, how, &factors);
         }
     }
     for (int t = 0; t < n; t++) {
@@ -239,7 +266,7 @@ static int task_rows(const tl_rows *rows, int Hkv) {
 static void attention(tl_ctx *ctx, float *out, int64_t ldo, float *max_sum, const float *q, int64_t ldq, tl_kv kv,
                       const tl_rows *rows, const tl_attention_form *form) {
     const int H = form->H, Hkv = form->Hkv, D = form->D;
-    assert(D >= 1 && D <= TL_MAX_HEAD_DIM && Hkv >= 1 && H % Hkv == 0);
+    assert(D >= 1 && D <= TL_MAX_HEAD_DIM && Hkv >= 1 && H % Hkv == 0 && tl_kv_can_be(kv.type));
     if (rows->R == 0) return;
     job j = {.ctx = ctx,
              .out = out,
@@ -248,6 +275,7 @@ static void attention(tl_ctx *ctx, float *out, int64_t ldo, float *max_sum, cons
              .ldo = ldo,
              .ldq = ldq,
              .kv = kv,
+             .part_bytes = tl_kv_part_bytes(kv.type, D),
              .rows = rows,
              .H = H,
              .Hkv = Hkv,
@@ -273,7 +301,7 @@ typedef struct store_job {
 static void store_block(const store_job *j, int64_t block, int64_t r) {
     const int D = j->D;
     for (int kh = 0; kh < j->Hkv; kh++) {
-        float *to = j->kv.k + (block * j->Hkv + kh) * (int64_t)D * BLOCK;
+        float *to = (float *)j->kv.k + (block * j->Hkv + kh) * (int64_t)D * BLOCK;
         const float *from = j->k + r * j->ldk + (int64_t)kh * D;
         for (int d0 = 0; d0 < D; d0 += 16) {
             int n = min_int(D - d0, 16);
@@ -286,10 +314,34 @@ static void store_block(const store_job *j, int64_t block, int64_t r) {
     }
 }
 
+/* Row r as key `at` of a block, in f32; its K only if asked for. */
+static void store_row(const store_job *j, int64_t block, int at, int64_t r, bool keys) {
+    const int D = j->D;
+    for (int kh = 0; kh < j->Hkv; kh++) {
+        float *to_k = (float *)j->kv.k + (block * j->Hkv + kh) * (int64_t)D * BLOCK + at;
+        float *to_v = (float *)j->kv.v + ((block * j->Hkv + kh) * BLOCK + at) * (int64_t)D;
+        const float *k = j->k + r * j->ldk + (int64_t)kh * D, *v = j->v + r * j->ldv + (int64_t)kh * D;
+        if (keys)
+            for (int d = 0; d < D; d++) to_k[d * BLOCK] = k[d];
+        for (int d = 0; d < D; d++) to_v[d] = v[d];
+    }
+}
+
+/* The same in fewer bits. */
+static void store_narrow(const store_job *j, int64_t block, int at, int64_t r) {
+    const int D = j->D;
+    const int64_t bytes = tl_kv_part_bytes(j->kv.type, D);
+    for (int kh = 0; kh < j->Hkv; kh++) {
+        const int64_t part = (block * j->Hkv + kh) * bytes;
+        narrow_row((unsigned char *)j->kv.k + part, j->kv.type, at, at, BLOCK, j->k + r * j->ldk + (int64_t)kh * D, D);
+        narrow_row((unsigned char *)j->kv.v + part, j->kv.type, at, at * D, 1, j->v + r * j->ldv + (int64_t)kh * D, D);
+    }
+}
+
 static void store_task(void *user, int64_t task, int worker) {
     const store_job *j = user;
     const tl_rows *rows = j->rows;
-    const int D = j->D, from = (int)task * TASK_ROWS, to = min_int(from + TASK_ROWS, rows->R);
+    const int from = (int)task * TASK_ROWS, to = min_int(from + TASK_ROWS, rows->R);
     for (int s = sequence_of(rows, from); s < rows->S && rows->seq_row[s] < to; s++) {
         const int end = min_int(to, rows->seq_row[s + 1]);
         const int32_t *table = rows->block + rows->seq_block[s];
@@ -297,17 +349,11 @@ static void store_task(void *user, int64_t task, int worker) {
             const int at = rows->pos[r] % BLOCK;
             const int64_t block = table[rows->pos[r] / BLOCK];
             n = min_int(BLOCK - at, end - r);
-            if (n == BLOCK) store_block(j, block, r);
-            for (int i = 0; i < n; i++)
-                for (int kh = 0; kh < j->Hkv; kh++) {
-                    float *to_k = j->kv.k + (block * j->Hkv + kh) * (int64_t)D * BLOCK + at + i;
-                    float *to_v = j->kv.v + ((block * j->Hkv + kh) * BLOCK + at + i) * (int64_t)D;
-                    const float *k = j->k + (r + i) * j->ldk + (int64_t)kh * D;
-                    const float *v = j->v + (r + i) * j->ldv + (int64_t)kh * D;
-                    if (n < BLOCK)
-                        for (int d = 0; d < D; d++) to_k[d * BLOCK] = k[d];
-                    for (int d = 0; d < D; d++) to_v[d] = v[d];
-                }
+            if (j->kv.type != TL_F32)
+                for (int i = 0; i < n; i++) store_narrow(j, block, at + i, r + i);
+            else
+                for (int i = 0; i < n; i++) store_row(j, block, at + i, r + i, n < BLOCK);
+            if (n == BLOCK && j->kv.type == TL_F32) store_block(j, block, r);
         }
     }
 }

@@ -250,7 +250,7 @@ void TL_NAME(attention_backward)(tl_ctx *ctx, float *dq, float *dk, float *dv, i
                                  const float *out, int64_t ldo, const float *max_sum, const float *q, int64_t ldq,
                                  tl_kv kv, const tl_rows *rows, const tl_attention_form *form) {
     const int H = form->H, Hkv = form->Hkv, D = form->D;
-    assert(D >= 1 && D <= TL_MAX_HEAD_DIM && Hkv >= 1 && H % Hkv == 0);
+    assert(D >= 1 && D <= TL_MAX_HEAD_DIM && Hkv >= 1 && H % Hkv == 0 && kv.type == TL_F32);
     if (rows->R == 0) return;
     job j = {.ctx = ctx,
              .dq = dq,

@@ -141,6 +141,20 @@ TL_INLINE void mix_edge_step(int rows, int vecs, v16 sum[TILE][4], const float *
     }
 }
 
+TL_INLINE void mix_finish(int rows, int vecs, float *c, int64_t ldc, v16 sum[TILE][4], mix_end how,
+                          const mix_merge *merge) {
+    UNROLL for (int r = 0; r < rows; r++) {
+        float *to = c + r * ldc;
+        UNROLL for (int v = 0; v < vecs; v++) {
+            v16 t = sum[r][v];
+            if (how == MIX_ADD) t = v16_add(v16_load(to + v * 16), t);
+            if (how == MIX_MERGE)
+                t = v16_fma(v16_load(to + v * 16), v16_set1(merge->old[r]), v16_mul(t, v16_set1(merge->new[r])));
+            v16_store(to + v * 16, t);
+        }
+    }
+}
+
 /* c[r·ldc + …] ← Σ_k x[r·x_row + k·x_k] · b_k over k = begin[r] … end[r]−1, where b_k = b[k/16] + (k%16)·ldb; ahead, if
  * not NULL, is asked for as b is read. Neither begin nor end falls from row to row. */
 TL_INLINE void mix_tile(int rows, int vecs, float *c, int64_t ldc, const float *x, int x_row, int x_k,
@@ -165,16 +179,7 @@ TL_INLINE void mix_tile(int rows, int vecs, float *c, int64_t ldc, const float *
     }
     for (int k = to; k < end[rows - 1]; k++)
         mix_edge_step(rows, vecs, sum, x + k * x_k, x_row, b[k / BLOCK] + (k % BLOCK) * ldb + b_col, k, begin, end);
-    UNROLL for (int r = 0; r < rows; r++) {
-        float *to_c = c + r * ldc + b_col;
-        UNROLL for (int v = 0; v < vecs; v++) {
-            v16 t = sum[r][v];
-            if (how == MIX_ADD) t = v16_add(v16_load(to_c + v * 16), t);
-            if (how == MIX_MERGE)
-                t = v16_fma(v16_load(to_c + v * 16), v16_set1(merge->old[r]), v16_mul(t, v16_set1(merge->new[r])));
-            v16_store(to_c + v * 16, t);
-        }
-    }
+    mix_finish(rows, vecs, c + b_col, ldc, sum, how, merge);
 }
 
 /* All columns of a tile: Dv vectors, in groups as even as they can be. */

@@ -11,9 +11,6 @@
 
 #ifdef TL_REF_DOUBLE
 typedef double real;
-typedef struct real_kv {
-    real *k, *v;
-} real_kv;
 #define FMA(a, b, c) fma(a, b, c)
 #define SQRT(x) sqrt(x)
 #define ABS(x) fabs(x)
@@ -23,7 +20,6 @@ typedef struct real_kv {
 #define SIGMOID(x) (1.0 / (1.0 + exp(-(x))))
 #else
 typedef float real;
-typedef tl_kv real_kv;
 #define FMA(a, b, c) fmaf(a, b, c)
 #define SQRT(x) sqrtf(x)
 #define ABS(x) fabsf(x)
