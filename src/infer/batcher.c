@@ -23,6 +23,7 @@ enum { MOST_RUNNING = 1 << 16, MOST_STEP_TOKENS = 1 << 20 };
 
 /* ---- opening ---- */
 
+/* A page holds keys and values of both, where there is a draft. */
 static int64_t page_bytes(const tl_engine *e, const tl_batcher_options *o) {
     return tl_page_bytes(&e->model.arch, o->kv_type) +
            (o->draft ? tl_page_bytes(&o->draft->model.arch, o->kv_type) : 0);
@@ -152,7 +153,7 @@ int tl__batcher_open(tl_batcher **batcher, tl_engine *e, const tl_batcher_option
         tl__arena_close(&arena);
         return status;
     }
-    tl_lie_in(&b->acts, &b->model->arch, b->kv, pages, settled.kv_type);
+    tl_lay_pages(&b->acts, &b->model->arch, b->kv, pages, b->options.kv_type);
     tl__draft_open(b, pages);
     b->n_free_slots = b->options.running;
     for (int i = 0; i < b->n_free_slots; i++) b->free_slot[i] = b->n_free_slots - 1 - i;

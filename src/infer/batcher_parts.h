@@ -176,16 +176,13 @@ static inline int tl_pages_for(int tokens) {
 static inline int32_t *tl_pages_of(const tl_batcher *b, const tl_sequence *s) {
     return b->block + (int64_t)s->slot * b->row_pages;
 }
-/* Keys, or values, of one layer in a page; and all of a model's. */
-static inline int64_t tl_page_part_bytes(const tl_arch *a, tl_type kv_type) {
-    return a->Hkv * tl_kv_part_bytes(kv_type, a->D);
-}
+/* Keys and values of a page of one model, all its layers. */
 static inline int64_t tl_page_bytes(const tl_arch *a, tl_type kv_type) {
-    return 2 * a->L * tl_page_part_bytes(a, kv_type);
+    return 2 * (int64_t)a->L * a->Hkv * tl_kv_part_bytes(kv_type, a->D);
 }
-/* Where each layer's lie in kv[L, 2, pages, part]. */
-static inline void tl_lie_in(tl_acts *acts, const tl_arch *a, unsigned char *kv, int pages, tl_type kv_type) {
-    const int64_t bytes = pages * tl_page_part_bytes(a, kv_type);
+/* Layer by layer K of all pages, then V of all. */
+static inline void tl_lay_pages(tl_acts *acts, const tl_arch *a, unsigned char *kv, int pages, tl_type kv_type) {
+    const int64_t bytes = pages * (int64_t)a->Hkv * tl_kv_part_bytes(kv_type, a->D);
     for (int l = 0; l < a->L; l++) acts->layer[l].kv = (tl_kv){kv + 2 * l * bytes, kv + (2 * l + 1) * bytes, kv_type};
 }
 /* Most tokens that are proposed to a sequence in a step. */

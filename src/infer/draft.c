@@ -64,7 +64,7 @@ static double weight_bytes(const tl_model *m) {
 void tl__draft_open(tl_batcher *b, int pages) {
     const tl_engine *d = b->options.draft;
     if (!d) return;
-    tl_lie_in(&b->draft_acts, &d->model.arch, b->draft_kv, pages, b->options.kv_type);
+    tl_lay_pages(&b->draft_acts, &d->model.arch, b->draft_kv, pages, b->options.kv_type);
     b->draft_ctx = *b->ctx;
     b->draft_ctx.contract = d->ctx.contract;
     b->draft_share = weight_bytes(&d->model) / weight_bytes(b->model);

@@ -210,9 +210,9 @@ static void choose_stops(item *it, uint64_t key) {
         if (n > a->n_text - from) n = a->n_text - from;
         while (from > 0 && (a->text[from] & 0xC0) == 0x80) from--, n++;
         while (from + n < a->n_text && (a->text[from + n] & 0xC0) == 0x80) n++;
-        if (memchr(a->text + from, 0, n)) return; /* a stop text is a string */
         memcpy(it->stop_text[i], a->text + from, n);
-        if (i == 2) it->stop_text[i][n] = 'z', n++;
+        n = strnlen(it->stop_text[i], n); /* the model may say a NUL, which no stop text can hold */
+        if (i == 2 || n == 0) it->stop_text[i][n] = 'z', n++;
         it->stop_text[i][n] = 0;
         it->stop[i] = it->stop_text[i];
     }
@@ -384,9 +384,9 @@ static tl_batcher_facts run(const setting *how, uint64_t seed) {
     tl_engine *draft = how->draft == 1 ? &drafts[how->model] : how->draft ? &engines[how->model] : NULL;
     const int64_t page = page_bytes(&engine, how->kv_type) + (draft ? page_bytes(draft, how->kv_type) : 0);
     tl_batcher_options o = {.kv_bytes = page * how->pages,
-                            .kv_type = how->kv_type,
                             .draft = draft,
                             .draft_tokens = draft ? 1 + (int)draw(seed, 99, 6) : 0,
+                            .kv_type = how->kv_type,
                             .eager = how->eager,
                             .step_tokens = how->step_tokens,
                             .running = how->running,
