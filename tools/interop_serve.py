@@ -196,6 +196,35 @@ def thought(client, name):
     return "by the model and by the template"
 
 
+def stopped(client, name):
+    """Stop texts end what is thought and what is said, are told where asked for, and no part of one streams; a thought has its bounds."""
+    ask = dict(model=name, messages=RIDDLE, tools=TOOLS, temperature=0, max_tokens=60)
+    thought, n = "It is a riddle.\nOr not.\n", 0
+    for stop, met, said, reasoned in (("riddle", "riddle", "", "It is a "), ("Seven", "Seven", "", thought), ("\nOr", "\nOr", "", "It is a riddle."),
+                                      ("eve", "eve", "S", thought), (["zzz", " is"], " is", "", "It"), ("zzz", "", "Seven.", thought)):
+        for told in (False, True):
+            more = dict(ask, stop=stop, extra_body={"include_stop_str_in_output": told})
+            choice = client.chat.completions.create(**more).choices[0]
+            ends = met if told else ""
+            want = (said + ends, reasoned) if reasoned == thought else (said, reasoned + ends)
+            got = choice.message.content, choice.message.reasoning_content
+            assert got == want and choice.finish_reason == "stop", f"{stop!r}: {got} for {want}"
+            parts = ["", ""]
+            for chunk in client.chat.completions.create(stream=True, **more):
+                parts[0] += chunk.choices[0].delta.content or ""
+                parts[1] += getattr(chunk.choices[0].delta, "reasoning_content", None) or ""
+            assert tuple(parts) == want, f"{stop!r} streams {parts}"
+            n += 1
+    plain = client.chat.completions.create(**ask)
+    assert plain.usage.completion_tokens_details.reasoning_tokens > 3
+    for bounds, least, most in (({"max_thinking_tokens": 0}, 0, 0), ({"max_thinking_tokens": 3}, 3, 3), ({"min_thinking_tokens": 30}, 30, 60)):
+        done = client.chat.completions.create(extra_body=bounds, **ask)
+        tokens = done.usage.completion_tokens_details.reasoning_tokens
+        assert least <= tokens <= most, f"{bounds}: {tokens} tokens were thought"
+        assert bool(tokens) == hasattr(done.choices[0].message, "reasoning_content")
+    return f"{n} stops, 3 bounds"
+
+
 def told_logprobs(client, name, model, tok):
     """Of the prompt and of what is made, against transformers: to four decimals."""
     ids, worst = tok("weather and the clock in Paris", add_special_tokens=False).input_ids, 0.0
@@ -391,6 +420,7 @@ def run(checks, trilith, text, seed, at):
         checks.run("serve streams", lambda: streamed(client, name))
         checks.run("serve tools", lambda: called(client, name))
         checks.run("serve thoughts", lambda: thought(client, name))
+        checks.run("serve stops", lambda: stopped(client, name))
         checks.run("serve logprobs", lambda: told_logprobs(client, name, model, tok))
         checks.run("serve embeddings", lambda: embedded(client, name, model, tok))
         checks.run("serve best_of", lambda: sampled_best(client, name))

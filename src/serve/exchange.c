@@ -113,19 +113,19 @@ int tl__exchange_begin(tl_exchange *x, tl_refusal *refusal) {
     x->created = time(NULL);
     if (s->options->deadline_seconds > 0)
         a->request.deadline_ns = tl__now_ns() + s->options->deadline_seconds * 1000000000LL;
+    tl_job *job;
     int status =
-        tl__job_open(&x->job, a->prompt, a->n_prompts, &a->request, c->positions, c->engine->arch.C, &s->yard, &err);
+        tl__job_open(&job, a->prompt, a->n_prompts, &a->request, c->positions, c->engine->arch.C, &s->yard, &err);
     if (status) return tl__refuse_error(refusal, NULL, &err);
-    x->job->wake = on_wake;
-    x->job->of = x;
-    x->job->metrics = s->runner.metrics;
+    job->wake = on_wake;
+    job->of = x;
+    job->metrics = s->runner.metrics;
     pthread_mutex_lock(&s->door);
-    status = s->closed ? tl__fail(&err, TL_EBUSY, "the server is going down")
-                       : tl__job_submit(x->job, s->runner.batcher, &a->request, &err);
+    status = tl__job_submit(job, s->closed ? NULL : s->runner.batcher, &a->request, &err);
+    if (!status) x->job = job; /* from here on others may cancel it */
     pthread_mutex_unlock(&s->door);
     if (status) { /* what went in ends by itself */
-        tl__job_leave(x->job, s->runner.batcher);
-        x->job = NULL;
+        tl__job_leave(job, s->runner.batcher);
         return tl__refuse_error(refusal, NULL, &err);
     }
     tl__watch_add(&s->watch, socket_of(x), x->number);
@@ -280,12 +280,14 @@ void tl__exchange_done(void *server, struct MHD_Connection *connection, void **e
     tl__log_line(TL_LOG_DEBUG, "%s %.200s: %d in %.3f s", x->id, x->path, x->status,
                  (double)(tl__now_ns() - x->begun_ns) * 1e-9);
     if (x->watched) tl__watch_remove(&s->watch, socket_of(x));
-    tl__stream_free(x);
-    tl__job_leave(x->job, s->runner.batcher);
-    pthread_mutex_lock(&s->door);
+    pthread_mutex_lock(&s->door); /* out of the list first: the watch may just have seen its client leave */
     if (x->before) x->before->next = x->next;
     else s->first = x->next;
     if (x->next) x->next->before = x->before;
+    pthread_mutex_unlock(&s->door);
+    tl__stream_free(x);
+    if (x->job) tl__job_leave(x->job, s->runner.batcher); /* while it loads, the batcher is not to be looked at */
+    pthread_mutex_lock(&s->door);
     s->open--;
     pthread_mutex_unlock(&s->door);
     tl__ask_free(&x->ask);

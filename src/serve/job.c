@@ -164,7 +164,8 @@ int tl__job_submit(tl_job *job, tl_batcher *batcher, const tl_request *asked, tl
         r.prompt = job->part[i].prompt;
         r.n_prompt = job->part[i].n_prompt;
         r.user = &job->part[i];
-        int status = tl__batcher_submit(batcher, &r, &job->part[i].request, err);
+        int status = batcher ? tl__batcher_submit(batcher, &r, &job->part[i].request, err)
+                             : tl__fail(err, TL_EBUSY, "the server is going down and begins nothing new");
         if (!status) continue;
         give_up(job, i, batcher);
         return status;
@@ -200,7 +201,6 @@ int tl__job_look(tl_job *job, const tl_reply *r, tl_finish *finish) {
 }
 
 void tl__job_leave(tl_job *job, tl_batcher *batcher) {
-    if (!job) return;
     pthread_mutex_lock(&job->lock);
     const bool runs = job->open > 0;
     job->wake = NULL;

@@ -70,7 +70,8 @@ typedef struct tl_prompt {
 /* A job for n prompts, which all ask for the same; positions: most tokens of a sequence. */
 int tl__job_open(tl_job **job, const tl_prompt *prompt, int n, const tl_request *asked, int positions, int C,
                  tl_job_yard *yard, tl_error *err);
-/* Hands every prompt to the batcher. After a failure those that went in are cancelled, and the job ends by itself. */
+/* Hands every prompt to the batcher; NULL: there is none any more. After a failure those that went in are cancelled,
+ * and the job ends by itself. */
 int tl__job_submit(tl_job *job, tl_batcher *batcher, const tl_request *asked, tl_error *err);
 /* The reader sleeps until more is told than `seen` tokens and ends, or with `whole` until all has ended. true: `sleep`
  * has been called, under the lock, and `wake` will be. */

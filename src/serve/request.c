@@ -468,8 +468,7 @@ static int settle_thinking(tl_ask *a, const tl_ask_context *c, tl_refusal *r) {
     enum { TAIL = 4 }; /* the template may write line breaks behind the token */
     for (int i = p->n - 1; i >= 0 && i >= p->n - TAIL && p->ids[i] != close && !a->marks.begun; i--)
         a->marks.begun = p->ids[i] == open;
-    if (!bounds) return 0;
-    t->open = &a->marks.open;
+    t->open = &a->marks.open; /* without bounds too: what is thought is counted */
     t->close = &a->marks.close;
     t->n_open = t->n_close = 1;
     t->begun = a->marks.begun;

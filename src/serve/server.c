@@ -161,16 +161,19 @@ static int open_server(tl_server *s, tl_error *err) {
 
 /* ---- until it is told to end ---- */
 
+/* Whether others than this machine's users can reach it. */
+static bool is_open(const tl_server *s) {
+    return !s->options->unix_path && strncmp(s->origin, "127.", 4) != 0 && strncmp(s->origin, "[::1]", 5) != 0;
+}
+
 static void say_ready(tl_server *s) {
     const tl_runner *r = &s->runner;
     tl_batcher_facts facts;
     tl__batcher_describe(r->batcher, &facts);
-    tl__info("ready     %s in %.2f s: %d positions a sequence, %lld pages of %d tokens (%.0f MB)%s", r->name,
+    tl__info("ready     %s in %.2f s: %d positions a sequence, %lld pages of %d tokens (%.0f MB)", r->name,
              (double)(r->ready_ns - r->begun_ns) * 1e-9, facts.positions, (long long)facts.pages, TL_KV_BLOCK,
-             (double)(facts.pages * facts.page_bytes) * 1e-6,
-             s->keys.n > 0                                                 ? ""
-             : s->options->unix_path || strncmp(s->origin, "127.", 4) == 0 ? ""
-                                                                           : "; no API key is asked for");
+             (double)(facts.pages * facts.page_bytes) * 1e-6);
+    if (is_open(s) && s->keys.n == 0) tl__warn("whoever reaches %s may ask; --api-keys FILE asks for a key", s->origin);
 }
 
 /* Signals that have come, or 0 after wait_ms without one. */

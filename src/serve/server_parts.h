@@ -33,9 +33,9 @@ typedef struct tl_server {
 
     pthread_mutex_t door; /* over what follows, and over every submit */
     bool closed;
-    tl_exchange *first; /* all that are open */
-    int open;
-    atomic_int asleep; /* those whose connection is suspended */
+    tl_exchange *first; /* all that may be cancelled */
+    int open;           /* that have not ended */
+    atomic_int asleep;  /* those whose connection is suspended */
 } tl_server;
 
 typedef struct tl_route {

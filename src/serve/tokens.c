@@ -114,6 +114,7 @@ json_t *tl__tokens_info(const tl_ask_context *c, tl_refusal *r) {
         json_pack("{s:s, s:i, s:i, s:b}", "tokenizer_class", "trilith", "vocab_size", tl__tokenizer_vocab(tok),
                   "max_model_len", c->positions, "add_bos_token", tl__tokenizer_adds_bos(tok));
     json_object_update(out, c->chat->tokens);
+    if (c->chat->source) json_object_set_new(out, "chat_template", json_string(c->chat->source));
     const int32_t ids[] = {tl__tokenizer_bos(tok), tl__tokenizer_eos(tok)};
     static const char *const names[] = {"bos_token", "eos_token"};
     for (int i = 0; i < 2; i++) {

@@ -94,6 +94,7 @@ says '"data":\[{"object":"score","index":0,"tokens":\[5,6,7\],"logprobs":\[-[0-9
 says '"count":2,"max_model_len":[0-9]*,"tokens":\[[0-9]*,[0-9]*\]' "$url/tokenize" -d '{"prompt":"the heaven","add_special_tokens":false}'
 says '{"prompt":"the heaven"}' "$url/detokenize" -d "{\"tokens\":$(ask "$url/tokenize" -d '{"prompt":"the heaven"}' >"$work/tokens"; member tokens "$work/tokens")}"
 says '"eos_token":"<|endoftext|>"' "$url/tokenizer_info"
+says '"chat_template":"{%' "$url/tokenizer_info"
 
 # ---- the program's own answers ----
 call generate --model "$m" --prompt-file "$work/prompt" --special --temperature 0.7 --seed 5 --max-tokens 12 --threads 1 --json >"$work/a.json" || fail generate
@@ -107,6 +108,12 @@ sed -n 's/.*"delta":{\("role":"assistant",\)\{0,1\}"content":"\([^"]*\)"}.*/\2/p
 [ "\"$(cat "$work/joined")\"" = "$(member content "$work/b.json")" ] || fail "a stream tells '$(cat "$work/joined")'"
 [ "$(grep -c '^data: ' "$work/stream")" -ge 4 ] && [ "$(tail -n 2 "$work/stream" | head -n 1)" = 'data: [DONE]' ] || fail "a stream without its end: $(cat "$work/stream")"
 grep -q '"choices":\[\],"usage":{"prompt_tokens"' "$work/stream" || fail 'a stream without its usage'
+
+# ---- a stop text: not told, nor a part of it ----
+say=$(member text "$work/c.json" | tr -d '"\\')
+stop=$(printf %s "$say" | cut -c 5-7)
+ask "$url/v1/completions" -d "$(printf '{"prompt":"<|im_start|>user\\nIn the beginning<|im_end|>\\n<|im_start|>assistant\\n","max_tokens":12,"temperature":0.7,"seed":5,"stop":["%s"]}' "$stop")" >"$work/e.json"
+grep -q '"finish_reason":"stop"' "$work/e.json" || fail "no stop at '$stop' in '$say': $(cat "$work/e.json")"
 
 # ---- sixteen at once, each as alone ----
 i=0
@@ -213,8 +220,9 @@ kill -TERM "$pid"
 ended 'SIGTERM after clients that left'
 
 # ---- a Unix socket ----
-serve third --unix "$work/socket" --threads 1
+serve third --unix "$work/socket" --threads 1 --deadline-seconds 1
 says '"object":"text_completion"' --unix-socket "$work/socket" http://localhost/v1/completions -d '{"prompt":"In","max_tokens":2}'
+says '"finish_reason":"abort"' --unix-socket "$work/socket" http://localhost/v1/completions -d '{"prompt":"In","max_tokens":500,"n":128,"ignore_eos":true}'
 [ "$(stat -c %a "$work/socket")" = 600 ] || fail 'others may use the socket'
 kill -INT "$pid"
 ended 'SIGINT'
