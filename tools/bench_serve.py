@@ -1,7 +1,7 @@
 """trilith serve beside llama-server, in turn in one run: the same file, threads and clients, in a closed loop on the same machine.
 
     bench_serve.py --trilith build/trilith --llama-server FILE MODEL.gguf … [--clients 8 32] [--rounds N] [--pairs N] [--threads N]
-                   [--shared TOKENS] [--json FILE]
+                   [--shared TOKENS] [--options '--look-up 4 …'] [--llama-options …] [--json FILE]
 
 A turn starts a server, sends it one request that counts nowhere, then lets every client send `rounds` requests one after another: a prompt of 128
 tokens that no other request has, given as ids, 64 tokens to be made greedily, streamed. Of a turn: output tokens a second over all of it, from the first
@@ -16,6 +16,7 @@ import asyncio
 import json
 import os
 import resource
+import shlex
 import statistics
 import subprocess
 import sys
@@ -160,13 +161,13 @@ def turn(command, ready, prompts_, clients, log):
             raise SystemExit(f"bench_serve: {' '.join(server.command)}: {error!r}:\n{server.stop()}") from error
 
 
-def compare(trilith, llama, model, clients, threads, rounds, pairs, shared, work, say=print, note=lambda command: None):
+def compare(trilith, llama, model, clients, threads, rounds, pairs, shared, work, say=print, note=lambda command: None, more=(), llama_more=()):
     """[(ours, theirs or None), …] of so many pairs of turns, the order of the two changing from pair to pair."""
     log, n = os.path.join(work, "serve.log"), clients * rounds + 1
     some = prompts(token_ids(trilith, model, shared + n * OWN if shared else n * PROMPT, work), n, shared)
-    kinds = [(trilith_command(trilith, model, clients, threads, shared), "/ready")]
+    kinds = [(trilith_command(trilith, model, clients, threads, shared, more), "/ready")]
     if llama:
-        kinds.append((llama_command(llama, model, clients, threads, shared), "/health"))
+        kinds.append((llama_command(llama, model, clients, threads, shared, llama_more), "/health"))
     for command, _ in kinds:
         note(command)
     turns = []
@@ -192,6 +193,8 @@ def main():
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--shared", type=int, default=0, metavar="TOKENS", help="every prompt begins with the same so many")
+    parser.add_argument("--options", default="", help="more options of trilith serve")
+    parser.add_argument("--llama-options", default="", help="more options of llama-server")
     parser.add_argument("--json", metavar="FILE", help="all figures")
     args = parser.parse_args()
     llama = args.llama_server if args.llama_server != "none" else None
@@ -199,7 +202,8 @@ def main():
     with tempfile.TemporaryDirectory(prefix="trilith-bench-") as work:
         for model in args.models:
             for clients in args.clients:
-                turns = compare(args.trilith, llama, model, clients, args.threads, args.rounds, args.pairs, args.shared, work, lambda line: print(line, flush=True))
+                turns = compare(args.trilith, llama, model, clients, args.threads, args.rounds, args.pairs, args.shared, work, lambda line: print(line, flush=True),
+                                more=shlex.split(args.options), llama_more=shlex.split(args.llama_options))
                 found.append(dict(model=model, clients=clients, shared=args.shared, turns=turns))
                 if llama:
                     ratio = [statistics.geometric_mean(a[k] / b[k] for a, b in turns) for k in ("tokens_per_second", "ttft_p95", "peak_bytes")]

@@ -1,6 +1,6 @@
 """`trilith serve` under a crowd that behaves badly, bounded in requests and time: does it stand, does it leak, does anything get stuck, is everyone else answered?
 
-    soak_serve.py --trilith build/trilith [--requests 20000] [--clients 64] [--minutes 30] [--seed N] [--model FILE]
+    soak_serve.py --trilith build/trilith [--requests 20000] [--clients 64] [--minutes 30] [--seed N] [--model FILE] [--options '--look-up 4 …']
 
 Clients on loopback draw what they do: ask and read the answer, whole or streamed; leave amid an answer, or before it; read slowly; send bodies that are too
 large, not JSON, or ask for what cannot be; send garbage for headers; begin a request and never end it. Who asks the same gets the same text, whatever the
@@ -14,6 +14,7 @@ import collections
 import json
 import os
 import random
+import shlex
 import socket
 import struct
 import subprocess
@@ -343,13 +344,14 @@ def main():
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--minutes", type=float, default=30, help="and no longer")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--options", default="", metavar="'--look-up 4 …'", help="more options of trilith serve")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="trilith-soak-") as work:
         model = args.model or tiny_model(args.trilith, work)
         with open(f"{work}/template", "w") as f:
             f.write(TEMPLATE)
         command = serving.trilith(args.trilith, model, "--template", f"{work}/template", "--context", CONTEXT, "--running", RUNNING, "--waiting", WAITING, "--max-body", BODY,
-                                  "--idle-seconds", IDLE, "--step-tokens", 64, "--connections", 512)
+                                  "--idle-seconds", IDLE, "--step-tokens", 64, "--connections", 512, *shlex.split(args.options))
         with serving.Server(command) as server:
             page_bytes = int(settled(server, 5)["trilith:kv_page_bytes", ()])
         command += ["--kv-memory", PAGES * page_bytes]  # too few for all that may run: some give theirs back
