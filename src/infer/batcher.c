@@ -17,18 +17,16 @@
 #include "infer/batcher_parts.h"
 #include "observe/machine.h"
 
-enum { RUNNING = 64, WAITING = 1024, STEP_TOKENS = 512, MOST_RUNNING = 1 << 16, MOST_STEP_TOKENS = 1 << 20 };
+enum { RUNNING = 64, WAITING = 1024, STEP_TOKENS = 512 };
+enum { MOST_RUNNING = 1 << 16, MOST_STEP_TOKENS = 1 << 20 };
 #define USUAL_POSITIONS 2048 /* of a sequence: so many of each have room unless kv_bytes says otherwise */
 
 /* ---- opening ---- */
 
-/* Keys, or values, of one layer in a page. */
-static int64_t layer_page_bytes(const tl_arch *a, tl_type kv_type) {
-    return a->Hkv * tl_kv_part_bytes(kv_type, a->D);
-}
-
-static int64_t page_bytes(const tl_arch *a, tl_type kv_type) {
-    return 2 * a->L * layer_page_bytes(a, kv_type);
+/* A page holds keys and values of both, where there is a draft. */
+static int64_t page_bytes(const tl_engine *e, const tl_batcher_options *o) {
+    return tl_page_bytes(&e->model.arch, o->kv_type) +
+           (o->draft ? tl_page_bytes(&o->draft->model.arch, o->kv_type) : 0);
 }
 
 static int check_number(const char *what, int n, int most, tl_error *err) {
@@ -37,23 +35,24 @@ static int check_number(const char *what, int n, int most, tl_error *err) {
 }
 
 /* What 0 stands for is put in; *pages: of the pool. */
-static int settle_options(tl_batcher_options *o, int *pages, const tl_model *m, tl_error *err) {
+static int settle_options(tl_batcher_options *o, int *pages, const tl_engine *e, tl_error *err) {
+    const tl_model *m = &e->model;
     if (!tl_kv_can_be(o->kv_type))
         return tl__fail(err, TL_EUNSUPPORTED, "keys and values cannot be kept as %s; kv_type is F32, F16, BF16 or Q8_0",
                         (unsigned)o->kv_type < TL_TYPES ? tl__type_name(o->kv_type) : "that");
-    const int64_t bytes = page_bytes(&m->arch, o->kv_type);
     TRY(check_number("running", o->running, MOST_RUNNING, err));
     TRY(check_number("waiting", o->waiting, INT32_MAX, err));
     TRY(check_number("step_tokens", o->step_tokens, MOST_STEP_TOKENS, err));
     TRY(check_number("positions", o->positions, m->positions, err));
-    if (o->draft || o->draft_tokens)
-        return tl__fail(err, TL_EUNSUPPORTED, "a draft model cannot propose tokens yet; leave draft out");
-    if (o->look_up)
-        return tl__fail(err, TL_EUNSUPPORTED, "tokens cannot be looked up in a prompt yet; leave look_up at 0");
+    if (o->look_up < 0 || o->look_up > TL_MOST_AHEAD)
+        return tl__fail(err, TL_EINVALID, "look_up is %d; it is from 1 to %d tokens, or 0 for none", o->look_up,
+                        TL_MOST_AHEAD);
     if (o->running == 0) o->running = RUNNING;
     if (o->waiting == 0) o->waiting = WAITING;
     if (o->step_tokens == 0) o->step_tokens = STEP_TOKENS;
     if (o->positions == 0) o->positions = m->positions;
+    TRY(tl__draft_check(o, e, err));
+    const int64_t bytes = page_bytes(e, o);
     if (o->running > o->step_tokens) o->running = o->step_tokens; /* each computes a row a step */
     if (o->kv_bytes == 0) {
         const int usual = o->positions < USUAL_POSITIONS ? o->positions : USUAL_POSITIONS;
@@ -75,11 +74,12 @@ static int settle_options(tl_batcher_options *o, int *pages, const tl_model *m, 
 static tl_batcher *place(tl_arena *arena, const tl_engine *e, const tl_batcher_options *o, int pages, uint64_t seed) {
     const tl_arch *a = &e->model.arch;
     tl_batcher unplaced, *real = TL_TAKE(arena, tl_batcher, 1), *b = real ? real : &unplaced;
-    *b = (tl_batcher){.options = *o, .row_pages = tl_pages_for(o->positions), .page_bytes = page_bytes(a, o->kv_type)};
+    *b = (tl_batcher){.options = *o, .row_pages = tl_pages_for(o->positions), .page_bytes = page_bytes(e, o)};
     const int running = o->running, rows = o->step_tokens;
     tl__pages_place(&b->pages, arena, pages);
     tl__prefix_place(&b->prefix, arena, &b->pages, seed);
-    b->kv = TL_TAKE(arena, unsigned char, pages * b->page_bytes);
+    b->kv = TL_TAKE(arena, unsigned char, pages *tl_page_bytes(a, o->kv_type));
+    tl__draft_place(b, arena, pages);
     tl__acts_place(&b->acts, arena, a, rows, 0, false, TL_RECOMPUTE_NONE);
     b->active = TL_TAKE(arena, tl_sequence *, running);
     b->free_slot = TL_TAKE(arena, int, running);
@@ -104,7 +104,7 @@ static int measure(tl_batcher_options *settled, int *pages, size_t *bytes, const
                    const tl_batcher_options *o, tl_error *err) {
     if (!e->model.weight) return tl__fail(err, TL_EINVALID, "the engine has not been loaded; load it first");
     *settled = o ? *o : (tl_batcher_options){0};
-    TRY(settle_options(settled, pages, &e->model, err));
+    TRY(settle_options(settled, pages, e, err));
     tl_arena dry = tl__arena_dry();
     place(&dry, e, settled, *pages, 0);
     *bytes = dry.used_bytes;
@@ -116,7 +116,7 @@ int tl__batcher_size(int64_t *kv, int64_t *other, const tl_engine *e, const tl_b
     int pages = 0;
     size_t bytes = 0;
     TRY(measure(&settled, &pages, &bytes, e, o, err));
-    *kv = pages * page_bytes(&e->model.arch, settled.kv_type);
+    *kv = pages * page_bytes(e, &settled);
     *other = (int64_t)bytes - *kv;
     return 0;
 }
@@ -153,9 +153,8 @@ int tl__batcher_open(tl_batcher **batcher, tl_engine *e, const tl_batcher_option
         tl__arena_close(&arena);
         return status;
     }
-    const int64_t layer_bytes = pages * layer_page_bytes(&b->model->arch, settled.kv_type);
-    for (int l = 0; l < b->model->arch.L; l++)
-        b->acts.layer[l].kv = (tl_kv){b->kv + 2 * l * layer_bytes, b->kv + (2 * l + 1) * layer_bytes, settled.kv_type};
+    tl_lay_pages(&b->acts, &b->model->arch, b->kv, pages, b->options.kv_type);
+    tl__draft_open(b, pages);
     b->n_free_slots = b->options.running;
     for (int i = 0; i < b->n_free_slots; i++) b->free_slot[i] = b->n_free_slots - 1 - i;
     b->tally.positions = b->options.positions;
@@ -284,6 +283,8 @@ static void publish(tl_batcher *b) {
     t->preemptions += b->step.preempted;
     t->prompt_tokens += b->step.prompt_rows;
     t->steps += b->step.rows > 0;
+    t->proposed += b->step.proposed;
+    t->accepted += b->step.accepted;
     pthread_mutex_lock(&b->lock);
     t->waiting = b->n_unbegun;
     b->described = *t;
@@ -299,12 +300,14 @@ int tl__batcher_step(tl_batcher *b, int64_t wait_ns, tl_error *err) {
     tl__end_late(b, b->step.begin_ns);
     tl__schedule(b);
     note_begun(b);
+    const int64_t begin = tl__now_ns();
+    tl__draft(b);
+    tl__lay_out(b);
     if (b->R > 0) {
         const tl_rows rows = {b->R, b->n_pieces, b->token, b->pos, b->seq_row, b->seq_block, b->block};
-        const int64_t begin = tl__now_ns();
         tl__model_forward(b->ctx, b->model, &b->acts, &rows);
         const int64_t sampling = tl__now_ns();
-        tl__pick(b);
+        tl__pick(b, &(tl_head){b->ctx, b->model, &b->acts, b->gathered}, false);
         b->step.forward_ns = sampling - begin;
         b->step.sample_ns = tl__now_ns() - sampling;
         tl__settle(b);

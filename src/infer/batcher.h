@@ -12,6 +12,7 @@
 
 #include "infer/engine.h"
 #include "infer/sampler.h"
+#include "infer/thinking.h"
 
 typedef struct tl_batcher tl_batcher;
 
@@ -35,19 +36,11 @@ typedef struct tl_batcher_options { /* 0 everywhere: what is said in brackets */
     tl_engine
         *draft; /* a smaller model of the same vocabulary that proposes; NULL: none. Loaded; it outlives the batcher */
     int draft_tokens; /* so many a step (4) */
+    bool eager;       /* as many are proposed as may be, whether or not that pays */
     /* After each step, on the owner's thread; may be NULL. */
     void (*stepped)(void *user, const tl_batch_step *step);
     void *user;
 } tl_batcher_options;
-
-/* Delimiters of what a model thinks before it answers, as ids, and bounds on the tokens between them. */
-typedef struct tl_thinking {
-    const int32_t *open, *close; /* [n_open], [n_close]; n_close 0: no bounds */
-    int n_open, n_close;
-    bool begun; /* the prompt ends inside: its template wrote `open` */
-    int least,
-        most; /* tokens; `close` cannot come before `least`, and is forced after `most` (0: no limit; −1: at once) */
-} tl_thinking;
 
 typedef enum tl_finish {
     TL_FINISH_NONE,   /* goes on */

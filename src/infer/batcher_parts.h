@@ -5,6 +5,7 @@
  *   schedule.c  which rows a step computes, and who holds which pages
  *   pick.c      from hidden rows to tokens
  *   settle.c    what a step's tokens mean for their sequences
+ *   ahead.c     which sequences get tokens proposed, and how many
  *   draft.c     tokens proposed by a smaller model */
 #ifndef TL_INFER_BATCHER_PARTS_H
 #define TL_INFER_BATCHER_PARTS_H
@@ -13,6 +14,7 @@
 #include <stdatomic.h>
 #include "infer/batcher.h"
 #include "infer/prefix.h"
+#include "infer/stops.h"
 
 /* waiting → reading → running → ended; reading and running go back to waiting where their pages are taken away. The
  * second choice of a request and those after it are unborn until the first has read the prompt. */
@@ -24,7 +26,14 @@ typedef enum tl_sequence_state {
     TL_SEQUENCE_ENDED
 } tl_sequence_state;
 
+enum { TL_MOST_AHEAD = 64 }; /* tokens proposed to a sequence in a step */
+
 typedef struct tl_copy tl_copy;
+
+/* How many of the tokens proposed lately were kept, of those that were tried; what is older counts less. */
+typedef struct tl_trust {
+    float kept, tried;
+} tl_trust;
 
 typedef struct tl_sequence { /* one answer of a request */
     tl_copy *copy;
@@ -44,10 +53,14 @@ typedef struct tl_sequence { /* one answer of a request */
     int leader_slot, leader_pages;
     uint64_t stay; /* numbers the times that any sequence was given a slot */
 
-    int rows, proposed; /* in this step, the proposed ones included */
+    int rows, proposed;          /* in this step, the proposed ones included */
+    int drafts;                  /* proposals asked of the draft */
+    tl_trust trust, draft_trust; /* in what is looked up, and in what is drafted for it */
 
     int told; /* tokens of the prompt */
     tl_decoder decoder;
+    int32_t *matched; /* [n_stop] of each stop text */
+    tl_thought thought;
     tl_usage usage;
     bool begun;    /* it had a slot once */
     bool embedded; /* the copy's embedding is there */
@@ -61,6 +74,8 @@ struct tl_copy { /* a request, and all that it needs until it ends: one piece of
     int open;               /* choices that have not ended */
     int most;               /* tokens that a choice may make */
     float *embedding;       /* [C] where asked for */
+    const tl_stop *stop;    /* [n_stop] */
+    char *text;             /* what was held back for them and what a token adds; NULL: none is held back */
     tl_copy *next, *before; /* of all that have not ended (under the lock) */
     tl_copy *next_new;      /* of those that the owner has not seen (under the lock) */
     tl_sequence choice[];
@@ -75,7 +90,7 @@ typedef struct tl_piece {
 
 /* A row whose logits matter. */
 typedef struct tl_pick {
-    const tl_sequence *sequence;
+    tl_sequence *sequence;
     int row;
     int place;      /* tokens before the one that is picked */
     int32_t target; /* the prompt's own token, only scored; −1: drawn */
@@ -84,6 +99,14 @@ typedef struct tl_pick {
     int n_top;
     tl_candidate top[TL_MOST_ALTERNATIVES];
 } tl_pick;
+
+/* Where hidden rows come from and how they become logits. */
+typedef struct tl_head {
+    tl_ctx *ctx;
+    const tl_model *model;
+    tl_acts *acts;
+    float *gathered; /* [acts->loss_rows, C] */
+} tl_head;
 
 struct tl_batcher {
     tl_arena arena; /* holds this record too */
@@ -99,8 +122,10 @@ struct tl_batcher {
     unsigned char *kv; /* [L, 2, pages, Hkv parts] */
     tl_acts acts;
     tl_ctx draft_ctx;
-    float *draft_kv;
+    unsigned char *draft_kv;
     tl_acts draft_acts;
+    float *draft_gathered;
+    double draft_share; /* what a step of it costs of one of the model */
 
     /* Sequences that have a slot, oldest first, and those that wait, oldest first. */
     tl_sequence **active; /* [running] */
@@ -145,6 +170,16 @@ static inline int tl_pages_for(int tokens) {
 static inline int32_t *tl_pages_of(const tl_batcher *b, const tl_sequence *s) {
     return b->block + (int64_t)s->slot * b->row_pages;
 }
+/* Of keys, or of values, of a page in a layer. */
+/* Keys and values of a page of one model, all its layers. */
+static inline int64_t tl_page_bytes(const tl_arch *a, tl_type kv_type) {
+    return 2 * (int64_t)a->L * a->Hkv * tl_kv_part_bytes(kv_type, a->D);
+}
+/* Layer by layer K of all pages, then V of all. */
+static inline void tl_lay_pages(tl_acts *acts, const tl_arch *a, unsigned char *kv, int pages, tl_type kv_type) {
+    const int64_t bytes = pages * (int64_t)a->Hkv * tl_kv_part_bytes(kv_type, a->D);
+    for (int l = 0; l < a->L; l++) acts->layer[l].kv = (tl_kv){kv + 2 * l * bytes, kv + (2 * l + 1) * bytes, kv_type};
+}
 /* Most tokens that are proposed to a sequence in a step. */
 static inline int tl_ahead(const tl_batcher *b) {
     const int drafted = b->options.draft ? b->options.draft_tokens : 0;
@@ -169,17 +204,40 @@ void tl__tell(tl_sequence *s, tl_event *event);
 /* ---- schedule.c ---- */
 
 void tl__queue_put(tl_batcher *b, tl_sequence *s);
-/* Fills piece and rows: who computes what. */
+/* Who computes how many rows. */
 void tl__schedule(tl_batcher *b);
 /* Keys and values of the tokens [0, length) are there: finished pages go into the tree. */
 void tl__share_pages(tl_batcher *b, tl_sequence *s);
 /* Out of its slot, or of the queue. */
 void tl__leave(tl_batcher *b, tl_sequence *s);
 
+/* One page more for s, where one is free or cached. */
+void tl__page_more(tl_batcher *b, tl_sequence *s);
+/* The rows that each has: which tokens, where, and which of them matter. */
+void tl__lay_out(tl_batcher *b);
+
+/* ---- ahead.c ---- */
+
+/* Up to `left` rows of this step for tokens proposed to the running. */
+void tl__look_ahead(tl_batcher *b, int left);
+void tl__trust_learn(tl_trust *trust, int kept, int tried);
+
+/* ---- draft.c ---- */
+
+/* Options, with what 0 stands for put in. */
+int tl__draft_check(tl_batcher_options *options, const tl_engine *engine, tl_error *err);
+void tl__draft_place(tl_batcher *b, tl_arena *arena, int pages);
+void tl__draft_open(tl_batcher *b, int pages);
+/* Fills in the tokens that were asked of it, or fewer. */
+void tl__draft(tl_batcher *b);
+
 /* ---- pick.c ---- */
 
-/* Fills pick from the pieces' hidden rows. */
-void tl__pick(tl_batcher *b);
+/* Whether an id ends an answer. */
+bool tl__ends(const tl_batcher *b, const tl_request *r, int32_t id);
+
+/* Fills pick from hidden rows. guess: ids alone, which only propose. */
+void tl__pick(tl_batcher *b, const tl_head *head, bool guess);
 
 /* ---- settle.c ---- */
 

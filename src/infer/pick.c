@@ -5,24 +5,35 @@
 
 #include "infer/batcher_parts.h"
 
-/* Whether an id may not come before min_tokens. */
-static bool is_end(const tl_batcher *b, const tl_request *r, int32_t id) {
+bool tl__ends(const tl_batcher *b, const tl_request *r, int32_t id) {
     if (!r->ignore_eos && tl__engine_ends_text(b->engine, id)) return true;
     for (int i = 0; i < r->n_stop_id; i++)
         if (r->stop_id[i] == id) return true;
     return false;
 }
 
+/* What was thought before a place, the tokens proposed before it included. */
+static tl_thought thought_at(const tl_sequence *s, int place) {
+    tl_thought so_far = s->thought;
+    for (int i = s->n; i < place; i++) tl__thinking_read(&s->copy->asked.thinking, &so_far, s->token[i]);
+    return so_far;
+}
+
 /* What may not be drawn here. */
-static void mask(const tl_batcher *b, const tl_request *r, const int32_t *made, int n_made, float *logits) {
-    if (n_made < r->min_tokens)
+static void mask(const tl_batcher *b, const tl_request *r, const tl_thought *thought, const int32_t *made, int n_made,
+                 float *logits) {
+    const int32_t barred = tl__thinking_barred(&r->thinking, thought);
+    if (barred >= 0) logits[barred] = -INFINITY;
+    if (n_made < r->min_tokens || tl__thinking_goes_on(&r->thinking, thought))
         for (int32_t id = 0; id < b->model->arch.V; id++)
-            if (is_end(b, r, id)) logits[id] = -INFINITY;
+            if (tl__ends(b, r, id)) logits[id] = -INFINITY;
     if (r->constrain) r->constrain(r->user, made, n_made, logits);
 }
 
 typedef struct pick_work {
     tl_batcher *b;
+    const tl_head *head;
+    bool guess;
     int first; /* pick of the first row of logits */
 } pick_work;
 
@@ -32,36 +43,38 @@ static void pick_one(void *user, int64_t i, int worker) {
     tl_pick *p = &b->pick[w->first + i];
     const tl_request *r = &p->sequence->copy->asked;
     const int V = b->model->arch.V;
-    float *logits = b->acts.logits + i * V;
-    tl_ctx alone = *b->ctx; /* operators inside a task: this thread, its own scratch */
+    float *logits = w->head->acts->logits + i * V;
+    tl_ctx alone = *w->head->ctx; /* operators inside a task: this thread, its own scratch */
     alone.pool = NULL;
     alone.spans = NULL;
     alone.workspace = tl__workspace(b->ctx, worker);
     alone.workspace_bytes = TL_WORKSPACE_PER_WORKER_BYTES;
     /* What the model says comes first: a masked row is no longer its own. */
-    const bool told = r->logprobs || p->target >= 0;
+    const bool told = !w->guess && (r->logprobs || p->target >= 0);
     const float log_z = told ? tl__log_z(&alone, logits, V) : 0;
     p->n_top = told ? tl__top_logprobs(p->top, r->alternatives, logits, V, log_z) : 0;
     p->id = p->target;
+    const tl_thought thought = thought_at(p->sequence, p->place);
+    if (p->id < 0) p->id = tl__thinking_forced(&r->thinking, &thought);
     if (p->id < 0) {
         const int prompt = p->sequence->usage.prompt_tokens;
         const int32_t *token = p->sequence->token;
         const tl_steering steering = {r->bias, r->n_bias, prompt, p->place - prompt, token, token + prompt};
-        mask(b, r, steering.made, steering.n_made, logits);
+        mask(b, r, &thought, steering.made, steering.n_made, logits);
         p->id = tl__sample(&alone, &p->sequence->sampling, &steering, logits, V, p->place,
                            b->scratch + (size_t)worker * tl__sampler_bytes(V), NULL);
     }
     p->logp = told ? logits[p->id] - log_z : 0;
 }
 
-void tl__pick(tl_batcher *b) {
-    const int C = b->model->arch.C, most = b->acts.loss_rows;
+void tl__pick(tl_batcher *b, const tl_head *h, bool guess) {
+    const int C = h->model->arch.C, most = h->acts->loss_rows;
     for (int first = 0; first < b->n_picks; first += most) {
         const int n = b->n_picks - first < most ? b->n_picks - first : most;
         for (int i = 0; i < n; i++)
-            memcpy(b->gathered + (int64_t)i * C, b->acts.hidden + (int64_t)b->pick[first + i].row * C,
+            memcpy(h->gathered + (int64_t)i * C, h->acts->hidden + (int64_t)b->pick[first + i].row * C,
                    (size_t)C * sizeof(float));
-        tl__model_logits(b->ctx, b->model, b->acts.logits, b->gathered, n);
-        tl__parallel_for(b->ctx->pool, n, pick_one, &(pick_work){b, first});
+        tl__model_logits(h->ctx, h->model, h->acts->logits, h->gathered, n);
+        tl__parallel_for(h->ctx->pool, n, pick_one, &(pick_work){b, h, guess, first});
     }
 }

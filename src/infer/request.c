@@ -5,6 +5,7 @@
 
 #include "base/clock.h"
 #include "infer/batcher_parts.h"
+#include "text/unicode.h"
 
 static int check_ids(const char *what, const int32_t *id, int n, int V, tl_error *err) {
     for (int i = 0; i < n; i++)
@@ -34,26 +35,26 @@ static int check_thinking(const tl_thinking *t, int V, tl_error *err) {
     TRY(check_ids("thinking.close", t->close, t->n_close, V, err));
     TRY(check_count("thinking.least", t->least, 0, INT32_MAX, err));
     TRY(check_count("thinking.most", t->most, -1, INT32_MAX, err));
-    if (t->most > 0 && t->least > t->most)
-        return tl__fail(err, TL_EINVALID, "thinking.least is %d, but at most %d tokens may be thought", t->least,
-                        t->most);
+    const int most = t->most > 0 ? t->most : 0;
+    if (t->most != 0 && t->least > most)
+        return tl__fail(err, TL_EINVALID, "thinking.least is %d, but at most %d tokens may be thought", t->least, most);
+    if ((t->least || t->most) && (t->n_close == 0 || (t->n_open == 0 && !t->begun)))
+        return tl__fail(err, TL_EINVALID,
+                        "thinking.%s is empty, so there are no bounds to what lies between it and thinking.%s; give "
+                        "both, or leave least and most at 0",
+                        t->n_close ? "open" : "close", t->n_close ? "close" : "open");
     return 0;
 }
 
-/* What can be asked for and is not done yet: refused by name, never ignored. */
-static int check_undone(const tl_request *r, tl_error *err) {
-    const struct {
-        bool asked;
-        const char *name;
-    } undone[] = {
-        {r->n_stop > 0, "stop"},
-        {r->include_stop, "include_stop"},
-        {r->thinking.n_open || r->thinking.n_close || r->thinking.begun || r->thinking.least || r->thinking.most,
-         "thinking"},
-    };
-    for (size_t i = 0; i < sizeof undone / sizeof *undone; i++)
-        if (undone[i].asked)
-            return tl__fail(err, TL_EUNSUPPORTED, "'%s' is not supported yet; leave it out", undone[i].name);
+static int check_stop(const char *text, int i, tl_error *err) {
+    enum { MOST_BYTES = 1 << 16 };
+    const size_t n = text ? strnlen(text, MOST_BYTES + 1) : 0;
+    if (n == 0) return tl__fail(err, TL_EINVALID, "stop text %d is empty; leave it out", i);
+    if (n > MOST_BYTES)
+        return tl__fail(err, TL_EINVALID, "stop text %d is longer than %d bytes; shorten it", i, MOST_BYTES);
+    if (tl__utf8_valid((const uint8_t *)text, n) < n)
+        return tl__fail(err, TL_EINVALID, "stop text %d is not UTF-8, as all text that is made is; it could never come",
+                        i);
     return 0;
 }
 
@@ -87,16 +88,14 @@ static int check(const tl_batcher *b, const tl_request *r, tl_error *err) {
     }
     TRY(check_count("n_stop", r->n_stop, 0, TL_MOST_STOPS, err));
     TRY(check_pointer("stop", r->stop, r->n_stop, err));
-    for (int i = 0; i < r->n_stop; i++)
-        if (!r->stop[i] || !*r->stop[i]) return tl__fail(err, TL_EINVALID, "stop text %d is empty; leave it out", i);
+    for (int i = 0; i < r->n_stop; i++) TRY(check_stop(r->stop[i], i, err));
     if (r->n_stop && !b->engine->tokenizer)
         return tl__fail(err, TL_EINVALID, "the model has no tokenizer, so no text can stop an answer; use stop_id");
     TRY(check_count("n_stop_id", r->n_stop_id, 0, V, err));
     TRY(check_pointer("stop_id", r->stop_id, r->n_stop_id, err));
     TRY(check_ids("stop_id", r->stop_id, r->n_stop_id, V, err));
     TRY(check_count("alternatives", r->alternatives, 0, TL_MOST_ALTERNATIVES, err));
-    TRY(check_thinking(&r->thinking, V, err));
-    return check_undone(r, err);
+    return check_thinking(&r->thinking, V, err);
 }
 
 /* ---- the copy ---- */
@@ -119,22 +118,39 @@ static const void *keep(room *m, const void *from, size_t count, size_t bytes) {
     return p;
 }
 
+static void lay_out_stops(tl_copy *c, room *m, const tl_batcher *b, const tl_request *r) {
+    const char **text = take(m, (size_t)r->n_stop, sizeof *text);
+    tl_stop *stop = take(m, (size_t)r->n_stop, sizeof *stop);
+    size_t longest = 0;
+    for (int i = 0; i < r->n_stop; i++) {
+        const size_t n = strlen(r->stop[i]);
+        const char *copied = keep(m, r->stop[i], n + 1, 1);
+        int32_t *border = take(m, n + 1, sizeof *border);
+        if (n > longest) longest = n;
+        if (!m->base) continue;
+        tl__stop_borders(border, copied, (int)n);
+        stop[i] = (tl_stop){copied, (int)n, border};
+        text[i] = copied;
+    }
+    c->asked.stop = text;
+    c->stop = stop;
+    c->text = r->n_stop ? take(m, b->text_room + longest, 1) : NULL;
+}
+
 static void lay_out(tl_copy *c, room *m, const tl_batcher *b, const tl_request *r, int choices, int most) {
     tl_request *a = &c->asked;
     a->bias = keep(m, r->bias, (size_t)r->n_bias, sizeof *r->bias);
     a->stop_id = keep(m, r->stop_id, (size_t)r->n_stop_id, sizeof *r->stop_id);
     a->thinking.open = keep(m, r->thinking.open, (size_t)r->thinking.n_open, sizeof *r->thinking.open);
     a->thinking.close = keep(m, r->thinking.close, (size_t)r->thinking.n_close, sizeof *r->thinking.close);
-    const char **stop = take(m, (size_t)r->n_stop, sizeof *stop);
-    for (int i = 0; i < r->n_stop; i++) {
-        const char *text = keep(m, r->stop[i], strlen(r->stop[i]) + 1, 1);
-        if (stop) stop[i] = text;
-    }
-    a->stop = stop;
+    lay_out_stops(c, m, b, r);
     c->embedding = r->embed ? take(m, (size_t)b->model->arch.C, sizeof *c->embedding) : NULL;
     for (int i = 0; i < choices; i++) {
         int32_t *token = take(m, (size_t)(r->n_prompt + most + tl_ahead(b)), sizeof *token);
-        if (m->base) c->choice[i].token = token; /* the later ones copy the prompt when they are born */
+        int32_t *matched = take(m, (size_t)r->n_stop, sizeof *matched);
+        if (!m->base) continue;
+        c->choice[i].token = token; /* the later ones copy the prompt when they are born */
+        c->choice[i].matched = memset(matched, 0, (size_t)r->n_stop * sizeof *matched);
     }
 }
 
@@ -163,6 +179,7 @@ int tl__copy_request(tl_copy **out, const tl_batcher *b, const tl_request *r, tl
         s->slot = -1;
         s->sampling = r->sampling;
         s->sampling.seed += (uint64_t)i;
+        s->thought = tl__thinking_begin(&c->asked.thinking);
         s->n = r->n_prompt;
         s->usage.prompt_tokens = r->n_prompt;
     }

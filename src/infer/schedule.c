@@ -7,9 +7,14 @@
  * Invariants, asserted by number:
  *   S1  active is ordered by age, and so is the queue.
  *   S2  a sequence has a slot, pages and keys only while it is reading or running.
- *   S3  running: all tokens but the last have keys and values. Reading: at least two have none.
- *   S4  a row is only ever written to a page that one sequence holds and that is not in the tree.
- *   S5  a step in which a sequence is active has a row of the oldest. */
+ *   S3  running: all tokens but the last have keys and values. Reading: at least two have none. Keys at `length` and
+ *       behind it, of tokens that were proposed and not kept, are written again before they are read: a row reads no
+ *       key behind its own place, and a step writes the keys of all places from `length` to its rows' last.
+ *   S4  a row is only ever written to a page that one sequence holds and that is not in the tree; a page goes into the
+ *       tree when its last place is before `length`.
+ *   S5  a step in which a sequence is active has a row of the oldest.
+ *   S6  no row lies behind the last that a sequence can use: each row of a token proposed is before the last token that
+ *       may be made. */
 #include <assert.h>
 #include <string.h>
 
@@ -42,6 +47,12 @@ static int32_t take_page(tl_batcher *b) {
     int32_t page = tl__pages_take(&b->pages);
     if (page < 0 && tl__prefix_evict(&b->prefix)) page = tl__pages_take(&b->pages);
     return page;
+}
+
+void tl__page_more(tl_batcher *b, tl_sequence *s) {
+    const int32_t page = take_page(b);
+    assert(page >= 0);
+    tl_pages_of(b, s)[s->pages++] = page;
 }
 
 /* The last first: a page of the tree is let go before the one that it follows. */
@@ -84,7 +95,7 @@ static void leave_slot(tl_batcher *b, tl_sequence *s) {
     s->slot = -1;
     s->stay = 0;
     s->length = s->draft_length = 0;
-    s->rows = s->proposed = 0;
+    s->rows = s->proposed = s->drafts = 0;
     int i = 0;
     while (b->active[i] != s) i++;
     b->n_active--;
@@ -193,13 +204,12 @@ static void give_pages(tl_batcher *b) {
     for (int i = 0; i < b->n_active; i++) {
         tl_sequence *s = b->active[i];
         if (s->state != TL_SEQUENCE_RUNNING || s->pages >= tl_pages_for(s->n)) continue;
-        int32_t page;
-        while ((page = take_page(b)) < 0) {
+        while (b->pages.free + b->pages.cached == 0) {
             tl_sequence *youngest = b->active[b->n_active - 1];
             preempt(b, youngest);
             if (youngest == s) break;
         }
-        if (page >= 0) tl_pages_of(b, s)[s->pages++] = page;
+        if (s->slot >= 0) tl__page_more(b, s);
     }
 }
 
@@ -220,7 +230,7 @@ static int give_prompts(tl_batcher *b, int left) {
     return left;
 }
 
-static void add_pick(tl_batcher *b, const tl_sequence *s, int row, int place, int32_t target) {
+static void add_pick(tl_batcher *b, tl_sequence *s, int row, int place, int32_t target) {
     b->pick[b->n_picks++] = (tl_pick){.sequence = s, .row = row, .place = place, .target = target};
 }
 
@@ -228,6 +238,7 @@ static void add_pick(tl_batcher *b, const tl_sequence *s, int row, int place, in
 static void add_piece(tl_batcher *b, tl_sequence *s) {
     const int p = b->n_pieces++, first = b->R, prompt = s->usage.prompt_tokens;
     const tl_request *asked = &s->copy->asked;
+    assert(!s->proposed || s->n + s->proposed < prompt + s->copy->most); /* S6 */
     b->piece[p] = (tl_piece){.sequence = s, .first = first, .pick = b->n_picks};
     b->seq_row[p] = first;
     b->seq_block[p] = s->slot * b->row_pages;
@@ -249,9 +260,16 @@ static void add_piece(tl_batcher *b, tl_sequence *s) {
     b->seq_row[p + 1] = b->R;
 }
 
-void tl__schedule(tl_batcher *b) {
+void tl__lay_out(tl_batcher *b) {
     b->n_pieces = b->n_picks = b->R = 0;
-    for (int i = 0; i < b->n_active; i++) b->active[i]->rows = b->active[i]->proposed = 0;
+    for (int i = 0; i < b->n_active; i++)
+        if (b->active[i]->rows > 0) add_piece(b, b->active[i]);
+    assert(b->R <= b->options.step_tokens);
+    b->step.rows = b->R;
+}
+
+void tl__schedule(tl_batcher *b) {
+    for (int i = 0; i < b->n_active; i++) b->active[i]->rows = b->active[i]->proposed = b->active[i]->drafts = 0;
     give_pages(b);
     admit_waiting(b);
     int left = b->options.step_tokens;
@@ -261,12 +279,8 @@ void tl__schedule(tl_batcher *b) {
         assert((s->n - s->length > 1) == (s->state == TL_SEQUENCE_READING)); /* S3 */
         if (s->state == TL_SEQUENCE_RUNNING) s->rows = 1, left--;
     }
-    give_prompts(b, left);
-    for (int i = 0; i < b->n_active; i++)
-        if (b->active[i]->rows > 0) add_piece(b, b->active[i]);
+    tl__look_ahead(b, give_prompts(b, left));
     assert(b->n_active == 0 || b->active[0]->rows > 0); /* S5 */
-    assert(b->R <= b->options.step_tokens);
-    b->step.rows = b->R;
     b->step.running = b->n_active;
     b->step.waiting = b->n_waiting;
 }

@@ -21,10 +21,29 @@ static void add_embedding(const tl_sequence *s, tl_event *e) {
     if (s->copy->asked.embed && read) e->embedding = s->copy->embedding;
 }
 
+/* The bytes that are certain with one more token (−1: none); last: no other comes. Returns the stop text that ends the
+ * answer, with which no other comes either; NULL: none. */
+static const char *add_text(tl_batcher *b, tl_sequence *s, tl_event *e, int32_t id, bool last) {
+    const tl_copy *c = s->copy;
+    const tl_request *r = &c->asked;
+    char *text = c->text ? c->text : b->text;
+    e->text = text;
+    if (!b->engine->tokenizer) return NULL;
+    const size_t held = tl__stops_held(c->stop, r->n_stop, s->matched, text);
+    size_t n = held, certain;
+    if (id >= 0) n += tl__decoder_push(b->engine->tokenizer, &s->decoder, id, !r->special, text + n);
+    if (last) n += tl__decoder_finish(&s->decoder, text + n);
+    assert(n - held <= b->text_room);
+    const bool blind = s->usage.completion_tokens <= r->min_tokens;
+    const int stop = tl__stops_read(c->stop, r->n_stop, s->matched, text, held, n, blind, &certain);
+    e->text_n = stop < 0 && last ? n : certain;
+    if (stop >= 0 && r->include_stop) e->text_n += (size_t)c->stop[stop].n;
+    return stop < 0 ? NULL : r->stop[stop];
+}
+
 void tl__end(tl_batcher *b, tl_sequence *s, tl_finish finish) {
     tl_event e = {.id = -1, .prompt_at = -1, .finish = finish};
-    e.text = b->text;
-    e.text_n = b->engine->tokenizer ? tl__decoder_finish(&s->decoder, b->text) : 0;
+    add_text(b, s, &e, -1, true);
     add_embedding(s, &e);
     tl__tell(s, &e);
     leave(b, s);
@@ -94,12 +113,6 @@ static void tell_prompt(tl_sequence *s, int at, int32_t id, const tl_pick *p) {
 
 /* ---- the answer ---- */
 
-static bool stops(const tl_batcher *b, const tl_request *r, int32_t id) {
-    for (int i = 0; i < r->n_stop_id; i++)
-        if (r->stop_id[i] == id) return true;
-    return !r->ignore_eos && tl__engine_ends_text(b->engine, id);
-}
-
 /* One more token. false: it was the last, and s is gone. */
 static bool accept(tl_batcher *b, tl_sequence *s, const tl_pick *p, int64_t now_ns) {
     const tl_request *asked = &s->copy->asked;
@@ -111,38 +124,54 @@ static bool accept(tl_batcher *b, tl_sequence *s, const tl_pick *p, int64_t now_
     u->last_ns = now_ns;
     b->tally.generated_tokens++;
 
-    tl_event e = {.id = p->id, .prompt_at = -1, .logp = p->logp, .top = p->top, .n_top = p->n_top, .text = b->text};
-    const bool stop = before >= asked->min_tokens && stops(b, asked, p->id);
+    tl_event e = {.id = p->id, .prompt_at = -1, .logp = p->logp, .top = p->top, .n_top = p->n_top};
+    const bool stop = before >= asked->min_tokens && tl__ends(b, asked, p->id);
+    e.thinking = !stop && tl__thinking_read(&asked->thinking, &s->thought, p->id);
+    u->thinking_tokens = s->thought.tokens;
     e.finish = stop ? TL_FINISH_STOP : u->completion_tokens == s->copy->most ? TL_FINISH_LENGTH : TL_FINISH_NONE;
-    if (b->engine->tokenizer) {
-        if (!stop) e.text_n = tl__decoder_push(b->engine->tokenizer, &s->decoder, p->id, !asked->special, b->text);
-        if (e.finish) e.text_n += tl__decoder_finish(&s->decoder, b->text + e.text_n);
-        assert(e.text_n <= b->text_room);
-    }
+    e.stop = add_text(b, s, &e, stop ? -1 : p->id, e.finish != TL_FINISH_NONE);
+    if (e.stop) e.finish = TL_FINISH_STOP;
     if (e.finish) add_embedding(s, &e);
     tl__tell(s, &e);
     if (e.finish) leave(b, s);
     return !e.finish;
 }
 
+/* Tokens proposed to s from the first on that its own draw, in the row before, says otherwise. */
+static int count_wrong(const tl_batcher *b, const tl_piece *piece) {
+    const tl_sequence *s = piece->sequence;
+    int right = 0;
+    while (right < s->proposed && b->pick[piece->pick + right].id == s->token[s->n + right]) right++;
+    return s->proposed - right;
+}
+
 static void settle_piece(tl_batcher *b, const tl_piece *piece, int64_t now_ns) {
     tl_sequence *s = piece->sequence;
     tl_copy *c = s->copy;
-    const int from = s->length, prompt = s->usage.prompt_tokens;
-    s->length += s->rows;
-    assert(s->length <= s->n);
+    const int from = s->length, prompt = s->usage.prompt_tokens, wrong = count_wrong(b, piece);
+    const int kept = s->proposed - wrong, picks = piece->picks - wrong;
+    s->length += s->rows - wrong;
+    if (s->draft_length > s->length) s->draft_length = s->length; /* D1 */
     tl__share_pages(b, s);
+    if (s->proposed) {
+        tl__trust_learn(s->drafts ? &s->draft_trust : &s->trust, kept, kept + (wrong > 0));
+        s->usage.proposed += s->proposed;
+        b->step.proposed += s->proposed;
+    }
     if (s->choice == 0) {
         if (c->embedding && from < prompt && s->length >= prompt)
             keep_embedding(b, s, piece->first + prompt - 1 - from);
         if (c->asked.prompt_logprobs && s->told == 0) tell_prompt(s, 0, s->token[0], NULL);
         if (s->length >= prompt) bear_choices(b, c);
     }
-    for (int i = 0; i < piece->picks; i++) {
+    for (int i = 0; i < picks; i++) {
         const tl_pick *p = &b->pick[piece->pick + i];
+        s->usage.accepted += i < kept;
+        b->step.accepted += i < kept;
         if (p->target >= 0) tell_prompt(s, p->place, p->target, p);
         else if (!accept(b, s, p, now_ns)) return;
     }
+    assert(s->length <= s->n); /* S3 */
     if (c->most == 0 && s->length == s->n) {
         tl__end(b, s, TL_FINISH_LENGTH);
         return;

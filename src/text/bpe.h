@@ -20,6 +20,7 @@ typedef enum tl_model_kind {
 typedef struct tl_token {
     uint32_t text_at, text_n;
     uint32_t bytes_at, bytes_n;
+    uint32_t first_at, first_n; /* the same where it is the first of a text: without its marks */
     uint32_t decodes_at, decodes_n; /* the text that decoding starts from: an added token's may be normalised */
     bool present; /* false: a gap between ids */
     bool model;   /* in the model's vocabulary (an added token need not be) */

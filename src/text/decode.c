@@ -117,6 +117,19 @@ static void find_watched(const tl_tokenizer *tok, bool watched[256]) {
     }
 }
 
+/* What decoding makes of a token: *at, *n, which hold what it would be taken for. false: no memory. */
+static bool keep_text(tl_tokenizer *tok, tl_token *t, bool first, tl_textbuf *text, tl_textbuf *spare, uint32_t *at,
+                      uint32_t *n) {
+    spare->n = 0;
+    token_text(tok, t, first, text, spare, &t->byte);
+    if (text->failed || spare->failed) return false;
+    if (text->n == *n && (*n == 0 || memcmp(text->bytes, tok->text + *at, *n) == 0)) return true;
+    const int64_t place = tl__bpe_keep(tok, text->n ? text->bytes : "", text->n);
+    if (place < 0) return false;
+    *at = (uint32_t)place, *n = (uint32_t)text->n;
+    return true;
+}
+
 int tl__decode_finish(tl_tokenizer *tok, const char *where, tl_error *err) {
     bool fused = false, bytes = false;
     for (int i = 0; i < tok->n_decode; i++) {
@@ -139,37 +152,35 @@ int tl__decode_finish(tl_tokenizer *tok, const char *where, tl_error *err) {
     size_t most = tl__textbuf_most(tok->text_used);
     find_watched(tok, watched);
     tl_textbuf text = {0}, spare = {0};
-    for (int id = 0; id < tok->vocab; id++) {
+    bool kept = true;
+    const bool marked = uses(tok, TL_DECODE_METASPACE);
+    for (int id = 0; id < tok->vocab && kept; id++) {
         tl_token *t = &tok->token[id];
         if (!t->present) continue;
         const uint8_t *s = (const uint8_t *)tok->text + t->decodes_at;
         uint32_t passed = 0;
+        t->first_at = t->bytes_at, t->first_n = t->bytes_n;
         while (passed < t->decodes_n && !watched[s[passed]]) passed++;
         if (passed == t->decodes_n && t->decodes_at == t->text_at) continue;
-        bool byte;
-        text.n = spare.n = 0;
         text.most = spare.most = tl__textbuf_most(t->decodes_n);
         if (tok->text_used > most) text.failed = true;
-        token_text(tok, t, false, &text, &spare, &byte);
-        t->byte = byte;
-        if (text.n == t->text_n && memcmp(text.bytes, tok->text + t->text_at, text.n) == 0) continue;
-        int64_t place = text.failed || spare.failed ? -1 : tl__bpe_keep(tok, text.bytes, text.n);
-        if (place < 0) {
-            free(text.bytes);
-            free(spare.bytes);
-            return tl__fail(err, TL_ENOMEM, "%s: not enough memory for what the decoder makes of %d tokens", where, tok->vocab);
-        }
-        t->bytes_at = (uint32_t)place, t->bytes_n = (uint32_t)text.n;
+        kept = keep_text(tok, t, false, &text, &spare, &t->bytes_at, &t->bytes_n);
+        t->first_at = t->bytes_at, t->first_n = t->bytes_n;
+        if (kept && marked) kept = keep_text(tok, t, true, &text, &spare, &t->first_at, &t->first_n);
     }
     free(text.bytes);
     free(spare.bytes);
-    return 0;
+    if (kept) return 0;
+    return tl__fail(err, TL_ENOMEM, "%s: not enough memory for what the decoder makes of %d tokens", where, tok->vocab);
 }
 
 size_t tl__tokenizer_decode_room(const tl_tokenizer *tok) {
     size_t longest = 0;
-    for (int id = 0; id < tok->vocab; id++)
-        if (tok->token[id].present && tok->token[id].bytes_n > longest) longest = tok->token[id].bytes_n;
+    for (int id = 0; id < tok->vocab; id++) {
+        const tl_token *t = &tok->token[id];
+        if (t->present && t->bytes_n > longest) longest = t->bytes_n;
+        if (t->present && t->first_n > longest) longest = t->first_n;
+    }
     return 3 * longest + 16; /* every byte may be wrong and become the three of U+FFFD, those held back too */
 }
 
@@ -217,20 +228,15 @@ static size_t strip_beginning(const tl_tokenizer *tok, tl_decoder *d, char *out,
 
 size_t tl__decoder_push(const tl_tokenizer *tok, tl_decoder *d, int32_t id, bool skip_special, char *out) {
     if (skip_special && tl__tokenizer_is_special(tok, id)) return 0;
-    size_t n;
-    const uint8_t *bytes = (const uint8_t *)tl__tokenizer_bytes(tok, id, &n);
     if (id < 0 || id >= tok->vocab || !tok->token[id].present) return 0;
-    tl_textbuf text = {0}, spare = {0};
-    if (!d->some && uses(tok, TL_DECODE_METASPACE)) { /* the first token loses its marks */
-        bool byte;
-        token_text(tok, &tok->token[id], true, &text, &spare, &byte);
-        if (!text.failed && !spare.failed) bytes = (const uint8_t *)text.bytes, n = text.n;
-    }
+    const tl_token *t = &tok->token[id];
+    const uint8_t *bytes = (const uint8_t *)tok->text + (d->some ? t->bytes_at : t->first_at);
+    const size_t n = d->some ? t->bytes_n : t->first_n;
     d->some = true;
     d->bytewise = uses(tok, TL_DECODE_BYTE_FALLBACK);
     size_t o = 0, used = 0;
     /* Bytes of fallback make characters among themselves only. */
-    if (d->bytewise && !tok->token[id].byte && d->n > 0) o += tl__decoder_finish(d, out);
+    if (d->bytewise && !t->byte && d->n > 0) o += tl__decoder_finish(d, out);
     /* First, complete or give up what was held back: with at most 4 bytes it is decided. */
     while (d->n > 0 && used < n) {
         uint8_t head[8];
@@ -241,8 +247,6 @@ size_t tl__decoder_push(const tl_tokenizer *tok, tl_decoder *d, int32_t id, bool
         o += flow(d, head, held + 1, out + o);
     }
     o += flow(d, bytes + used, n - used, out + o);
-    free(text.bytes);
-    free(spare.bytes);
     return d->begun ? o : strip_beginning(tok, d, out, o);
 }
 

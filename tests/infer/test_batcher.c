@@ -15,8 +15,10 @@
 #include "families.h"
 #include "infer/batcher.h"
 #include "infer/session.h"
+#include "infer/thinking_definition.h"
 
-enum { MAX_V = 331, REQUESTS = 20, CHOICES = 3, MOST_MADE = 40, MOST_PROMPT = 120, MODELS = 1 + TEST_FAMILIES };
+enum { MAX_V = 331, REQUESTS = 20, CHOICES = 3, MOST_MADE = 64, MOST_PROMPT = 120, MODELS = 1 + TEST_FAMILIES };
+enum { MOST_TEXT = 32 * MOST_MADE, STOPS = 3, MOST_STOP = 24 };
 
 static const char larger[] =
     "{\"model_type\":\"llama\",\"vocab_size\":331,\"hidden_size\":64,\"intermediate_size\":168,\"num_hidden_layers\":3,"
@@ -24,7 +26,14 @@ static const char larger[] =
     "theta\":10000,"
     "\"initializer_range\":0.15,\"tie_word_embeddings\":false}";
 
-static tl_engine engines[MODELS];
+/* What proposes to it: of another shape, and knowing nothing of it. */
+static const char smaller[] =
+    "{\"model_type\":\"llama\",\"vocab_size\":331,\"hidden_size\":32,\"intermediate_size\":40,\"num_hidden_layers\":1,"
+    "\"num_attention_heads\":2,\"num_key_value_heads\":1,\"max_position_embeddings\":160,\"rms_norm_eps\":1e-5,\"rope_"
+    "theta\":10000,"
+    "\"initializer_range\":0.15,\"tie_word_embeddings\":true}";
+
+static tl_engine engines[MODELS], drafts[MODELS];
 
 /* ---- counting heap calls: the C library's own entry points, except under a sanitizer, which has its own ---- */
 
@@ -56,22 +65,29 @@ void free(void *p) {
 static int open_engines(void **state) {
     tl_error err = {0};
     int status = 0;
-    for (int i = 0; !status && i < MODELS; i++) {
-        tl_engine *e = &engines[i];
-        const char *config = i == 0 ? larger : test_families[i - 1].config;
+    for (int k = 0; !status && k < 2 * MODELS; k++) {
+        const int i = k / 2;
+        tl_engine *e = k % 2 ? &drafts[i] : &engines[i];
+        const char *config = i ? test_families[i - 1].config : k % 2 ? smaller : larger;
         status = tl__ctx_open(&e->ctx, 2, NULL, &err);
         if (!status) status = tl__arch_parse(&e->arch, config, strlen(config), "config", &err);
         if (!status) status = tl__model_create(&e->model, &e->arch, 0, &err);
-        if (!status) tl__model_init(&e->model, 5, e->ctx.pool);
+        if (!status) tl__model_init(&e->model, 5 + (uint64_t)k % 2, e->ctx.pool);
     }
+    /* Bytes, and tokens of several: most of what a random model makes is no UTF-8. */
+    const char *text[] = {TL_SOURCE_DIR "/README.md"};
+    const tl_bpe_options bpe = {.vocab = 331};
+    if (!status) status = tl__tokenizer_train(&engines[0].tokenizer, text, 1, &bpe, &err);
     if (status) fprintf(stderr, "%s\n", err.text);
     return status;
 }
 
 static int close_engines(void **state) {
-    for (int i = 0; i < MODELS; i++) {
-        tl__model_close(&engines[i].model);
-        tl__ctx_close(&engines[i].ctx);
+    tl__tokenizer_close(engines[0].tokenizer);
+    for (int k = 0; k < 2 * MODELS; k++) {
+        tl_engine *e = k % 2 ? &drafts[k / 2] : &engines[k / 2];
+        tl__model_close(&e->model);
+        tl__ctx_close(&e->ctx);
     }
     return 0;
 }
@@ -87,6 +103,12 @@ typedef struct answer {
     float logp[MOST_MADE];
     int n;
     tl_finish finish;
+    char text[MOST_TEXT];
+    bool thinks[MOST_MADE];
+    int thinking_tokens;
+    size_t n_text;
+    size_t text_after[MOST_MADE]; /* expected: bytes that the first so many tokens and one more make certain */
+    char stop[MOST_STOP];         /* that ended it; "": none did */
 } answer;
 
 typedef struct item {
@@ -94,6 +116,9 @@ typedef struct item {
     int32_t prompt[MOST_PROMPT];
     int32_t stop_id[2];
     tl_logit_bias bias[2];
+    char stop_text[STOPS][MOST_STOP];
+    const char *stop[STOPS];
+    int32_t open[2], close[3];
     float prompt_logp[MOST_PROMPT]; /* expected */
     answer expected[CHOICES];
     /* what came */
@@ -102,7 +127,7 @@ typedef struct item {
     float got_prompt_logp[MOST_PROMPT];
     int told;
     bool wrong;
-    int preemptions;                /* of the first choice */
+    tl_usage usage[CHOICES];
     tl_candidate top[MOST_MADE][4]; /* of the first choice's tokens */
     float embedding[64];
     bool embedded;
@@ -147,6 +172,9 @@ static void make_items(const tl_engine *e, uint64_t seed) {
             it->asked.stop_id = it->stop_id;
             it->asked.n_stop_id = 2;
         }
+        if (it->asked.max_tokens > 0 && i % 3 == 0) it->asked.min_tokens = (int)draw(key, 8, 6) % it->asked.max_tokens;
+        it->asked.special = i % 4 == 3;
+        it->asked.no_look_ahead = i % 8 == 5;
     }
 }
 
@@ -156,10 +184,88 @@ static bool ends(const tl_engine *e, const tl_request *r, int32_t id) {
     return tl__engine_ends_text(e, id);
 }
 
+/* ---- stop texts, by their definition: every end in the whole text is looked at ---- */
+
+static void add_text(answer *a, size_t n) {
+    a->n_text += n;
+    assert_true(a->n_text + 128 < MOST_TEXT);
+}
+
+static void decode_whole(const tl_engine *e, const tl_request *r, answer *a) {
+    tl_decoder d = {0};
+    for (int t = 0; t < a->n && e->tokenizer; t++) {
+        const bool ended = a->finish == TL_FINISH_STOP && t == a->n - 1; /* an id that ends has no text */
+        if (!ended) add_text(a, tl__decoder_push(e->tokenizer, &d, a->id[t], !r->special, a->text + a->n_text));
+        if (t == a->n - 1) add_text(a, tl__decoder_finish(&d, a->text + a->n_text));
+        a->text_after[t] = a->n_text;
+    }
+}
+
+/* Two that do come, and one that begins like one of them and goes on otherwise. */
+static void choose_stops(item *it, uint64_t key) {
+    const answer *a = &it->expected[draw(key, 20, (uint32_t)(it->asked.choices > 1 ? it->asked.choices : 1))];
+    if (a->n_text < 2) return;
+    for (int i = 0; i < STOPS; i++) {
+        size_t from = draw(key, 21 + (uint64_t)i, (uint32_t)a->n_text), n = 1 + draw(key, 24 + (uint64_t)i, 12);
+        if (n > a->n_text - from) n = a->n_text - from;
+        while (from > 0 && (a->text[from] & 0xC0) == 0x80) from--, n++;
+        while (from + n < a->n_text && (a->text[from + n] & 0xC0) == 0x80) n++;
+        memcpy(it->stop_text[i], a->text + from, n);
+        n = strnlen(it->stop_text[i], n); /* the model may say a NUL, which no stop text can hold */
+        if (i == 2 || n == 0) it->stop_text[i][n] = 'z', n++;
+        it->stop_text[i][n] = 0;
+        it->stop[i] = it->stop_text[i];
+    }
+    it->asked.stop = it->stop;
+    it->asked.n_stop = STOPS;
+    it->asked.include_stop = draw(key, 27, 2);
+}
+
+static void cut_at_stop(const tl_request *r, answer *a) {
+    const size_t blind =
+        r->min_tokens > 0 && a->n > 0 ? a->text_after[(r->min_tokens < a->n ? r->min_tokens : a->n) - 1] : 0;
+    for (size_t end = blind + 1; end <= a->n_text; end++) {
+        const char *best = NULL;
+        for (int i = 0; i < r->n_stop; i++) {
+            const size_t n = strlen(r->stop[i]);
+            if (n <= end && !memcmp(a->text + end - n, r->stop[i], n) && (!best || n > strlen(best))) best = r->stop[i];
+        }
+        if (!best) continue;
+        int t = 0;
+        while (a->text_after[t] < end) t++;
+        a->n = t + 1;
+        a->thinking_tokens = 0;
+        for (int i = 0; i < a->n; i++) a->thinking_tokens += a->thinks[i];
+        a->finish = TL_FINISH_STOP;
+        a->n_text = r->include_stop ? end : end - strlen(best);
+        strcpy(a->stop, best);
+        return;
+    }
+}
+
+/* ---- thinking ---- */
+
+/* Delimiters that do come, most often. */
+static void choose_thinking(item *it, uint64_t key) {
+    const answer *a = &it->expected[0];
+    tl_thinking *t = &it->asked.thinking;
+    if (a->n < 4) return;
+    const int at = (int)draw(key, 30, (uint32_t)a->n / 2), end = at + 1 + (int)draw(key, 31, (uint32_t)(a->n - at - 1));
+    t->n_open = 1 + (int)draw(key, 32, 2);
+    t->n_close = 1 + (int)draw(key, 33, 3);
+    for (int i = 0; i < t->n_open; i++) it->open[i] = a->id[at + i < a->n ? at + i : at];
+    for (int i = 0; i < t->n_close; i++) it->close[i] = a->id[end + i < a->n ? end + i : end];
+    t->open = it->open;
+    t->close = it->close;
+    t->begun = draw(key, 34, 3) > 0;
+    t->most = (int)draw(key, 35, 12) - 1;
+    t->least = t->most == 0 ? (int)draw(key, 36, 25) : t->most < 0 ? 0 : (int)draw(key, 36, (uint32_t)t->most + 1);
+}
+
 static void answer_alone(tl_engine *e, item *it, tl_type kv_type) {
     const tl_request *r = &it->asked;
     const int positions = e->model.positions;
-    float logits[MAX_V];
+    float logits[MAX_V], masked[MAX_V];
     void *scratch = malloc(tl__sampler_bytes(e->arch.V));
     int32_t made[MOST_MADE];
     tl_session *s;
@@ -175,16 +281,25 @@ static void answer_alone(tl_engine *e, item *it, tl_type kv_type) {
         assert_int_equal(tl__session_append(s, r->prompt, r->n_prompt, logits, NULL), 0);
         while (a->n < r->max_tokens && tl__session_length(s) < positions) {
             const tl_steering steering = {r->bias, r->n_bias, r->n_prompt, a->n, r->prompt, made};
-            const int32_t id = tl__sample(&e->ctx, &sampling, &steering, logits, e->arch.V, tl__session_length(s),
-                                          scratch, &a->logp[a->n]);
+            const float log_z = tl__log_z(&e->ctx, logits, e->arch.V);
+            memcpy(masked, logits, (size_t)e->arch.V * sizeof *masked);
+            const next x = think(&r->thinking, made, a->n, a->thinks, &a->thinking_tokens);
+            for (int32_t id = 0; id < e->arch.V; id++)
+                if (id == x.barred || ((a->n < r->min_tokens || x.goes_on) && ends(e, r, id))) masked[id] = -INFINITY;
+            int32_t id =
+                tl__sample(&e->ctx, &sampling, &steering, masked, e->arch.V, tl__session_length(s), scratch, NULL);
+            if (x.forced >= 0) id = x.forced;
+            a->logp[a->n] = logits[id] - log_z;
             made[a->n] = a->id[a->n] = id;
             a->n++;
-            if (ends(e, r, id)) {
+            if (a->n > r->min_tokens && ends(e, r, id)) {
                 a->finish = TL_FINISH_STOP;
                 break;
             }
             assert_int_equal(tl__session_append(s, &id, 1, logits, NULL), 0);
         }
+        think(&r->thinking, made, a->finish == TL_FINISH_STOP ? a->n - 1 : a->n, a->thinks, &a->thinking_tokens);
+        decode_whole(e, r, a);
     }
     tl__session_close(s);
     free(scratch);
@@ -201,11 +316,15 @@ static void note(void *user, const tl_event *e) {
         it->got_prompt_logp[it->told++] = e->logp;
     } else if (e->id >= 0) {
         if (a->n >= MOST_MADE) it->wrong = true;
-        else a->id[a->n] = e->id, a->logp[a->n++] = e->logp;
+        else a->id[a->n] = e->id, a->thinks[a->n] = e->thinking, a->logp[a->n++] = e->logp;
     }
+    a->thinking_tokens = e->usage->thinking_tokens;
     a->finish = e->finish;
+    if (a->n_text + e->text_n > MOST_TEXT) it->wrong = true;
+    else if (e->text_n) memcpy(a->text + a->n_text, e->text, e->text_n), a->n_text += e->text_n;
+    if (e->stop) snprintf(a->stop, sizeof a->stop, "%s", e->stop);
     if (e->choice == 0 && e->id >= 0 && e->n_top == 4) memcpy(it->top[a->n - 1], e->top, sizeof it->top[0]);
-    if (e->choice == 0) it->preemptions = e->usage->preemptions;
+    it->usage[e->choice] = *e->usage;
     if (e->embedding) memcpy(it->embedding, e->embedding, sizeof it->embedding), it->embedded = true;
     n_ended += e->finish != TL_FINISH_NONE;
 }
@@ -213,8 +332,14 @@ static void note(void *user, const tl_event *e) {
 typedef struct setting {
     int model, threads, step_tokens, pages, running;
     bool no_cache, cancels;
+    int look_up, draft; /* draft 1: a model that knows nothing, 2: the model itself */
+    bool eager;
     tl_type kv_type;
 } setting;
+
+static int64_t page_bytes(const tl_engine *e, tl_type kv_type) {
+    return 2 * e->arch.L * e->arch.Hkv * tl_kv_part_bytes(kv_type, e->arch.D);
+}
 
 static void check_item(const item *it, bool may_be_cut, uint64_t seed, int i) {
     const tl_request *r = &it->asked;
@@ -232,6 +357,12 @@ static void check_item(const item *it, bool may_be_cut, uint64_t seed, int i) {
                 fail_msg("seed %llu, request %d, choice %d, token %d: id %d at %.9g, expected %d at %.9g",
                          (unsigned long long)seed, i, c, t, (int)a->id[t], (double)a->logp[t], (int)x->id[t],
                          (double)x->logp[t]);
+        assert_memory_equal(a->thinks, x->thinks, (size_t)a->n * sizeof(bool));
+        if (cut) continue;
+        assert_int_equal(a->thinking_tokens, x->thinking_tokens);
+        assert_string_equal(a->stop, x->stop);
+        assert_int_equal(a->n_text, x->n_text);
+        assert_memory_equal(a->text, x->text, x->n_text);
     }
     if (!r->prompt_logprobs) {
         assert_int_equal(it->told, 0);
@@ -250,12 +381,17 @@ static tl_batcher_facts run(const setting *how, uint64_t seed) {
     tl_error err = {0};
     tl_batcher *b;
     assert_int_equal(tl__ctx_open(&engine.ctx, how->threads, NULL, &err), 0);
-    const int64_t page = 2 * engine.arch.L * engine.arch.Hkv * tl_kv_part_bytes(how->kv_type, engine.arch.D);
+    tl_engine *draft = how->draft == 1 ? &drafts[how->model] : how->draft ? &engines[how->model] : NULL;
+    const int64_t page = page_bytes(&engine, how->kv_type) + (draft ? page_bytes(draft, how->kv_type) : 0);
     tl_batcher_options o = {.kv_bytes = page * how->pages,
+                            .draft = draft,
+                            .draft_tokens = draft ? 1 + (int)draw(seed, 99, 6) : 0,
                             .kv_type = how->kv_type,
+                            .eager = how->eager,
                             .step_tokens = how->step_tokens,
                             .running = how->running,
-                            .no_prefix_cache = how->no_cache};
+                            .no_prefix_cache = how->no_cache,
+                            .look_up = how->look_up};
     if (tl__batcher_open(&b, &engine, &o, &err)) fail_msg("%s", err.text);
     int64_t kv, other;
     assert_int_equal(tl__batcher_size(&kv, &other, &engine, &o, &err), 0);
@@ -267,7 +403,7 @@ static tl_batcher_facts run(const setting *how, uint64_t seed) {
         order[j] = i;
         item *it = &items[i];
         memset(it->got, 0, sizeof it->got);
-        it->told = it->preemptions = 0;
+        it->told = 0;
         it->wrong = false;
     }
     for (int rows = 1; at < REQUESTS || rows > 0; steps++) {
@@ -294,7 +430,17 @@ static tl_batcher_facts run(const setting *how, uint64_t seed) {
     if (how->no_cache) assert_int_equal(facts.cached_pages, 0);
     tl__batcher_close(b);
     tl__ctx_close(&engine.ctx);
-    for (int i = 0; i < REQUESTS; i++) check_item(&items[i], how->cancels, seed, i);
+    int64_t proposed = 0, accepted = 0;
+    for (int i = 0; i < REQUESTS; i++) {
+        check_item(&items[i], how->cancels, seed, i);
+        for (int c = 0; c < items[i].asked.choices; c++) {
+            proposed += items[i].usage[c].proposed;
+            accepted += items[i].usage[c].accepted;
+            if (items[i].asked.no_look_ahead) assert_int_equal(items[i].usage[c].proposed, 0);
+        }
+    }
+    assert_int_equal(facts.proposed, proposed);
+    assert_int_equal(facts.accepted, accepted);
     return facts;
 }
 
@@ -302,7 +448,16 @@ static tl_batcher_facts run(const setting *how, uint64_t seed) {
 
 static void prepare(int model, uint64_t seed, tl_type kv_type) {
     make_items(&engines[model], seed);
-    for (int i = 0; i < REQUESTS; i++) answer_alone(&engines[model], &items[i], kv_type);
+    for (int i = 0; i < REQUESTS; i++) {
+        item *it = &items[i];
+        answer_alone(&engines[model], it, kv_type);
+        if (i % 3 == 2) {
+            choose_thinking(it, seed * 1000 + (uint64_t)i);
+            answer_alone(&engines[model], it, kv_type);
+        }
+        if (i % 2 == 0) choose_stops(it, seed * 1000 + (uint64_t)i);
+        for (int c = 0; c < CHOICES; c++) cut_at_stop(&it->asked, &it->expected[c]);
+    }
 }
 
 static int shuffles(void) {
@@ -312,7 +467,7 @@ static int shuffles(void) {
 
 static void L1_a_crowd_is_answered_as_one(void **state) {
     static const int steps[] = {1, 3, 17, 40, 64, 512}, running[] = {1, 2, 5, 64};
-    int64_t hits = 0, preemptions = 0;
+    int64_t hits = 0, preemptions = 0, stops = 0, thought = 0, proposed = 0, accepted = 0;
     for (int k = 0; k < shuffles(); k++) {
         const uint64_t key = 77 + (uint64_t)k;
         const int model = k % 2 ? 0 : 1 + (k / 2) % (MODELS - 1), positions = engines[model].model.positions;
@@ -325,13 +480,22 @@ static void L1_a_crowd_is_answered_as_one(void **state) {
                              .running = running[draw(key, 1, 4)],
                              .pages = least + (int[]){0, 3, 12, 200}[draw(key, 2, 4)],
                              .no_cache = draw(key, 3, 3) == 0,
+                             .look_up = (int[]){0, 3, 8}[draw(key, 5, 3)],
+                             .draft = (int)draw(key, 6, 3),
+                             .eager = draw(key, 7, 3) > 0,
                              .cancels = draw(key, 4, 3) == 0,
                              .kv_type = kv_type};
         const tl_batcher_facts facts = run(&how, key);
         hits += facts.prefix_hits;
         preemptions += facts.preemptions;
+        proposed += facts.proposed;
+        accepted += facts.accepted;
+        for (int i = 0; i < REQUESTS; i++)
+            stops += items[i].got[0].stop[0] != 0, thought += items[i].got[0].thinking_tokens;
     }
-    assert_true(hits > 0 && preemptions > 0); /* what was to be proved harmless took place */
+    /* What was to be proved harmless took place. */
+    assert_true(hits > 0 && preemptions > 0 && stops > 20 && thought > 100);
+    assert_true(accepted > 100 && proposed > accepted + 100);
 }
 
 /* ---- the rest of the contract ---- */
@@ -347,15 +511,17 @@ static void run_out(tl_batcher *b) {
     for (int i = 0; tl__batcher_step(b, 0, NULL) > 0; i++) assert_true(i < 10000);
 }
 
-static void what_is_not_done_is_refused_by_name(void **state) {
+static void what_cannot_be_is_refused_by_name(void **state) {
     tl_engine *e = &engines[0];
     tl_batcher *b;
     tl_error err = {0};
     uint64_t id;
     assert_int_equal(tl__batcher_open(&b, e, &(tl_batcher_options){.kv_type = TL_Q4_0}, &err), TL_EUNSUPPORTED);
     assert_non_null(strstr(err.text, "Q4_0"));
-    assert_int_equal(tl__batcher_open(&b, e, &(tl_batcher_options){.look_up = 4}, &err), TL_EUNSUPPORTED);
-    assert_int_equal(tl__batcher_open(&b, e, &(tl_batcher_options){.draft = e}, &err), TL_EUNSUPPORTED);
+    assert_int_equal(tl__batcher_open(&b, e, &(tl_batcher_options){.look_up = -1}, &err), TL_EINVALID);
+    assert_int_equal(tl__batcher_open(&b, e, &(tl_batcher_options){.draft_tokens = 1}, &err), TL_EINVALID);
+    assert_int_equal(tl__batcher_open(&b, e, &(tl_batcher_options){.draft = &engines[1]}, &err), TL_EINVALID);
+    assert_non_null(strstr(err.text, "same vocabulary"));
     assert_int_equal(tl__batcher_open(&b, e, &(tl_batcher_options){.kv_bytes = 1}, &err), TL_EINVALID);
     assert_int_equal(tl__batcher_open(&b, e, &(tl_batcher_options){.positions = 161}, &err), TL_EINVALID);
     assert_null(b);
@@ -367,12 +533,19 @@ static void what_is_not_done_is_refused_by_name(void **state) {
     assert_int_equal(tl__batcher_submit(b, &r, &id, &err), TL_EINVALID);
     r = plain;
     r.thinking.most = 5;
-    assert_int_equal(tl__batcher_submit(b, &r, &id, &err), TL_EUNSUPPORTED);
-    assert_non_null(strstr(err.text, "thinking"));
+    assert_int_equal(tl__batcher_submit(b, &r, &id, &err), TL_EINVALID);
+    assert_non_null(strstr(err.text, "thinking.close is empty"));
+    r.thinking = (tl_thinking){.close = prompt, .n_close = 1, .begun = true, .most = -1, .least = 1};
+    assert_int_equal(tl__batcher_submit(b, &r, &id, &err), TL_EINVALID);
     r = plain;
     r.n_prompt = 161;
     assert_int_equal(tl__batcher_submit(b, &r, &id, &err), TL_EINVALID);
     assert_non_null(strstr(err.text, "1 more")); /* says by how much */
+    r = plain;
+    r.stop = (const char *[]){"a", "\xC3"}; /* half a character */
+    r.n_stop = 2;
+    assert_int_equal(tl__batcher_submit(b, &r, &id, &err), TL_EINVALID);
+    assert_non_null(strstr(err.text, "stop text 1"));
     r = plain;
     prompt[1] = 331;
     assert_int_equal(tl__batcher_submit(b, &r, &id, &err), TL_EINVALID);
@@ -381,7 +554,7 @@ static void what_is_not_done_is_refused_by_name(void **state) {
 
 static void what_never_fits_and_too_many_are_refused(void **state) {
     tl_engine *e = &engines[0];
-    const int64_t page = 2 * (int64_t)e->arch.L * e->arch.Hkv * e->arch.D * TL_KV_BLOCK * 4;
+    const int64_t page = page_bytes(e, TL_F32);
     tl_batcher *b = open_batcher(e, &(tl_batcher_options){.kv_bytes = 2 * page, .waiting = 2});
     tl_batcher_facts facts;
     tl_error err = {0};
@@ -414,7 +587,7 @@ static void what_never_fits_and_too_many_are_refused(void **state) {
 /* Two that fit together only for a while: the younger gives way, the older never. */
 static void the_younger_gives_its_pages_back(void **state) {
     tl_engine *e = &engines[0];
-    const int64_t page = 2 * (int64_t)e->arch.L * e->arch.Hkv * e->arch.D * TL_KV_BLOCK * 4;
+    const int64_t page = page_bytes(e, TL_F32);
     tl_batcher *b = open_batcher(e, &(tl_batcher_options){.kv_bytes = 4 * page});
     int32_t prompt[17] = {1, 2, 3};
     uint64_t id;
@@ -430,8 +603,8 @@ static void the_younger_gives_its_pages_back(void **state) {
     }
     run_out(b);
     for (int i = 0; i < 2; i++) assert_int_equal(items[i].got[0].n, 30);
-    assert_int_equal(items[0].preemptions, 0);
-    assert_true(items[1].preemptions > 0);
+    assert_int_equal(items[0].usage[0].preemptions, 0);
+    assert_true(items[1].usage[0].preemptions > 0);
     tl__batcher_close(b);
 }
 
@@ -559,6 +732,91 @@ static void bias_alternatives_and_least_tokens(void **state) {
     tl__batcher_close(b);
 }
 
+/* Of a prompt that ends inside: exactly as many tokens as may be, then `close` with the probability that the model
+ * gives it; and where `close` would come at once it cannot before as many as must be. */
+static void a_thought_has_its_bounds(void **state) {
+    tl_engine *e = &engines[0];
+    tl_batcher *b = open_batcher(e, NULL);
+    int32_t prompt[5] = {5, 4, 3, 2, 1}, close[2] = {300, 301};
+    tl_request r = {.prompt = prompt, .n_prompt = 5, .max_tokens = 12, .logprobs = true, .ignore_eos = true};
+    static item plain, it;
+    ask(b, &plain, &r);
+    r.thinking = (tl_thinking){.close = close, .n_close = 2, .begun = true, .most = 4};
+    ask(b, &it, &r);
+    for (int t = 0; t < 12; t++) assert_true(it.got[0].thinks[t] == (t < 4));
+    assert_memory_equal(it.got[0].id, plain.got[0].id, 4 * sizeof(int32_t));
+    assert_int_equal(it.got[0].id[4], 300);
+    assert_int_equal(it.got[0].id[5], 301);
+    assert_int_equal(it.got[0].thinking_tokens, 4);
+    tl_session *s;
+    float logp[11];
+    int32_t tokens[11];
+    memcpy(tokens, prompt, sizeof prompt);
+    memcpy(tokens + 5, it.got[0].id, 6 * sizeof(int32_t));
+    assert_int_equal(tl__session_open(&s, &e->model, &e->ctx, 20, 0, NULL), 0);
+    assert_int_equal(tl__session_score(s, tokens, 11, -1, logp, NULL), 0);
+    assert_memory_equal(&logp[4], it.got[0].logp, 6 * sizeof(float));
+    tl__session_close(s);
+
+    r.thinking.most = -1;
+    ask(b, &it, &r);
+    assert_int_equal(it.got[0].id[0], 300);
+    assert_int_equal(it.got[0].thinking_tokens, 0);
+
+    r.thinking = (tl_thinking){.close = plain.got[0].id, .n_close = 1, .begun = true};
+    ask(b, &it, &r);
+    assert_int_equal(it.got[0].thinking_tokens, 0);
+    r.stop_id = &plain.got[0].id[3]; /* an end is no thought */
+    r.n_stop_id = 1;
+    r.thinking.close = close;
+    ask(b, &it, &r);
+    assert_int_equal(it.got[0].finish, TL_FINISH_STOP);
+    assert_int_equal(it.got[0].thinking_tokens, it.got[0].n - 1);
+    assert_false(it.got[0].thinks[it.got[0].n - 1]);
+    r.n_stop_id = 0;
+    r.thinking.close = plain.got[0].id;
+    r.thinking.least = 12;
+    ask(b, &it, &r);
+    assert_int_equal(it.got[0].thinking_tokens, 12);
+    for (int t = 0; t < 12; t++) assert_true(it.got[0].id[t] != plain.got[0].id[0]);
+    tl__batcher_close(b);
+}
+
+/* A draft that is the model itself is always right, sampled or not: only what is cut off by an end is not kept. */
+static void a_draft_that_agrees_is_always_right(void **state) {
+    tl_engine *e = &engines[0];
+    for (int k = 0; k < 3; k++) {
+        tl_batcher *b = open_batcher(e, &(tl_batcher_options){.draft = e, .draft_tokens = 5, .eager = true});
+        static item it;
+        int32_t prompt[5] = {5, 4, 3, 2, 1};
+        tl_request r = {.prompt = prompt, .n_prompt = 5, .max_tokens = 30, .ignore_eos = true};
+        if (k > 0) r.sampling = (tl_sampling){.temperature = 1.2f, .seed = 3};
+        if (k > 1) r.sampling.repetition_penalty = 1.5f, r.sampling.frequency_penalty = 0.5f;
+        ask(b, &it, &r);
+        assert_int_equal(it.got[0].n, 30); /* one with the prompt, then six a step */
+        assert_int_equal(it.usage[0].proposed, 24);
+        assert_int_equal(it.usage[0].accepted, 24);
+        tl_batcher_facts facts;
+        tl__batcher_describe(b, &facts);
+        assert_int_equal(facts.steps, 6);
+        assert_int_equal(facts.page_bytes, 2 * page_bytes(e, TL_F32));
+        int last = 29; /* the last id that came for the first time: after it nothing is proposed */
+        for (int i = 0; i < last; i++)
+            if (it.got[0].id[i] == it.got[0].id[last]) last--, i = -1;
+        assert_true(last > 1);
+        r.stop_id = &it.got[0].id[last];
+        r.n_stop_id = 1;
+        r.max_tokens = 60;
+        static item stopped;
+        ask(b, &stopped, &r);
+        assert_int_equal(stopped.got[0].finish, TL_FINISH_STOP);
+        assert_int_equal(stopped.got[0].n, last + 1);
+        assert_int_equal(stopped.usage[0].proposed, last - (last + 5) / 6);
+        assert_int_equal(stopped.usage[0].accepted, stopped.usage[0].proposed);
+        tl__batcher_close(b);
+    }
+}
+
 static void an_embedding_has_unit_length_and_its_bits(void **state) {
     tl_engine *e = &engines[0];
     assert_int_equal(e->arch.C, 64);
@@ -581,12 +839,14 @@ static void an_embedding_has_unit_length_and_its_bits(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(L1_a_crowd_is_answered_as_one),
-        cmocka_unit_test(what_is_not_done_is_refused_by_name),
+        cmocka_unit_test(what_cannot_be_is_refused_by_name),
         cmocka_unit_test(what_never_fits_and_too_many_are_refused),
         cmocka_unit_test(the_younger_gives_its_pages_back),
         cmocka_unit_test(a_deadline_ends_a_request),
         cmocka_unit_test(requests_come_from_any_thread),
         cmocka_unit_test(bias_alternatives_and_least_tokens),
+        cmocka_unit_test(a_thought_has_its_bounds),
+        cmocka_unit_test(a_draft_that_agrees_is_always_right),
         cmocka_unit_test(an_embedding_has_unit_length_and_its_bits),
     };
     return cmocka_run_group_tests(tests, open_engines, close_engines);
