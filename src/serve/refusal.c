@@ -4,6 +4,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include "text/unicode.h"
 
 static const char *type_of(int http) {
     switch (http) {
@@ -61,11 +62,11 @@ int tl__refuse_error(tl_refusal *r, const char *param, const tl_error *err) {
     }
 }
 
-/* Messages may quote what a client sent: cut at a limit they may end inside a character. */
+/* Messages quote what a client sent, and where they cut it short may cut a character. */
 static json_t *text_of(const char *text) {
-    json_t *whole = json_string(text);
-    for (size_t n = strlen(text); !whole && n > 0; n--) whole = json_stringn(text, n - 1);
-    return whole;
+    char whole[3 * sizeof((tl_refusal *)0)->text];
+    int64_t replaced = 0;
+    return json_stringn(whole, tl__utf8_repair(whole, (const uint8_t *)text, strlen(text), &replaced));
 }
 
 json_t *tl__refusal_json(const tl_refusal *r) {

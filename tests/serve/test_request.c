@@ -213,6 +213,22 @@ static void refusals(void **state) {
     }
 }
 
+/* What is quoted may be cut amid a character: the sentence goes on, in UTF-8. */
+static void quoted(void **state) {
+    tl_ask a;
+    tl_refusal r = {0};
+    char body[512] = "{\"prompt\": \"a\", \"temperature\": \"x";
+    (void)state;
+    for (int i = 0; i < 60; i++) strcat(body, "\xe6\x97\xa5");
+    strcat(body, "\"}");
+    assert_int_not_equal(tl__ask_read(&a, TL_ASK_COMPLETION, body, strlen(body), &context, &r), 0);
+    json_t *told = tl__refusal_json(&r);
+    const char *text = json_string_value(json_object_get(json_object_get(told, "error"), "message"));
+    assert_non_null(strstr(text, "was expected"));
+    json_decref(told);
+    tl__ask_free(&a);
+}
+
 /* The limit of a sequence is met to the token. */
 static void room(void **state) {
     tl_ask a;
@@ -251,6 +267,7 @@ int main(void) {
         cmocka_unit_test(prompts_of_all_forms),
         cmocka_unit_test(chats),
         cmocka_unit_test(refusals),
+        cmocka_unit_test(quoted),
         cmocka_unit_test(room),
     };
     return cmocka_run_group_tests(tests, open_all, close_all);
