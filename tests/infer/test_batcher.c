@@ -655,7 +655,8 @@ static void requests_come_from_any_thread(void **state) {
         items[i].asked.user = &items[i];
         choices += items[i].asked.choices;
     }
-    tl_batcher *b = open_batcher(&engines[0], &(tl_batcher_options){.step_tokens = 50});
+    const tl_batcher_options o = {.step_tokens = 50, .look_up = 4, .draft = &drafts[0], .eager = true};
+    tl_batcher *b = open_batcher(&engines[0], &o);
     client clients[2] = {{b, 0, false}, {b, 1, false}};
     pthread_t threads[2];
     n_ended = 0;
