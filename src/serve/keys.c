@@ -42,7 +42,7 @@ static int read_file(tl_keys *k, const char *path, tl_error *err) {
         if (n > 0 && *line != '#') status = add(k, line, n, path, err);
         line = stop + 1;
     }
-    memset(bytes, 0, size);
+    explicit_bzero(bytes, size);
     free(bytes);
     if (!status && k->n == 0)
         status = tl__fail(err, TL_EINVALID, "%s holds no key; write one a line, or leave --api-keys out", path);
@@ -57,7 +57,7 @@ int tl__keys_open(tl_keys *k, const char *path, tl_error *err) {
 }
 
 void tl__keys_close(tl_keys *k) {
-    if (k->key) memset(k->key, 0, (size_t)k->n * sizeof *k->key);
+    if (k->key) explicit_bzero(k->key, (size_t)k->n * sizeof *k->key);
     free(k->key);
     *k = (tl_keys){0};
 }
