@@ -199,11 +199,15 @@ long='{"prompt":[5,6],"max_tokens":200,"ignore_eos":true,"n":40}'
 clients=
 i=0
 while [ $i -lt 6 ]; do
-    ask -i "$url/v1/completions" -H 'Authorization: Bearer the-first' -d "$long" >"$work/full.$i" &
+    curl -s -i --max-time 60 "$url/v1/completions" -H "Authorization: Bearer the-first" -d "$long" >"$work/full.$i" & # not ask, whose shell would be killed instead of curl
     clients="$clients $!"
     i=$((i + 1))
 done
-sleep 0.3
+tries=0
+until cat "$work"/full.* | grep -q '^HTTP/1.1 429' || [ $tries -ge 200 ]; do
+    sleep 0.05
+    tries=$((tries + 1))
+done
 for p in $clients; do # those that wait leave, and are cancelled
     kill "$p"
     wait "$p"
@@ -216,6 +220,7 @@ while [ $tries -lt 200 ] && ! ask "$url/v1/completions" -H 'Authorization: Beare
     tries=$((tries + 1))
 done
 grep -q '"finish_reason":"length"' "$work/out" || fail "clients that left are still waited for: $(cat "$work/out")"
+says 'request_success_total{.*finished_reason="abort"} [1-9]' "$url/metrics" -H 'Authorization: Bearer the-first'
 kill -TERM "$pid"
 ended 'SIGTERM after clients that left'
 
