@@ -215,7 +215,7 @@ done 2>/dev/null
 cat "$work"/full.* >"$work/full"
 grep -q '^HTTP/1.1 429' "$work/full" && grep -q '^Retry-After: 1' "$work/full" && grep -q '"code":"queue_full"' "$work/full" || fail "no queue was full: $(head -c 300 "$work/full")"
 tries=0 # they are cancelled in the engine's next step
-while [ $tries -lt 200 ] && ! ask "$url/v1/completions" -H 'Authorization: Bearer the-first' -d '{"prompt":[5],"max_tokens":1}' >"$work/out" || grep -q queue_full "$work/out"; do
+until ask "$url/v1/completions" -H 'Authorization: Bearer the-first' -d '{"prompt":[5],"max_tokens":1}' >"$work/out" && grep -q choices "$work/out" || [ $tries -ge 200 ]; do
     sleep 0.05
     tries=$((tries + 1))
 done
