@@ -153,10 +153,9 @@ static void attend(const job *j, scratch *w, const group *g) {
          * reads; or some before each of many tiles. */
         const int more = max_int(w->limit[n - 1] - key0 - CHUNK, 0),
                   next_blocks = min_int((more + BLOCK - 1) / BLOCK, BLOCKS);
-        /* One tile, all of whose items see the same keys from the chunk's first on, widens in registers. */
+        /* A tile's worth of items that see the same keys, from the chunk's first on, widens in registers. */
         const bool alike = w->start[last - 1] <= key0 && min_int(w->limit[first] - key0, CHUNK) == keys;
-        const bool in_registers =
-            narrow && D % STRIPE == 0 && last - first <= TILE && (first == opened || last == opened) && alike;
+        const bool in_registers = narrow && D % STRIPE == 0 && last - first <= TILE && alike;
         const float *kb[BLOCKS], *vb[BLOCKS];
         const unsigned char *parts[4][BLOCKS]; /* K, V, the next chunk's K and V */
         int64_t ldv = narrow ? Dv * 16 : D;

@@ -66,8 +66,8 @@ TL_INLINE void widen_values_as(tl_type type, float *to, const unsigned char *par
 DEFINE_WIDEN(widen_keys)
 DEFINE_WIDEN(widen_values)
 
-/* ---- one tile whose items see the same keys, from the chunk's first on: numbers are widened in registers; D is a
- * multiple of STRIPE ---- */
+/* ---- items that see the same keys, from the chunk's first on: numbers are widened in registers; D is a multiple of
+ * STRIPE ---- */
 
 enum { STRIPE = 64 };
 
