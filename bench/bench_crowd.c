@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include "base/clock.h"
 #include "base/rng.h"
 #include "infer/batcher.h"
@@ -158,6 +159,7 @@ int main(int argc, char **argv) {
     if (!ids || !client_of || !bench.first.ms || !bench.gap.ms) return fprintf(stderr, "not enough memory\n"), 1;
     if (text && n_body < prompt) return fprintf(stderr, "%s has only %d tokens\n", text, n_body), 1;
 
+    const clock_t processor_begin = clock();
     const int64_t begin = tl__now_ns();
     for (int asked = 0; bench.ended < requests;) {
         for (int c = 0; c < clients && asked < requests; c++) {
@@ -183,18 +185,21 @@ int main(int argc, char **argv) {
         if (tl__batcher_step(b, 0, &err) < 0) fail("a step", &err);
     }
     const double seconds = (double)(tl__now_ns() - begin) * 1e-9;
+    const double processor = (double)(clock() - processor_begin) / CLOCKS_PER_SEC;
 
     tl_batcher_facts facts;
     tl__batcher_describe(b, &facts);
     printf("%d clients, %d requests of %d + %d tokens, %.1f s\n", clients, requests, n_prompt, output, seconds);
-    printf("%-22s %.1f output tokens/s, %.1f rows/s, of prompts %.1f\n", "speed", bench.sum.completion_tokens / seconds,
-           (double)bench.rows / seconds, (double)facts.prompt_tokens / seconds);
+    printf("%-22s %.1f output tokens/s (%.1f a second of processors), %.1f rows/s, of prompts %.1f\n", "speed",
+           bench.sum.completion_tokens / seconds, bench.sum.completion_tokens / processor, (double)bench.rows / seconds,
+           (double)facts.prompt_tokens / seconds);
     print_series("first token", &bench.first);
     print_series("between tokens", &bench.gap);
-    printf("%-22s %.1f rows, %.1f ms; forward %.1f %%, picks %.1f %%, the rest %.1f %%\n", "a step, mean",
-           (double)bench.rows / bench.steps, 1e3 * seconds / bench.steps, 1e-7 * (double)bench.forward_ns / seconds,
-           1e-7 * (double)bench.sample_ns / seconds,
-           100 - 1e-7 * (double)(bench.forward_ns + bench.sample_ns) / seconds);
+    printf(
+        "%-22s %.1f rows, %.1f ms (%.1f of processors), %d steps; forward %.1f %%, picks %.1f %%, the rest %.1f %%\n",
+        "a step, mean", (double)bench.rows / bench.steps, 1e3 * seconds / bench.steps, 1e3 * processor / bench.steps,
+        bench.steps, 1e-7 * (double)bench.forward_ns / seconds, 1e-7 * (double)bench.sample_ns / seconds,
+        100 - 1e-7 * (double)(bench.forward_ns + bench.sample_ns) / seconds);
     printf("%-22s %d of %d prompt tokens; %d preemptions; answers %016llx\n", "found computed", bench.sum.cached_tokens,
            bench.sum.prompt_tokens, bench.sum.preemptions, (unsigned long long)bench.answers);
     if (o.look_up || draft)

@@ -1,12 +1,13 @@
 """Trilith and its peers, measured in turn in one run on one machine; writes docs/benchmarks.md.
 
-    bench.py --trilith build/trilith [--only WORD …] [--pairs N] [--steps N] [--llmc DIR] [--llama PYTHON] [--threads N] [--quick]
+    bench.py --trilith build/trilith [--only WORD …] [--pairs N] [--steps N] [--llmc DIR] [--llama PYTHON] [--llama-server FILE] [--serve-models FILE …]
+             [--threads N] [--quick]
 
 A pair is one turn of Trilith and one of the peer, on the same model, batch, tokens and threads. Each turn's figure is the median over its steps; a
 pair's figure is the ratio of the two; the table gives the geometric mean of the ratios with a 95 % interval (Student's t on their logarithms).
 Pairs go on from --pairs to twenty where the two are within 30 % of each other; three do where one is twice the other. Nothing else should run on the machine meanwhile.
 
-Sections (for --only): gpt2-t64, gpt2-t256, nano, moe, moe-t64, start, gemm, inference, tokenizer, the first five in bf16 (bf16-gpt2-t64, …), bf16-gemm, ranks, checkpoint, and waterfall. A section
+Sections (for --only): gpt2-t64, gpt2-t256, nano, moe, moe-t64, start, gemm, inference, serve, tokenizer, the first five in bf16 (bf16-gpt2-t64, …), bf16-gemm, ranks, checkpoint, and waterfall. A section
 measured alone replaces its part of the page and leaves the others as they were, each with its own date and machine.
 """
 
@@ -48,7 +49,7 @@ COLUMNS = {  # section → preset, batch, sequence, measured steps a turn
 TITLES = {"gpt2-t64": "GPT-2 124M, B4 T64", "gpt2-t256": "GPT-2 124M, B4 T256", "nano": "nano 10.8M, B64 T256", "moe": "Mixture of 8 experts, top-2, 50M, B16 T256",
           "moe-t64": "Mixture of 8 experts, top-2, 50M, B4 T64"}
 BF16 = "bf16-"  # before a section: the same in bf16, --dtype bf16 against autocast
-SECTIONS = [*COLUMNS, "start", "gemm", "inference", "tokenizer", *(BF16 + c for c in COLUMNS), BF16 + "gemm", "ranks", "checkpoint", "waterfall"]
+SECTIONS = [*COLUMNS, "start", "gemm", "inference", "serve", "tokenizer", *(BF16 + c for c in COLUMNS), BF16 + "gemm", "ranks", "checkpoint", "waterfall"]
 RUN = "RUN"  # for the folder of a run, in the commands that are shown
 WARM = 2  # steps left out at the beginning of a turn
 
@@ -499,22 +500,29 @@ class LlamaWorker:
         self.process.wait()
 
 
-def inference(bench):
-    """A prompt read and an answer written, beside llama.cpp on the same file."""
+def model_file(bench, section, package, kind):
+    """A small real model as a GGUF file, requantised by llama.cpp's own quantiser unless kind is None."""
     import real_models
 
+    path = real_models.smollm2() if package == "smollm2" else real_models.gemma3(bench.work)
+    if not kind:
+        return path
+    out = os.path.join(bench.work, f"{package}-{kind}.gguf")
+    command = [bench.args.llama, os.path.join(HERE, "bench_llama.py"), path, "--quantise", kind, out]
+    bench.note(section, command[1:])
+    if not os.path.exists(out):
+        subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+    return out
+
+
+def inference(bench):
+    """A prompt read and an answer written, beside llama.cpp on the same file."""
     if not bench.args.llama:
         print("bench: inference is left out: it needs --llama PYTHON, one that has llama-cpp-python", file=sys.stderr)
         return None
     repeat, rows = 1 if bench.args.quick else 3, []
     for title, (package, kind) in INFERENCE.items():
-        path = real_models.smollm2() if package == "smollm2" else real_models.gemma3(bench.work)
-        if kind:
-            out = os.path.join(bench.work, f"{package}-{kind}.gguf")
-            command = [bench.args.llama, os.path.join(HERE, "bench_llama.py"), path, "--quantise", kind, out]
-            subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
-            bench.note("inference", command[1:])
-            path = out
+        path = model_file(bench, "inference", package, kind)
         facts = dict(peak_bytes=0)
         command = [bench.trilith, "bench", "--model", path, "--prefill", PREFILL, "--decode", DECODE, "--repeat", repeat, "--threads", bench.args.threads, "--json"]
         bench.note("inference", command)
@@ -542,6 +550,28 @@ def inference(bench):
             print(f"inference: {title} {k}: llama.cpp {row[k]['theirs']:.0f}, Trilith {row[k]['ours']:.0f} tokens/s, {ratio_text(row[k]['pairs'])}", flush=True)
         rows.append(row)
     return dict(rows=rows, peer=peer.opened["system"])
+
+
+SERVED = ("SmolLM2-135M Q8_0", "SmolLM2-135M Q4_0", "SmolLM2-135M BF16", "Gemma-3-270m Q4_K_M")  # rows of INFERENCE
+CROWDS = [(8, 0), (32, 0), (8, 1000)]  # clients, and tokens that all prompts begin with
+
+
+def serve(bench):
+    """A crowd of clients answered, beside llama-server on the same file."""
+    import bench_serve
+
+    args = bench.args
+    if not args.llama_server or not (args.serve_models or args.llama):
+        print("bench: serve is left out: it needs --llama-server FILE, and --serve-models FILE … or --llama PYTHON to make them", file=sys.stderr)
+        return None
+    models = [(os.path.basename(path), path) for path in args.serve_models or ()] or [(title, model_file(bench, "serve", *INFERENCE[title])) for title in SERVED]
+    rows = []
+    for title, path in models:
+        for clients, shared in CROWDS[:1] if args.quick else CROWDS:
+            turns = bench_serve.compare(bench.trilith, args.llama_server, path, clients, args.threads, 1 if args.quick else 4, min(args.pairs, 5), shared, bench.work,
+                                        lambda line: print(f"serve: {line}", flush=True), lambda command: bench.note("serve", [os.path.basename(c) if c in (path, args.llama_server) else c for c in command]))
+            rows.append(dict(title=title, clients=clients, shared=shared, turns=turns))
+    return dict(rows=rows, peer=subprocess.run([args.llama_server, "--version"], capture_output=True, text=True).stderr.splitlines()[0])
 
 
 def waterfall(bench):
@@ -744,6 +774,28 @@ def inference_block(r):
     return out
 
 
+def serve_block(r):
+    def middle(row, k, who):
+        return statistics.median(pair[who][k] for pair in row["turns"])
+
+    def both(row, form, *keys):
+        return " · ".join(" / ".join(form(middle(row, k, who)) for k in keys) for who in (0, 1))
+
+    out = ["## Serving a crowd", "",
+           "`trilith serve` beside llama-server on the same file with the same threads, clients on the same cores: a prompt of 128 tokens that no other request has, or one that begins",
+           f"with 1,000 shared tokens, and 64 tokens made greedily, streamed, each client in a closed loop (`tools/bench_serve.py`). Trilith's figure · llama-server's ({r['peer']});",
+           "medians over turns. Start is from the process to its first 200 from /ready or /health.", "",
+           "| | clients | output tokens/s | ratio | first token, p50 / p95, s | ratio of p95 | gap, p50 / p95, ms | peak memory, MB | ratio | start, s |",
+           "|---|---|---|---|---|---|---|---|---|---|"]
+    for row in r["rows"]:
+        ratio = {k: ratio_text([(a[k], b[k]) for a, b in row["turns"]]) for k in ("tokens_per_second", "ttft_p95", "peak_bytes")}
+        title = row["title"] + (f", {row['shared']:,} shared" if row["shared"] else "")
+        out += [f"| {title} | {row['clients']} | {both(row, '{:,.0f}'.format, 'tokens_per_second')} | {ratio['tokens_per_second']} | "
+                f"{both(row, '{:.2f}'.format, 'ttft_p50', 'ttft_p95')} | {ratio['ttft_p95']} | {both(row, lambda x: f'{1000 * x:.0f}', 'itl_p50', 'itl_p95')} | "
+                f"{both(row, lambda x: f'{x / 1e6:,.0f}', 'peak_bytes')} | {ratio['peak_bytes']} | {both(row, '{:.2f}'.format, 'start_seconds')} |"]
+    return out
+
+
 def ranks_block(r):
     return ["## Two ranks", "", "GPT-2 124M, 8 × 256 tokens, f32: two ranks of one thread under mpirun on one machine, against the same step otherwise shared.", "",
             "| | tokens/s | peak memory, the largest process | two ranks against it |", "|---|---|---|---|",
@@ -775,6 +827,7 @@ def layout():
     for c, title, about, peer in PRODUCTS:
         yield c, lambda r, title=title, about=about, peer=peer: gemm_block(r, title, about, peer)
     yield "inference", inference_block
+    yield "serve", serve_block
     yield "tokenizer", tokenizer_block
     yield "ranks", ranks_block
     yield "checkpoint", checkpoint_block
@@ -818,6 +871,8 @@ def main():
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--llmc", metavar="DIR", help="a checkout of karpathy/llm.c, measured too")
     parser.add_argument("--llama", metavar="PYTHON", help="a Python that has llama-cpp-python, the peer in inference")
+    parser.add_argument("--llama-server", metavar="FILE", help="llama.cpp's server, the peer in serving")
+    parser.add_argument("--serve-models", metavar="FILE", nargs="+", help="GGUF files to serve, in place of those that --llama makes")
     parser.add_argument("--data", metavar="FILE", help="text for the tokenizer section")
     parser.add_argument("--out", default=os.path.join(ROOT, "docs", "benchmarks.md"))
     parser.add_argument("--quick", action="store_true", help="one short pair a section, to see that all works; figures mean nothing; writes to build/")

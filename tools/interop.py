@@ -33,6 +33,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models as bpe_models, pr
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 import expert_models
+import interop_serve
+import interop_serve_metrics
 import interop_tokenizers
 import make_optimizer_vectors
 import make_reference
@@ -41,6 +43,7 @@ import real_models
 import make_template_vectors
 import template_cases
 import template_fuzz
+import try_page
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 AWKWARD = [
@@ -69,6 +72,10 @@ class Trilith:
         return json.loads(self.run(*args, "--json"))
 
 
+class Skipped(Exception):
+    """A check that this machine cannot make; its text says why."""
+
+
 class Checks:
     def __init__(self, only):
         self.only, self.passed, self.failed = only, 0, 0
@@ -81,6 +88,8 @@ class Checks:
             said = check()
             self.passed += 1
             print(f"ok    {name}{': ' + said if said else ''} ({time.monotonic() - began:.1f} s)", flush=True)
+        except Skipped as why:
+            print(f"skip  {name}: {why}", flush=True)
         except Exception as error:
             self.failed += 1
             print(f"FAIL  {name}: {error}", flush=True)
@@ -125,6 +134,12 @@ def write(path, text):
 
 
 # ---- checks
+
+
+def served(missing, check, program):
+    if missing:
+        raise Skipped(missing)
+    return check(program, real_models.smollm2())
 
 
 def vectors_anew(tests, folder, seed, odd=False):
@@ -651,6 +666,10 @@ def main():
         checks.run("tokenizer encode GPT-2 style --special",
                    lambda: same_ids(trilith, at("gpt2-style"), special_encoder(theirs), texts, work, special=True))
         interop_tokenizers.run(checks, trilith, english() + code(), at, args.lines)
+        if not args.only or "serve" in args.only:
+            checks.run("serve", lambda: interop_serve.run(checks, trilith, english(), args.seed, at))
+        checks.run("serve metrics by prometheus", lambda: served(interop_serve_metrics.missing(), interop_serve_metrics.run, trilith.program))
+        checks.run("serve page in chromium", lambda: served(try_page.missing(), try_page.run, trilith.program))
 
         checks.run("templates whole", lambda: whole_templates(trilith, work))
         checks.run("templates random", lambda: random_templates(trilith, args.seed, 800, work))

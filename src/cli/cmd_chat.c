@@ -5,11 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-#include "base/json.h"
 #include "cli/answer.h"
 #include "cli/conversation.h"
 #include "io/file.h"
-#include "io/gguf.h"
 #include "text/chat_template.h"
 
 typedef struct settings {
@@ -47,7 +45,7 @@ static const tl_option options[] = {
          "tokens_per_second) and nothing else."},
     {0}};
 
-enum { MOST_STOPS = 64, USUAL_CONTEXT = 8192 };
+enum { USUAL_CONTEXT = 8192 };
 
 typedef struct chat {
     const settings *o;
@@ -58,7 +56,7 @@ typedef struct chat {
     tl_session *session;
     int32_t *held; /* [length of session] the ids in it */
     tl_answer answer;
-    int32_t stops[MOST_STOPS];
+    int32_t stops[TL_CHAT_STOPS];
     int prompt_n, kept; /* of the last turn: tokens in all, and of them those that lay in the session */
 } chat;
 
@@ -67,51 +65,6 @@ static volatile sig_atomic_t interrupted;
 static void on_interrupt(int signal) {
     (void)signal;
     interrupted = 1;
-}
-
-/* ---- ids that end an answer ---- */
-
-static void add_stop(chat *c, int64_t id) {
-    if (c->answer.n_stops < MOST_STOPS && id >= 0 && id < c->engine.arch.V) c->stops[c->answer.n_stops++] = (int32_t)id;
-}
-
-/* "eos_token_id" of a JSON file of the model: a number or a list. A file that is not there says nothing. */
-static int read_stops(chat *c, const char *name, tl_error *err) {
-    char path[4096 + 64];
-    char *bytes = NULL;
-    size_t n = 0;
-    tl__path_join(path, sizeof path, c->engine.folder, name);
-    if (!tl__path_exists(path)) return 0;
-    TRY(tl__file_slurp(&bytes, &n, path, (size_t)16 << 20, err));
-    json_t *root = tl__json_parse(bytes, n, path, err);
-    free(bytes);
-    if (!root) return TL_EFORMAT;
-    const json_t *eos = json_object_get(root, "eos_token_id");
-    if (json_is_integer(eos)) add_stop(c, json_integer_value(eos));
-    for (size_t i = 0; i < json_array_size(eos); i++)
-        if (json_is_integer(json_array_get(eos, i))) add_stop(c, json_integer_value(json_array_get(eos, i)));
-    json_decref(root);
-    return 0;
-}
-
-static int find_stops(chat *c, tl_error *err) {
-    c->answer.stops = c->stops;
-    c->answer.stop_at_eos = true;
-    if (tl__path_is_folder(c->engine.folder)) {
-        TRY(read_stops(c, "config.json", err));
-        return read_stops(c, "generation_config.json", err);
-    }
-    static const char *const keys[] = {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id",
-                                       "tokenizer.ggml.eom_token_id"};
-    tl_gguf *g;
-    TRY(tl__gguf_open(&g, c->engine.folder, err));
-    for (int i = 0; i < 3; i++) {
-        int64_t id;
-        const tl_gguf_value *v = tl__gguf_find(g, keys[i]);
-        if (v && tl__gguf_int(v, 0, &id)) add_stop(c, id);
-    }
-    tl__gguf_close(g);
-    return 0;
 }
 
 /* ---- the conversation ---- */
@@ -148,7 +101,9 @@ static int open_chat(chat *c, tl_error *err) {
     c->variables = json_pack("{s:b}", "add_generation_prompt", 1);
     json_object_update_missing(c->variables, c->template.tokens);
     TRY(tl__settings_add(c->variables, &o->set, err));
-    TRY(find_stops(c, err));
+    TRY(tl__conversation_stops(c->stops, &c->answer.n_stops, e->folder, e->arch.V, err));
+    c->answer.stops = c->stops;
+    c->answer.stop_at_eos = true;
     int positions = e->arch.max_positions, usual = positions < USUAL_CONTEXT ? positions : USUAL_CONTEXT;
     if (o->context > positions)
         return tl__fail(err, TL_EINVALID, "--context %lld is more than the %d positions of this model",

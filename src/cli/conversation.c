@@ -18,36 +18,6 @@ static int read_file(json_t **out, const char *path, tl_error *err) {
     return *out ? 0 : TL_EFORMAT;
 }
 
-/* transformers fills `reasoning_content` from older names, and `thinking` for templates that read that. */
-static json_t *with_reasoning(const json_t *message) {
-    static const char *const names[] = {"reasoning_content", "thinking", "reasoning"};
-    json_t *reasoning = NULL;
-    for (int i = 0; i < 3 && !reasoning; i++) {
-        reasoning = json_object_get(message, names[i]);
-        if (json_is_null(reasoning)) reasoning = NULL;
-    }
-    if (!reasoning) return json_incref((json_t *)message);
-    json_t *out = json_object();
-    json_object_set(out, "thinking", reasoning);
-    json_object_update(out, (json_t *)message);
-    json_object_set(out, "reasoning_content", reasoning);
-    return out;
-}
-
-int tl__conversation_make(json_t **conversation, json_t *messages, tl_error *err) {
-    int status = 0;
-    json_t *list = json_array();
-    for (size_t i = 0; i < json_array_size(messages) && !status; i++) {
-        const json_t *message = json_array_get(messages, i);
-        if (json_is_object(message)) json_array_append_new(list, with_reasoning(message));
-        else status = tl__fail(err, TL_EFORMAT, "message %zu is not an object with \"role\" and \"content\"", i + 1);
-    }
-    json_decref(messages);
-    *conversation = status ? NULL : json_pack("{s:o, s:n, s:n}", "messages", list, "tools", "documents");
-    if (status) json_decref(list);
-    return status;
-}
-
 int tl__conversation_tools(json_t *conversation, const char *tools, tl_error *err) {
     json_t *list = NULL;
     int status = read_file(&list, tools, err);

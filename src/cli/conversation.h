@@ -3,13 +3,11 @@
 #define TL_CLI_CONVERSATION_H
 
 #include "cli/cli.h"
+#include "text/conversation.h"
 
 /* {"messages", "tools", "documents"} as transformers passes them: messages from a file that holds a list or an object
  * with "messages" (its "tools" and "documents" are taken too); tools from a file with a list, or NULL. */
 int tl__conversation_read(json_t **conversation, const char *messages, const char *tools, tl_error *err);
-/* A conversation of this list (the reference is taken). What stands under older names for reasoning is copied to
- * reasoning_content, as transformers does. */
-int tl__conversation_make(json_t **conversation, json_t *messages, tl_error *err);
 /* Put the tools of a file into a conversation. */
 int tl__conversation_tools(json_t *conversation, const char *tools, tl_error *err);
 /* KEY=JSON of each entry, put into an object. */

@@ -32,7 +32,9 @@ typedef struct tl_batcher_options { /* 0 everywhere: what is said in brackets */
     int step_tokens;  /* most rows of a step (512) */
     int positions;    /* most tokens of a sequence (the model's) */
     bool no_prefix_cache; /* nothing is shared or kept */
-    int look_up;          /* most tokens proposed from the sequence's own past, a step (0: none) */
+    /* Tokens proposed ahead are computed in the same step as the token before them and kept as far as they are what is
+     * drawn anyway: nothing that is told depends on them. They take rows that neither prompts nor the running need. */
+    int look_up; /* most tokens proposed from the sequence's own past, a step (0: none) */
     tl_engine
         *draft; /* a smaller model of the same vocabulary that proposes; NULL: none. Loaded; it outlives the batcher */
     int draft_tokens; /* so many a step (4) */
@@ -97,7 +99,7 @@ typedef struct tl_request {
     const int32_t *stop_id; /* [n_stop_id] */
     int n_stop_id;
     bool ignore_eos;
-    bool special;         /* special tokens show as text */
+    bool special;         /* special tokens show as text, in which stop texts are looked for too */
     bool include_stop;    /* the stop text is told too */
     bool logprobs;        /* event.logp and top are filled */
     int alternatives;     /* 0 … TL_MOST_ALTERNATIVES */
@@ -107,7 +109,8 @@ typedef struct tl_request {
     tl_thinking thinking;
     int64_t deadline_ns; /* on tl__now_ns; 0: none */
     /* Seam for grammars: may lower logits[V] to −INFINITY before sampling, knowing the ids made so far. NULL: none.
-     * Inside step, on any thread of the engine's pool; several at once for the choices of one request. */
+     * Inside step, on any thread of the engine's pool, several at once; also for places behind tokens that are only
+     * proposed, and more than once for a place: what it does is a function of made[n] alone. */
     void (*constrain)(void *user, const int32_t *made, int n, float *logits);
     /* On the owner's thread, inside step; must not block, and may call cancel. The last one has a finish. */
     void (*event)(void *user, const tl_event *event);

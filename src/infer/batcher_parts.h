@@ -13,6 +13,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include "infer/batcher.h"
+#include "infer/lookup.h"
 #include "infer/prefix.h"
 #include "infer/stops.h"
 
@@ -29,6 +30,9 @@ typedef enum tl_sequence_state {
 enum { TL_MOST_AHEAD = 64 }; /* tokens proposed to a sequence in a step */
 
 typedef struct tl_copy tl_copy;
+
+/* Where proposals come from: a place in the past where so many tokens are alike, or the draft. */
+enum tl_source { TL_FROM_DRAFT = TL_MOST_ALIKE + 1, TL_SOURCES };
 
 /* How many of the tokens proposed lately were kept, of those that were tried; what is older counts less. */
 typedef struct tl_trust {
@@ -53,9 +57,10 @@ typedef struct tl_sequence { /* one answer of a request */
     int leader_slot, leader_pages;
     uint64_t stay; /* numbers the times that any sequence was given a slot */
 
-    int rows, proposed;          /* in this step, the proposed ones included */
-    int drafts;                  /* proposals asked of the draft */
-    tl_trust trust, draft_trust; /* in what is looked up, and in what is drafted for it */
+    int rows, proposed; /* in this step, the proposed ones included */
+    int drafts;         /* proposals asked of the draft */
+    int source;         /* of the proposals: tl_source */
+    tl_trust trust[2];  /* in what is looked up, and in what is drafted, for it */
 
     int told; /* tokens of the prompt */
     tl_decoder decoder;
@@ -150,6 +155,7 @@ struct tl_batcher {
     unsigned char *scratch; /* [threads, tl__sampler_bytes(V)] */
     char *text;             /* decoded bytes of a token */
     size_t text_room;
+    tl_trust trust[TL_SOURCES];
     tl_batch_step step;
     tl_batcher_facts tally; /* the owner's; described is what others see */
 
@@ -170,7 +176,6 @@ static inline int tl_pages_for(int tokens) {
 static inline int32_t *tl_pages_of(const tl_batcher *b, const tl_sequence *s) {
     return b->block + (int64_t)s->slot * b->row_pages;
 }
-/* Of keys, or of values, of a page in a layer. */
 /* Keys and values of a page of one model, all its layers. */
 static inline int64_t tl_page_bytes(const tl_arch *a, tl_type kv_type) {
     return 2 * (int64_t)a->L * a->Hkv * tl_kv_part_bytes(kv_type, a->D);
@@ -220,7 +225,8 @@ void tl__lay_out(tl_batcher *b);
 
 /* Up to `left` rows of this step for tokens proposed to the running. */
 void tl__look_ahead(tl_batcher *b, int left);
-void tl__trust_learn(tl_trust *trust, int kept, int tried);
+/* Of the tokens proposed to s, `kept` were right, then one wrong if there is any. */
+void tl__learn(tl_batcher *b, tl_sequence *s, int kept, bool wrong);
 
 /* ---- draft.c ---- */
 

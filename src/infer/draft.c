@@ -51,6 +51,15 @@ void tl__draft_place(tl_batcher *b, tl_arena *arena, int pages) {
     b->draft_gathered = TL_TAKE(arena, float, (int64_t)b->draft_acts.loss_rows * a->C);
 }
 
+/* Bytes of weights that a step reads, whatever its few rows. */
+static double weight_bytes(const tl_model *m) {
+    double bytes = 0;
+    for (int i = 0; i < m->params.n; i++)
+        bytes += m->stored && m->stored[i].data ? tl__stored_cost(&(tl_product){.w = &m->stored[i]}, 1, 1).bytes
+                                                : (double)m->params.list[i].count * sizeof(float);
+    return bytes;
+}
+
 /* Sums in another contract than the model's would be right too; here they are the draft's own. */
 void tl__draft_open(tl_batcher *b, int pages) {
     const tl_engine *d = b->options.draft;
@@ -58,7 +67,7 @@ void tl__draft_open(tl_batcher *b, int pages) {
     tl_lay_pages(&b->draft_acts, &d->model.arch, b->draft_kv, pages, b->options.kv_type);
     b->draft_ctx = *b->ctx;
     b->draft_ctx.contract = d->ctx.contract;
-    b->draft_share = (double)d->model.params.count / (double)b->model->params.count;
+    b->draft_share = weight_bytes(&d->model) / weight_bytes(b->model);
 }
 
 /* The rows of s up to `end`; draws: its last one's logits propose. */

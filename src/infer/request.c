@@ -47,7 +47,7 @@ static int check_thinking(const tl_thinking *t, int V, tl_error *err) {
 }
 
 static int check_stop(const char *text, int i, tl_error *err) {
-    enum { MOST_BYTES = 1 << 16 };
+    enum { MOST_BYTES = 4096 };
     const size_t n = text ? strnlen(text, MOST_BYTES + 1) : 0;
     if (n == 0) return tl__fail(err, TL_EINVALID, "stop text %d is empty; leave it out", i);
     if (n > MOST_BYTES)

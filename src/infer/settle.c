@@ -154,7 +154,7 @@ static void settle_piece(tl_batcher *b, const tl_piece *piece, int64_t now_ns) {
     if (s->draft_length > s->length) s->draft_length = s->length; /* D1 */
     tl__share_pages(b, s);
     if (s->proposed) {
-        tl__trust_learn(s->drafts ? &s->draft_trust : &s->trust, kept, kept + (wrong > 0));
+        tl__learn(b, s, kept, wrong > 0);
         s->usage.proposed += s->proposed;
         b->step.proposed += s->proposed;
     }

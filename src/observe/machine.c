@@ -273,27 +273,32 @@ static double measure_flops(trial *t, tl_pool *pool, int tasks, double share, in
     return fmax(best, running[held / 2]);
 }
 
+static double read_rate(trial *t, tl_pool *pool, const void *at, size_t bytes, int64_t end_ns) {
+    const int64_t slices = (int64_t)(bytes / SLICE_BYTES);
+    /* Round and round in thirds, each a trial: by the time a third comes again the other two have pushed it out of the
+     * cache. */
+    const int64_t third = slices / 3 > 0 ? slices / 3 : 1;
+    double best = 0;
+    for (int n = 0; n < 6 || tl__now_ns() < end_ns; n++) {
+        t->buffer = (unsigned char *)(uintptr_t)at + (slices >= 3 ? (size_t)(n % 3 * third) * SLICE_BYTES : 0);
+        int64_t start_ns = tl__now_ns();
+        tl__parallel_for(pool, third, read_task, t);
+        int64_t took_ns = tl__now_ns() - start_ns;
+        if (took_ns > 0) best = fmax(best, (double)third * (double)SLICE_BYTES / (double)took_ns * 1e9);
+    }
+    return best;
+}
+
 static double measure_read(trial *t, tl_pool *pool, size_t bytes, int64_t budget_ns) {
     const int64_t end_ns = tl__now_ns() + budget_ns;
     void *at = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (at == MAP_FAILED) return 0;
     (void)madvise(at, bytes, MADV_HUGEPAGE);
     t->buffer = at;
-    int64_t slices = (int64_t)(bytes / SLICE_BYTES);
-    tl__parallel_for(pool, slices, touch_task, t);
-    /* Round and round in thirds, each a trial: by the time a third comes again the other two have pushed it out of the
-     * cache. */
-    const int64_t third = slices / 3 > 0 ? slices / 3 : 1;
-    double best = 0;
-    for (int n = 0; n < 6 || tl__now_ns() < end_ns; n++) {
-        t->buffer = (unsigned char *)at + (slices >= 3 ? (size_t)(n % 3 * third) * SLICE_BYTES : 0);
-        int64_t start_ns = tl__now_ns();
-        tl__parallel_for(pool, third, read_task, t);
-        int64_t took_ns = tl__now_ns() - start_ns;
-        if (took_ns > 0) best = fmax(best, (double)third * (double)SLICE_BYTES / (double)took_ns * 1e9);
-    }
+    tl__parallel_for(pool, (int64_t)(bytes / SLICE_BYTES), touch_task, t);
+    const double rate = read_rate(t, pool, at, bytes, end_ns);
     munmap(at, bytes);
-    return best;
+    return rate;
 }
 
 /* Bytes of the level-3 cache that CPU 0 sees, or −1. The kernel's word first: sysconf adds up every cache of the
@@ -344,14 +349,28 @@ static double measure_loop(const tl_machine *m, tl_ctx *ctx, double (*loop)(int6
     return measure_flops(&the_trial, ctx->pool, tasks, at_once / tasks, budget_ns);
 }
 
-void tl__machine_measure(tl_machine *m, tl_ctx *ctx, double seconds) {
+static int64_t half_ns(double seconds) {
+    return (int64_t)(fmin(fmax(seconds, 0), 60) * 0.5e9);
+}
+
+static void measure_products(tl_machine *m, tl_ctx *ctx, double seconds) {
     const tl_peak *peak = peak_of(m);
-    int64_t half_ns = (int64_t)(fmin(fmax(seconds, 0), 60) * 0.5e9);
-    m->f32_flops = measure_loop(m, ctx, peak->fma, half_ns);
+    m->f32_flops = measure_loop(m, ctx, peak->fma, half_ns(seconds));
     if (ctx->contract == TL_CONTRACT_BF16) /* the chain by multiply-adds is the same, and on some CPUs faster */
-        m->bf16_flops = fmax(m->f32_flops, peak->dot ? measure_loop(m, ctx, peak->dot, half_ns) : 0);
-    the_trial = (trial){.peak = peak};
-    m->read_bytes_per_second = measure_read(&the_trial, ctx->pool, read_buffer_bytes(m), half_ns);
+        m->bf16_flops = fmax(m->f32_flops, peak->dot ? measure_loop(m, ctx, peak->dot, half_ns(seconds)) : 0);
+}
+
+void tl__machine_measure(tl_machine *m, tl_ctx *ctx, double seconds) {
+    measure_products(m, ctx, seconds);
+    the_trial = (trial){.peak = peak_of(m)};
+    m->read_bytes_per_second = measure_read(&the_trial, ctx->pool, read_buffer_bytes(m), half_ns(seconds));
+}
+
+void tl__machine_measure_in_place(tl_machine *m, tl_ctx *ctx, const void *from, size_t bytes, double seconds) {
+    measure_products(m, ctx, seconds);
+    the_trial = (trial){.peak = peak_of(m)};
+    m->read_bytes_per_second =
+        bytes < SLICE_BYTES ? 0 : read_rate(&the_trial, ctx->pool, from, bytes, tl__now_ns() + half_ns(seconds));
 }
 
 void tl__machine_measure_int8(tl_machine *m, tl_ctx *ctx, double seconds) {

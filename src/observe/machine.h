@@ -36,6 +36,9 @@ static inline double tl__machine_peak(const tl_machine *m, tl_contract contract)
  * contract is bf16: best of several short trials. Takes and gives back a buffer several times
  * the last-level cache (64 MiB … 1 GiB, at most an eighth of memory_bytes). */
 void tl__machine_measure(tl_machine *m, tl_ctx *ctx, double seconds);
+/* The same without a buffer: reads `from` (64-byte aligned), so that what fits in a cache is measured there; less than
+ * 1 MiB is not measured. */
+void tl__machine_measure_in_place(tl_machine *m, tl_ctx *ctx, const void *from, size_t bytes, double seconds);
 /* int8_ops, for about `seconds`. */
 void tl__machine_measure_int8(tl_machine *m, tl_ctx *ctx, double seconds);
 /* Of the ranks of a run, all together, for about so many seconds: latency and bandwidth between them, the same on every rank. Takes and

@@ -13,19 +13,27 @@
 static const char *const token_names[] = {"bos_token", "eos_token", "unk_token", "sep_token",
                                           "pad_token", "cls_token", "mask_token"};
 
+/* [n] bytes; `where` is what errors call them. */
+static int compile(tl_chat_template *chat, const char *source, size_t n, const char *where, tl_error *err) {
+    TRY(tl__template_compile(&chat->template, source, n, where, err));
+    chat->source = strndup(source, n);
+    return chat->source ? 0 : tl__fail(err, TL_ENOMEM, "not enough memory for a template");
+}
+
 int tl__chat_template_file(tl_chat_template *chat, const char *path, tl_error *err) {
     char *source = NULL;
     size_t n = 0;
     if (!chat->tokens && !(chat->tokens = json_object()))
         return tl__fail(err, TL_ENOMEM, "not enough memory for a template");
     int status = tl__file_slurp(&source, &n, path, TL_TEMPLATE_SOURCE_BYTES, err);
-    if (!status) status = tl__template_compile(&chat->template, source, n, path, err);
+    if (!status) status = compile(chat, source, n, path, err);
     free(source);
     return status;
 }
 
 void tl__chat_template_close(tl_chat_template *chat) {
     tl__template_free(chat->template);
+    free(chat->source);
     json_decref(chat->tokens);
     *chat = (tl_chat_template){0};
 }
@@ -95,7 +103,7 @@ static int open_folder(tl_chat_template *chat, const char *folder, bool tools, b
                               "'%s' has no chat template (chat_template.jinja, or \"chat_template\" in "
                               "tokenizer_config.json); give one with --template",
                               folder);
-        if (!status) status = tl__template_compile(&chat->template, source, strlen(source), path, err);
+        if (!status) status = compile(chat, source, strlen(source), path, err);
     }
     json_decref(config);
     json_decref(special);
@@ -136,7 +144,7 @@ static int open_gguf(tl_chat_template *chat, const char *path, bool source_too, 
         status = tl__fail(err, TL_ENOTFOUND,
                           "%s has no chat template (tokenizer.chat_template); give one with --template", path);
     if (!status && source_too)
-        status = tl__template_compile(&chat->template, source->texts[0].bytes, source->texts[0].n, where, err);
+        status = compile(chat, source->texts[0].bytes, source->texts[0].n, where, err);
     tl__gguf_close(g);
     return status;
 }

@@ -8,6 +8,7 @@
 
 typedef struct tl_chat_template {
     tl_template *template;
+    char *source; /* that it was compiled from */
     json_t *tokens; /* {"bos_token": "<s>", …}: variables of every rendering */
 } tl_chat_template;
 

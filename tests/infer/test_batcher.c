@@ -75,7 +75,7 @@ static int open_engines(void **state) {
         if (!status) tl__model_init(&e->model, 5 + (uint64_t)k % 2, e->ctx.pool);
     }
     /* Bytes, and tokens of several: most of what a random model makes is no UTF-8. */
-    const char *text[] = {TL_SOURCE_DIR "/README.md"};
+    const char *text[] = {TL_SOURCE_DIR "/LICENSE"};
     const tl_bpe_options bpe = {.vocab = 331};
     if (!status) status = tl__tokenizer_train(&engines[0].tokenizer, text, 1, &bpe, &err);
     if (status) fprintf(stderr, "%s\n", err.text);
@@ -655,7 +655,8 @@ static void requests_come_from_any_thread(void **state) {
         items[i].asked.user = &items[i];
         choices += items[i].asked.choices;
     }
-    tl_batcher *b = open_batcher(&engines[0], &(tl_batcher_options){.step_tokens = 50});
+    const tl_batcher_options o = {.step_tokens = 50, .look_up = 4, .draft = &drafts[0], .eager = true};
+    tl_batcher *b = open_batcher(&engines[0], &o);
     client clients[2] = {{b, 0, false}, {b, 1, false}};
     pthread_t threads[2];
     n_ended = 0;

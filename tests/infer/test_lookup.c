@@ -28,12 +28,14 @@ static void the_longest_and_the_last_is_taken(void **state) {
         const int most = (int)draw(seed, 2, AHEAD + 1);
         for (int i = 0; i < n; i++) token[i] = (int32_t)draw(seed, 10 + (uint64_t)i, (uint32_t)kinds);
         memcpy(before, token, sizeof before);
-        const int got = tl__look_up(token, n, most);
+        int found_alike = 0;
+        const int got = tl__look_up(token, n, most, &found_alike);
         assert_memory_equal(token, before, (size_t)n * sizeof *token);
         int best = 0;
         for (int end = 1; end < n; end++)
             if (alike(token, end, n) >= 2 && (!best || alike(token, end, n) >= alike(token, best, n))) best = end;
         assert_int_equal(got, best ? most : 0);
+        if (best) assert_int_equal(found_alike, alike(token, best, n));
         for (int i = 0; i < got; i++) assert_int_equal(token[n + i], token[best + i]);
         found += best > 0 && best + most > n; /* into what was proposed itself */
     }
