@@ -6,6 +6,7 @@ The model is a small Llama that was made to know two calls of tools and a though
 import base64
 import concurrent.futures
 import contextlib
+import functools
 import json
 import math
 import os
@@ -408,6 +409,18 @@ def alone_and_in_a_crowd(trilith, url, name, folder, seed):
     return "16 at once, and as generate and score"
 
 
+def answered_otherwise(trilith, url, folder, seed):
+    """However a server computes, an answer has the same bytes: tokens proposed ahead, one thread, few pages, short steps, nothing shared."""
+    ask = lambda where, i: post(where + "/v1/completions", prompt=[[5 + i, 6, 7] * (3 + i), "weather clock " * i], max_tokens=40, temperature=0.7 * (i % 2),
+                                seed=seed + i, logprobs=2, n=1 + i % 3, echo=i % 4 == 0, ignore_eos=True)["choices"]
+    want = [ask(url, i) for i in range(8)]
+    ways = (("--look-up", 4), ("--draft", folder, "--draft-tokens", 3), ("--threads", 1, "--running", 3, "--step-tokens", 16), ("--kv-memory", "150k", "--no-prefix-cache"))
+    for options in ways:
+        with server(trilith, folder, *options) as other, concurrent.futures.ThreadPoolExecutor(8) as pool:
+            assert list(pool.map(functools.partial(ask, other), range(8))) == want, f"{options} change an answer"
+    return f"{len(ways)} ways"
+
+
 def run(checks, trilith, text, seed, at):
     import openai
 
@@ -433,4 +446,5 @@ def run(checks, trilith, text, seed, at):
         else:
             checks.run("serve lm-eval", lambda: evaluated_by_itself(url, name, folder, text))
         checks.run("serve a crowd", lambda: alone_and_in_a_crowd(trilith, url, name, folder, seed))
+        checks.run("serve in other ways", lambda: answered_otherwise(trilith, url, folder, seed))
     checks.run("serve keys", lambda: with_keys(trilith, folder, work))
