@@ -2,7 +2,7 @@
  *
  *   build/bench_crowd MODEL [--clients N] [--requests N] [--prompt N] [--output N] [--shared N] [--text FILE]
  *                     [--before TEXT] [--after TEXT] [--temperature T] [--look-up N] [--draft MODEL] [--draft-tokens N]
- *                     [--threads N] [--bf16] [--step-tokens N] [--running N] [--kv-mib N] [--show]
+ *                     [--threads N] [--bf16] [--step-tokens N] [--running N] [--kv-mib N] [--kv F32|F16|BF16|Q8_0] [--show]
  *
  * Prompts are random ids, the first --shared of them alike; with --text so many tokens of it, each request's own,
  * between
@@ -136,6 +136,7 @@ int main(int argc, char **argv) {
         else if (!strcmp(name, "--step-tokens")) o.step_tokens = atoi(value);
         else if (!strcmp(name, "--running")) o.running = atoi(value);
         else if (!strcmp(name, "--kv-mib")) o.kv_bytes = (int64_t)atoi(value) << 20;
+        else if (!strcmp(name, "--kv")) o.kv_type = tl__type_named(value);
         else return fprintf(stderr, "'%s' is no option; the first lines of bench_crowd.c name them\n", name), 2;
     }
     if (argc < 2 || clients < 1 || prompt < 1 || output < 1) return fprintf(stderr, "bench_crowd MODEL [options]\n"), 2;

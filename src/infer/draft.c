@@ -46,7 +46,7 @@ void tl__draft_place(tl_batcher *b, tl_arena *arena, int pages) {
     const tl_engine *d = b->options.draft;
     if (!d) return;
     const tl_arch *a = &d->model.arch;
-    b->draft_kv = TL_TAKE(arena, unsigned char, pages *tl_page_bytes(a, b->options.kv_type));
+    b->draft_kv = TL_TAKE(arena, unsigned char, (int64_t)pages *tl_page_bytes(a, b->options.kv_type));
     tl__acts_place(&b->draft_acts, arena, a, b->options.step_tokens, 0, false, TL_RECOMPUTE_NONE);
     b->draft_gathered = TL_TAKE(arena, float, (int64_t)b->draft_acts.loss_rows * a->C);
 }
@@ -115,7 +115,7 @@ static void read_first(tl_batcher *b) {
             } else if (pass == 0) {
                 s->drafts = 0;
             } else {
-                read_to(b, s, s->draft_length + left, false);
+                if (left > 0) read_to(b, s, s->draft_length + left, false);
                 return;
             }
         }

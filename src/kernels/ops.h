@@ -81,7 +81,7 @@ typedef struct tl_rows {
 /* One layer's keys and values, numbers of a type. A block holds Hkv parts of tl_kv_part_bytes one after the other; block b's part of key head
  * kh begins at (b·Hkv + kh)·tl_kv_part_bytes of k and of v. A part has K as [D][16] or V as [16][D]:
  *   F32
- *   F16, BF16   nearest, ties to even; what is too large is an infinity
+ *   F16, BF16   nearest, ties to even; what is too large is an infinity, and no number stays none (which NaN is not said)
  *   Q8_0        int8, and behind them f16 scales [⌈D/32⌉][16], for K and V alike. Of 32 components of one key (the last may be fewer)
  *               d = amax/127, q = x·(1/d) to the nearest integer, ties away from 0; where 1/d is infinite q = 0; the scale is d to the
  *               nearest f16, the number q·scale, which f32 holds exactly. These are the bits of ggml's reference quantiser for the row

@@ -221,6 +221,7 @@ static void fast_equals_ref_forward(void **state) {
         {16, 1, 16, 2, {0, 90}, {9, 1}},
         {40, 1, 33, 1, {30}, {4}},
         {2, 1, 64, 5, {0, 0, 0, 0, 9}, {0, 3, 0, 5, 0}}, /* empty sequences */
+        {2, 1, 64, 4, {14, 62, 29, 191}, {3, 3, 3, 3}},  /* a few rows that end in different blocks and chunks */
     };
     for (size_t i = 0; i < TYPES * (sizeof cases / sizeof *cases); i++) {
         const size_t c = i / TYPES;

@@ -153,10 +153,9 @@ static void attend(const job *j, scratch *w, const group *g) {
          * reads; or some before each of many tiles. */
         const int more = max_int(w->limit[n - 1] - key0 - CHUNK, 0),
                   next_blocks = min_int((more + BLOCK - 1) / BLOCK, BLOCKS);
-        /* One tile that sees the whole chunk widens in registers. */
-        const bool in_registers = narrow && D % STRIPE == 0 && last - first <= TILE &&
-                                  (first == opened || last == opened) && w->start[last - 1] <= key0 &&
-                                  w->limit[first] >= key0 + CHUNK;
+        /* A tile's worth of items that see the same keys, from the chunk's first on, widens in registers. */
+        const bool alike = w->start[last - 1] <= key0 && min_int(w->limit[first] - key0, CHUNK) == keys;
+        const bool in_registers = narrow && D % STRIPE == 0 && last - first <= TILE && alike;
         const float *kb[BLOCKS], *vb[BLOCKS];
         const unsigned char *parts[4][BLOCKS]; /* K, V, the next chunk's K and V */
         int64_t ldv = narrow ? Dv * 16 : D;
@@ -203,7 +202,7 @@ static void attend(const job *j, scratch *w, const group *g) {
                     copy_row(w->q[t + r], j->q + w->row[t + r] * j->ldq + w->head[t + r] * D, D);
                 }
             const int b = begin[0] / BLOCK;
-            if (in_registers) stored_dots(rows, j->kv.type, w->p[0], w->q[t], parts[0], parts[2], D);
+            if (in_registers) stored_dots(rows, j->kv.type, w->p[0], w->q[t], parts[0], parts[2], blocks, D);
             else
                 dots(rows, w->p[0] + b * BLOCK, w->q[t], kb + b, next[0] + b, (end[rows - 1] + BLOCK - 1) / BLOCK - b,
                      D);
@@ -221,7 +220,8 @@ static void attend(const job *j, scratch *w, const group *g) {
                 for (int r = 0; r < rows; r++) w->M[t + r] = m[r], w->L[t + r] = l[r];
             else merge_sums(w->M + t, w->L + t, &factors, m, l, rows);
             const mix_end how = opens ? MIX_WRITE : MIX_MERGE;
-            if (in_registers) stored_mix(rows, j->kv.type, w->o[t], w->p[0], parts[1], parts[3], D, how, &factors);
+            if (in_registers)
+                stored_mix(rows, j->kv.type, w->o[t], w->p[0], parts[1], parts[3], keys, D, how, &factors);
             else mix_values(rows, w->o[t], ROW, w->p[0], vb, next[1], ldv, Dv, begin, end, how, &factors);
         }
     }

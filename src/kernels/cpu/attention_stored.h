@@ -66,7 +66,8 @@ TL_INLINE void widen_values_as(tl_type type, float *to, const unsigned char *par
 DEFINE_WIDEN(widen_keys)
 DEFINE_WIDEN(widen_values)
 
-/* ---- one tile of a whole chunk: numbers are widened in registers; D is a multiple of STRIPE ---- */
+/* ---- items that see the same keys, from the chunk's first on: numbers are widened in registers; D is a multiple of
+ * STRIPE ---- */
 
 enum { STRIPE = 64 };
 
@@ -104,20 +105,20 @@ TL_INLINE void stored_dots_tile(int rows, int vecs, tl_type type, float *s, cons
         v16_store(s + r * CHUNK + v * BLOCK, sum[r][v]);
 }
 
-/* c[r·ROW + …] ← Σ_j p[r·CHUNK + j]·v_j over the chunk's 64 values, columns col … of each. */
+/* c[r·ROW + …] ← Σ_j p[r·CHUNK + j]·v_j over the first `keys` values of a chunk, columns col … of each. */
 TL_INLINE void stored_mix_tile(int rows, int vecs, tl_type type, float *c, const float *p,
-                               const unsigned char *const *value, const unsigned char *const *ahead, int D, int col,
-                               mix_end how, const mix_merge *merge) {
+                               const unsigned char *const *value, const unsigned char *const *ahead, int D, int keys,
+                               int col, mix_end how, const mix_merge *merge) {
     const int bytes = type == TL_Q8_0 ? 1 : 2;
     v16 sum[TILE][4];
     UNROLL for (int r = 0; r < rows; r++) UNROLL for (int v = 0; v < vecs; v++) sum[r][v] = v16_zero();
-    for (int b = 0; b < BLOCKS; b++) {
+    for (int b = 0; b * BLOCK < keys; b++) {
         float scale[4][BLOCK];
         if (type == TL_Q8_0)
             UNROLL for (int v = 0; v < vecs; v++)
                 v16_store(scale[v], v16_load_f16((const uint16_t *)(const void *)(value[b] + D * BLOCK) +
                                                  (col / 16 + v) / 2 * BLOCK));
-        for (int k = 0; k < BLOCK; k++) {
+        for (int k = 0, end = min_int(keys - b * BLOCK, BLOCK); k < end; k++) {
             const int64_t at = (int64_t)k * D + col;
             v16 y[4];
             UNROLL for (int v = 0; v < vecs; v++) y[v] =
@@ -133,29 +134,32 @@ TL_INLINE void stored_mix_tile(int rows, int vecs, tl_type type, float *c, const
 }
 
 TL_INLINE void stored_dots_rows(int rows, tl_type type, float *s, const float *a, const unsigned char *const *k,
-                                const unsigned char *const *ahead, int D) {
-    for (int v = 0; v < BLOCKS; v += VECS(rows))
+                                const unsigned char *const *ahead, int blocks, int D) {
+    int v = 0;
+    for (; v + VECS(rows) <= blocks; v += VECS(rows))
         stored_dots_tile(rows, VECS(rows), type, s + v * BLOCK, a, k + v, ahead + v, D);
+    for (; v < blocks; v++) stored_dots_tile(rows, 1, type, s + v * BLOCK, a, k + v, ahead + v, D);
 }
 
 TL_INLINE void stored_mix_rows(int rows, tl_type type, float *c, const float *p, const unsigned char *const *value,
-                               const unsigned char *const *ahead, int D, mix_end how, const mix_merge *merge) {
+                               const unsigned char *const *ahead, int keys, int D, mix_end how,
+                               const mix_merge *merge) {
     for (int col = 0; col < D; col += VECS(rows) * 16)
-        stored_mix_tile(rows, VECS(rows), type, c, p, value, ahead, D, col, how, merge);
+        stored_mix_tile(rows, VECS(rows), type, c, p, value, ahead, D, keys, col, how, merge);
 }
 
 static void stored_dots(int rows, tl_type type, float *s, const float *a, const unsigned char *const *k,
-                        const unsigned char *const *ahead, int D) {
-    if (type == TL_F16) FOR_ROWS(rows, stored_dots_rows, TL_F16, s, a, k, ahead, D)
-    else if (type == TL_BF16) FOR_ROWS(rows, stored_dots_rows, TL_BF16, s, a, k, ahead, D)
-    else FOR_ROWS(rows, stored_dots_rows, TL_Q8_0, s, a, k, ahead, D)
+                        const unsigned char *const *ahead, int blocks, int D) {
+    if (type == TL_F16) FOR_ROWS(rows, stored_dots_rows, TL_F16, s, a, k, ahead, blocks, D)
+    else if (type == TL_BF16) FOR_ROWS(rows, stored_dots_rows, TL_BF16, s, a, k, ahead, blocks, D)
+    else FOR_ROWS(rows, stored_dots_rows, TL_Q8_0, s, a, k, ahead, blocks, D)
 }
 
 static void stored_mix(int rows, tl_type type, float *c, const float *p, const unsigned char *const *value,
-                       const unsigned char *const *ahead, int D, mix_end how, const mix_merge *merge) {
-    if (type == TL_F16) FOR_ROWS(rows, stored_mix_rows, TL_F16, c, p, value, ahead, D, how, merge)
-    else if (type == TL_BF16) FOR_ROWS(rows, stored_mix_rows, TL_BF16, c, p, value, ahead, D, how, merge)
-    else FOR_ROWS(rows, stored_mix_rows, TL_Q8_0, c, p, value, ahead, D, how, merge)
+                       const unsigned char *const *ahead, int keys, int D, mix_end how, const mix_merge *merge) {
+    if (type == TL_F16) FOR_ROWS(rows, stored_mix_rows, TL_F16, c, p, value, ahead, keys, D, how, merge)
+    else if (type == TL_BF16) FOR_ROWS(rows, stored_mix_rows, TL_BF16, c, p, value, ahead, keys, D, how, merge)
+    else FOR_ROWS(rows, stored_mix_rows, TL_Q8_0, c, p, value, ahead, keys, D, how, merge)
 }
 
 /* ---- narrowing ---- */

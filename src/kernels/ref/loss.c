@@ -36,6 +36,7 @@ static void ref_softmax_loss(tl_ctx *ctx, real *logp, real *logz, real *logits, 
     }
 }
 
+#ifndef TL_REF_DOUBLE
 static double ref_weigh(tl_ctx *ctx, real *p, const real *z, real m, real temperature, int n) {
     double lane[TL_LANES] = {0};
     for (int i = 0; i < n; i++) {
@@ -47,7 +48,6 @@ static double ref_weigh(tl_ctx *ctx, real *p, const real *z, real m, real temper
     return lane[0];
 }
 
-#ifndef TL_REF_DOUBLE
 void tl__ops_loss_ref(tl_ops *ops) {
     ops->softmax_loss = ref_softmax_loss;
     ops->weigh = ref_weigh;
