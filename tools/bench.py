@@ -569,7 +569,8 @@ def serve(bench):
     for title, path in models:
         for clients, shared in CROWDS[:1] if args.quick else CROWDS:
             turns = bench_serve.compare(bench.trilith, args.llama_server, path, clients, args.threads, 1 if args.quick else 4, min(args.pairs, 5), shared, bench.work,
-                                        lambda line: print(f"serve: {line}", flush=True), lambda command: bench.note("serve", [os.path.basename(c) if c in (path, args.llama_server) else c for c in command]))
+                                        lambda line: print(f"serve: {line}", flush=True), lambda command: bench.note("serve", [os.path.basename(c) if c in (path, args.llama_server) else c for c in command]),
+                                        more=("--kv-type", "f16"))  # as llama-server keeps them
             rows.append(dict(title=title, clients=clients, shared=shared, turns=turns))
     return dict(rows=rows, peer=subprocess.run([args.llama_server, "--version"], capture_output=True, text=True).stderr.splitlines()[0])
 
@@ -783,7 +784,7 @@ def serve_block(r):
 
     out = ["## Serving a crowd", "",
            "`trilith serve` beside llama-server on the same file with the same threads, clients on the same cores: a prompt of 128 tokens that no other request has, or one that begins",
-           f"with 1,000 shared tokens, and 64 tokens made greedily, streamed, each client in a closed loop (`tools/bench_serve.py`). Trilith's figure · llama-server's ({r['peer']});",
+           f"with 1,000 shared tokens, and 64 tokens made greedily, streamed, each client in a closed loop (`tools/bench_serve.py`); both keep keys and values in F16. Trilith's figure · llama-server's ({r['peer']});",
            "medians over turns. Start is from the process to its first 200 from /ready or /health.", "",
            "| | clients | output tokens/s | ratio | first token, p50 / p95, s | ratio of p95 | gap, p50 / p95, ms | peak memory, MB | ratio | start, s |",
            "|---|---|---|---|---|---|---|---|---|---|"]
