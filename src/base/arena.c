@@ -9,6 +9,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <stdint.h>
 #include <sys/mman.h>
 
 #define PAGE_BYTES ((size_t)4096)
@@ -17,6 +18,11 @@
 
 tl_arena tl__arena_dry(void) {
     return (tl_arena){.dry = true};
+}
+
+tl_arena tl__arena_over(void *memory, size_t size_bytes) {
+    assert((uintptr_t)memory % TL_ARENA_ALIGN_BYTES == 0);
+    return (tl_arena){.base = memory, .size_bytes = size_bytes};
 }
 
 int tl__arena_open(tl_arena *arena, size_t size_bytes, tl_error *err) {

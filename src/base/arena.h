@@ -20,6 +20,8 @@ typedef struct tl_arena {
 tl_arena tl__arena_dry(void);
 int tl__arena_open(tl_arena *arena, size_t size_bytes, tl_error *err);
 void tl__arena_close(tl_arena *arena);
+/* Over memory of the caller's, aligned to 64 bytes: it is not closed, and what is taken is as zero as it was. */
+tl_arena tl__arena_over(void *memory, size_t size_bytes);
 /* Aligned to 64 bytes, zero. Never fails: asking for more than was sized is our own bug and asserts. Sizes are checked
  * for overflow (count*elem_bytes). */
 void *tl__arena_take(tl_arena *arena, size_t count, size_t elem_bytes);

@@ -127,8 +127,19 @@ void tl__engine_close(tl_engine *e) {
     *e = (tl_engine){0};
 }
 
+int tl__engine_ends(const tl_engine *e, int32_t id[2]) {
+    const int32_t named[2] = {e->arch.eos, e->tokenizer ? tl__tokenizer_eos(e->tokenizer) : -1};
+    int n = 0;
+    for (int i = 0; i < 2; i++)
+        if (named[i] >= 0 && named[i] < e->arch.V) id[n++] = named[i];
+    return n;
+}
+
 bool tl__engine_ends_text(const tl_engine *e, int32_t id) {
-    return id >= 0 && (id == e->arch.eos || (e->tokenizer && id == tl__tokenizer_eos(e->tokenizer)));
+    int32_t end[2];
+    for (int i = tl__engine_ends(e, end); i-- > 0;)
+        if (end[i] == id) return true;
+    return false;
 }
 
 int tl__engine_begin_id(const tl_engine *e) {

@@ -37,7 +37,8 @@ int tl__engine_size(tl_engine_size *size, const tl_engine *engine, const tl_engi
 int tl__engine_load(tl_engine *engine, const tl_engine_options *options, tl_error *err);
 void tl__engine_close(tl_engine *engine);
 
-/* Whether an id ends a text: config.json and the tokenizer may each name one. */
+/* The ids that end a text: config.json and the tokenizer may each name one. Returns their number. */
+int tl__engine_ends(const tl_engine *engine, int32_t id[2]);
 bool tl__engine_ends_text(const tl_engine *engine, int32_t id);
 /* The id that stands before every text; −1: none. */
 int tl__engine_begin_id(const tl_engine *engine);

@@ -24,9 +24,11 @@ static void mask(const tl_batcher *b, const tl_request *r, const tl_thought *tho
                  float *logits) {
     const int32_t barred = tl__thinking_barred(&r->thinking, thought);
     if (barred >= 0) logits[barred] = -INFINITY;
-    if (n_made < r->min_tokens || tl__thinking_goes_on(&r->thinking, thought))
-        for (int32_t id = 0; id < b->model->arch.V; id++)
-            if (tl__ends(b, r, id)) logits[id] = -INFINITY;
+    if (n_made < r->min_tokens || tl__thinking_goes_on(&r->thinking, thought)) {
+        int32_t end[2];
+        for (int i = r->ignore_eos ? 0 : tl__engine_ends(b->engine, end); i-- > 0;) logits[end[i]] = -INFINITY;
+        for (int i = 0; i < r->n_stop_id; i++) logits[r->stop_id[i]] = -INFINITY;
+    }
     if (r->constrain) r->constrain(r->user, made, n_made, logits);
 }
 

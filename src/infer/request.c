@@ -100,75 +100,66 @@ static int check(const tl_batcher *b, const tl_request *r, tl_error *err) {
 
 /* ---- the copy ---- */
 
-/* Room in one piece of memory: first only counted (base NULL), then handed out. */
-typedef struct room {
-    unsigned char *base;
-    size_t used;
-} room;
-
-static void *take(room *m, size_t count, size_t bytes) {
-    void *p = m->base ? m->base + m->used : NULL;
-    m->used += (count * bytes + 15) / 16 * 16;
-    return p;
-}
-
-static const void *keep(room *m, const void *from, size_t count, size_t bytes) {
-    void *p = take(m, count, bytes);
+static const void *keep(tl_arena *m, const void *from, size_t count, size_t bytes) {
+    void *p = tl__arena_take(m, count, bytes);
     if (p && count) memcpy(p, from, count * bytes);
     return p;
 }
 
-static void lay_out_stops(tl_copy *c, room *m, const tl_batcher *b, const tl_request *r) {
-    const char **text = take(m, (size_t)r->n_stop, sizeof *text);
-    tl_stop *stop = take(m, (size_t)r->n_stop, sizeof *stop);
+static void lay_out_stops(tl_copy *c, tl_arena *m, const tl_batcher *b, const tl_request *r) {
+    const char **text = TL_TAKE(m, const char *, r->n_stop);
+    tl_stop *stop = TL_TAKE(m, tl_stop, r->n_stop);
     size_t longest = 0;
     for (int i = 0; i < r->n_stop; i++) {
         const size_t n = strlen(r->stop[i]);
         const char *copied = keep(m, r->stop[i], n + 1, 1);
-        int32_t *border = take(m, n + 1, sizeof *border);
+        int32_t *border = TL_TAKE(m, int32_t, n + 1);
         if (n > longest) longest = n;
-        if (!m->base) continue;
+        if (m->dry) continue;
         tl__stop_borders(border, copied, (int)n);
         stop[i] = (tl_stop){copied, (int)n, border};
         text[i] = copied;
     }
     c->asked.stop = text;
     c->stop = stop;
-    c->text = r->n_stop ? take(m, b->text_room + longest, 1) : NULL;
+    c->text = r->n_stop ? TL_TAKE(m, char, b->text_room + longest) : NULL;
 }
 
-static void lay_out(tl_copy *c, room *m, const tl_batcher *b, const tl_request *r, int choices, int most) {
+/* The one placing function: over a dry arena it is the size, over a real one the copy, zero but for what is copied. */
+static tl_copy *place(tl_arena *m, const tl_batcher *b, const tl_request *r, int choices, int most) {
+    const size_t head = sizeof(tl_copy) + (size_t)choices * sizeof(tl_sequence);
+    tl_copy unplaced, *real = tl__arena_take(m, 1, head), *c = real ? real : &unplaced;
     tl_request *a = &c->asked;
+    if (real) memset(real, 0, head);
+    *a = *r;
     a->bias = keep(m, r->bias, (size_t)r->n_bias, sizeof *r->bias);
     a->stop_id = keep(m, r->stop_id, (size_t)r->n_stop_id, sizeof *r->stop_id);
     a->thinking.open = keep(m, r->thinking.open, (size_t)r->thinking.n_open, sizeof *r->thinking.open);
     a->thinking.close = keep(m, r->thinking.close, (size_t)r->thinking.n_close, sizeof *r->thinking.close);
     lay_out_stops(c, m, b, r);
-    c->embedding = r->embed ? take(m, (size_t)b->model->arch.C, sizeof *c->embedding) : NULL;
+    c->embedding = r->embed ? TL_TAKE(m, float, b->model->arch.C) : NULL;
     for (int i = 0; i < choices; i++) {
-        int32_t *token = take(m, (size_t)(r->n_prompt + most + tl_ahead(b)), sizeof *token);
-        int32_t *matched = take(m, (size_t)r->n_stop, sizeof *matched);
-        if (!m->base) continue;
+        int32_t *token = TL_TAKE(m, int32_t, r->n_prompt + most + tl_ahead(b));
+        int32_t *matched = TL_TAKE(m, int32_t, r->n_stop);
+        if (m->dry) continue;
         c->choice[i].token = token; /* the later ones copy the prompt when they are born */
         c->choice[i].matched = memset(matched, 0, (size_t)r->n_stop * sizeof *matched);
     }
+    return real;
 }
 
 int tl__copy_request(tl_copy **out, const tl_batcher *b, const tl_request *r, tl_error *err) {
     TRY(check(b, r, err));
     const int choices = r->choices > 1 ? r->choices : 1, left = b->options.positions - r->n_prompt;
     const int most = r->max_tokens < left ? r->max_tokens : left;
-    const size_t head = (sizeof(tl_copy) + (size_t)choices * sizeof(tl_sequence) + 15) / 16 * 16;
-    tl_copy unplaced = {0};
-    room m = {NULL, head};
-    lay_out(&unplaced, &m, b, r, choices, most);
-    tl_copy *c = malloc(m.used);
-    if (!c) return tl__fail(err, TL_ENOMEM, "not enough memory for a request of %zu bytes", m.used);
-    memset(c, 0, head);
-    m = (room){(unsigned char *)c, head};
-    c->asked = *r;
+    tl_arena m = tl__arena_dry();
+    place(&m, b, r, choices, most);
+    const size_t bytes = m.used_bytes;
+    void *memory = aligned_alloc(TL_ARENA_ALIGN_BYTES, bytes);
+    if (!memory) return tl__fail(err, TL_ENOMEM, "not enough memory for a request of %zu bytes", bytes);
+    m = tl__arena_over(memory, bytes);
+    tl_copy *c = place(&m, b, r, choices, most);
     c->asked.choices = choices;
-    lay_out(c, &m, b, r, choices, most);
     atomic_init(&c->cancelled, false);
     c->open = choices;
     c->most = most;

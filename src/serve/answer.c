@@ -134,20 +134,19 @@ int tl__answer_failed(const tl_job *job, tl_refusal *refusal) {
     return 0;
 }
 
-int tl__answer_prompt(const tl_exchange *x, const tl_part *p, tl_buffer *text) {
+int tl__answer_prompt(const tl_exchange *x, const tl_part *p, tl_textbuf *text) {
     const tl_engine *e = x->server->runner.context.engine;
     size_t n = 0;
     tl_error err;
     TRY(tl_engine_decode(e, p->prompt, (size_t)p->n_prompt, x->ask.request.special, NULL, 0, &n, &err));
-    TRY(tl__buffer_reserve(text, n, &err));
+    if (!tl__textbuf_reserve(text, n)) return TL_ENOMEM;
     TRY(tl_engine_decode(e, p->prompt, (size_t)p->n_prompt, x->ask.request.special, text->bytes + text->n, n, &n,
                          &err));
     text->n += n;
-    text->bytes[text->n] = 0;
     return 0;
 }
 
-static int whole_text(const tl_exchange *x, const tl_reply *r, tl_buffer *said, tl_buffer *thought) {
+static int whole_text(const tl_exchange *x, const tl_reply *r, tl_textbuf *said, tl_textbuf *thought) {
     tl_spelling s;
     tl_error err;
     int status;
@@ -161,11 +160,11 @@ static int whole_text(const tl_exchange *x, const tl_reply *r, tl_buffer *said, 
 
 static json_t *completion_choice(const tl_exchange *x, const tl_part *p, const tl_reply *r, int index) {
     const tl_ask *a = &x->ask;
-    tl_buffer text = {0};
+    tl_textbuf text = {0};
     int64_t offset = 0;
     json_t *out = NULL;
-    tl__buffer_add(&text, "", 0, NULL);
-    if ((!a->echo || !tl__answer_prompt(x, p, &text)) && !whole_text(x, r, &text, NULL))
+    if (tl__textbuf_reserve(&text, 0) && (!a->echo || !tl__answer_prompt(x, p, &text)) &&
+        !whole_text(x, r, &text, NULL))
         out = json_pack("{s:s%, s:i, s:o, s:s}", "text", text.bytes, text.n, "index", index, "logprobs",
                         a->logprobs ? tl__answer_logprobs(x, p, r, 0, r->n, a->echo, &offset) : json_null(),
                         "finish_reason", tl__answer_finish(r));
@@ -175,11 +174,10 @@ static json_t *completion_choice(const tl_exchange *x, const tl_part *p, const t
 
 static json_t *chat_choice(const tl_exchange *x, const tl_part *p, const tl_reply *r, int index) {
     const tl_ask *a = &x->ask;
-    tl_buffer text = {0}, thought = {0};
+    tl_textbuf text = {0}, thought = {0};
     json_t *message = NULL, *calls = NULL;
     size_t n = 0;
-    tl__buffer_add(&text, "", 0, NULL);
-    if (!whole_text(x, r, &text, &thought)) {
+    if (tl__textbuf_reserve(&text, 0) && !whole_text(x, r, &text, &thought)) {
         n = text.n;
         if (a->parse_tools)
             calls = tl__tool_calls(text.bytes, text.n, true, json_object_get(a->root, "tools"), a->one_tool, &n);
@@ -206,12 +204,13 @@ static double mean_logp(const tl_reply *r) {
 
 /* Choices to tell, in order: all, or the n best by mean log-probability. */
 static void choose(int *chosen, const tl_job *job, const tl_part *p, int n) {
+    double mean[TL_MOST_CHOICES] = {0};
     bool taken[TL_MOST_CHOICES] = {false};
+    for (int c = 0; c < job->choices && n < job->choices; c++) mean[c] = mean_logp(&p->reply[c]);
     for (int i = 0; i < n; i++) {
         int best = -1;
         for (int c = 0; c < job->choices; c++)
-            if (!taken[c] && (best < 0 || (n < job->choices && mean_logp(&p->reply[c]) > mean_logp(&p->reply[best]))))
-                best = c;
+            if (!taken[c] && (best < 0 || mean[c] > mean[best])) best = c;
         taken[best] = true;
         chosen[i] = best;
     }

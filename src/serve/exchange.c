@@ -219,7 +219,10 @@ static tl_exchange *open_exchange(tl_server *s, struct MHD_Connection *connectio
 static bool take_body(tl_exchange *x, const char *bytes, size_t n) {
     const int64_t most = x->server->options->body_bytes;
     const bool keep = x->refusal.http == 0;
-    if (keep && (int64_t)(x->body.n + n) <= most) return tl__buffer_add(&x->body, bytes, n, NULL) == 0;
+    if (keep && (int64_t)(x->body.n + n) <= most) {
+        tl__textbuf_add(&x->body, bytes, n);
+        return !x->body.failed;
+    }
     if (keep)
         tl__refuse_as(&x->refusal, 413, "request_too_large", NULL,
                       "the request has more than the %lld bytes that are read (--max-body)", (long long)most);

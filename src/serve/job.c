@@ -11,26 +11,18 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Room in one piece of memory: first only counted (base NULL), then handed out. */
-typedef struct room {
-    unsigned char *base;
-    size_t used;
-} room;
-
-static void *take(room *m, size_t count, size_t bytes) {
-    void *p = m->base ? m->base + m->used : NULL;
-    m->used += (count * bytes + 15) / 16 * 16;
-    return p;
-}
-
-static void lay_out(tl_job *job, room *m, const tl_prompt *prompt, int n, const tl_request *a, int positions, int C) {
+/* The one placing function: over a dry arena it is the size, over a real one the job, zero but for the prompts. */
+static tl_job *place(tl_arena *m, const tl_prompt *prompt, int n, const tl_request *a, int positions, int C) {
     const int choices = a->choices > 1 ? a->choices : 1;
+    const size_t head = sizeof(tl_job) + (size_t)n * sizeof(tl_part);
+    tl_job *job = tl__arena_take(m, 1, head);
+    if (job) memset(job, 0, head);
     for (int i = 0; i < n; i++) {
         tl_part unplaced = {0}, *p = job ? &job->part[i] : &unplaced;
         const int left = positions - prompt[i].n, most = a->max_tokens < left ? a->max_tokens : left;
-        int32_t *ids = take(m, (size_t)prompt[i].n, sizeof *ids);
-        p->reply = take(m, (size_t)choices, sizeof *p->reply);
-        if (ids) {
+        int32_t *ids = TL_TAKE(m, int32_t, prompt[i].n);
+        p->reply = TL_TAKE(m, tl_reply, choices);
+        if (job) {
             memcpy(ids, prompt[i].ids, (size_t)prompt[i].n * sizeof *ids);
             memset(p->reply, 0, (size_t)choices * sizeof *p->reply);
         }
@@ -38,34 +30,34 @@ static void lay_out(tl_job *job, room *m, const tl_prompt *prompt, int n, const 
         p->n_prompt = prompt[i].n;
         p->most = most > 0 ? most : 0;
         for (int c = 0; c < choices; c++) {
-            tl_told *told = take(m, (size_t)p->most, sizeof *told);
-            tl_candidate *top = take(m, (size_t)p->most * (size_t)a->alternatives, sizeof *top);
-            if (m->base) p->reply[c].told = told, p->reply[c].top = top;
+            tl_told *told = TL_TAKE(m, tl_told, p->most);
+            tl_candidate *top = TL_TAKE(m, tl_candidate, (int64_t)p->most * a->alternatives);
+            if (job) p->reply[c].told = told, p->reply[c].top = top;
         }
         if (a->prompt_logprobs) {
-            p->read = take(m, (size_t)p->n_prompt, sizeof *p->read);
-            p->read_top = take(m, (size_t)p->n_prompt * (size_t)a->alternatives, sizeof *p->read_top);
+            p->read = TL_TAKE(m, tl_told, p->n_prompt);
+            p->read_top = TL_TAKE(m, tl_candidate, (int64_t)p->n_prompt * a->alternatives);
         }
-        if (a->embed) p->embedding = take(m, (size_t)C, sizeof *p->embedding);
+        if (a->embed) p->embedding = TL_TAKE(m, float, C);
         p->job = job;
     }
+    return job;
 }
 
 int tl__job_open(tl_job **out, const tl_prompt *prompt, int n, const tl_request *asked, int positions, int C,
                  tl_job_yard *yard, tl_error *err) {
-    const size_t head = (sizeof(tl_job) + (size_t)n * sizeof(tl_part) + 15) / 16 * 16;
-    room m = {NULL, head};
-    lay_out(NULL, &m, prompt, n, asked, positions, C);
-    tl_job *job = malloc(m.used);
+    tl_arena m = tl__arena_dry();
+    place(&m, prompt, n, asked, positions, C);
+    const size_t bytes = m.used_bytes;
+    void *memory = aligned_alloc(TL_ARENA_ALIGN_BYTES, bytes);
     *out = NULL;
-    if (!job) return tl__fail(err, TL_ENOMEM, "not enough memory for an answer of %zu bytes", m.used);
-    memset(job, 0, head);
+    if (!memory) return tl__fail(err, TL_ENOMEM, "not enough memory for an answer of %zu bytes", bytes);
+    m = tl__arena_over(memory, bytes);
+    tl_job *job = place(&m, prompt, n, asked, positions, C);
     if (pthread_mutex_init(&job->lock, NULL)) {
-        free(job);
+        free(memory);
         return tl__fail(err, TL_ENOMEM, "the system has no room for a lock");
     }
-    m = (room){(unsigned char *)job, head};
-    lay_out(job, &m, prompt, n, asked, positions, C);
     job->yard = yard;
     job->choices = asked->choices > 1 ? asked->choices : 1;
     job->alternatives = asked->alternatives;

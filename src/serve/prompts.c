@@ -63,7 +63,7 @@ int tl__ask_prompts(tl_ask *a, const char *param, const json_t *v, const tl_ask_
 
 /* A content in parts, joined: a template reads texts. */
 static int join_parts(json_t *message, size_t at, const json_t *parts, tl_refusal *r) {
-    tl_buffer text = {0};
+    tl_textbuf text = {0};
     int status = 0;
     for (size_t i = 0; i < json_array_size(parts) && !status; i++) {
         const json_t *part = json_array_get(parts, i);
@@ -75,9 +75,10 @@ static int join_parts(json_t *message, size_t at, const json_t *parts, tl_refusa
             status = tl__refuse_as(r, 400, "unsupported", param,
                                    "'%s' is of type '%.40s'; this server reads parts of type \"text\"", param,
                                    type ? type : "none");
-        else if (tl__buffer_add(&text, "\n", i > 0, NULL) ||
-                 tl__buffer_add(&text, json_string_value(words), json_string_length(words), NULL))
-            status = tl__refuse_as(r, 503, NULL, param, "not enough memory for a message");
+        if (status) break;
+        tl__textbuf_add(&text, "\n", i > 0);
+        tl__textbuf_add(&text, json_string_value(words), json_string_length(words));
+        if (text.failed) status = tl__refuse_as(r, 503, NULL, param, "not enough memory for a message");
     }
     if (!status) json_object_set_new(message, "content", json_stringn(text.bytes ? text.bytes : "", text.n));
     free(text.bytes);

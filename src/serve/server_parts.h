@@ -56,7 +56,7 @@ struct tl_exchange {
     const tl_route *route;
     const char *path;   /* owned */
     tl_refusal refusal; /* found before the body came */
-    tl_buffer body;
+    tl_textbuf body;
     int64_t dropped; /* bytes of a body that is not kept */
     bool begun, answered, watched;
     int status; /* that was answered; 0: none yet */
@@ -106,7 +106,7 @@ json_t *tl__answer_logprobs(const tl_exchange *x, const tl_part *part, const tl_
 /* Why a job failed, if some choice of it did. */
 int tl__answer_failed(const tl_job *job, tl_refusal *refusal);
 /* The prompt's text, for echo. */
-int tl__answer_prompt(const tl_exchange *x, const tl_part *part, tl_buffer *text);
+int tl__answer_prompt(const tl_exchange *x, const tl_part *part, tl_textbuf *text);
 
 /* ---- stream.c ---- */
 

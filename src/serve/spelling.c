@@ -6,24 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-int tl__buffer_reserve(tl_buffer *t, size_t n, tl_error *err) {
-    if (t->room - t->n > n) return 0;
-    size_t room = 2 * t->room + n + 64;
-    char *more = realloc(t->bytes, room);
-    if (!more) return tl__fail(err, TL_ENOMEM, "not enough memory for an answer of %zu bytes", room);
-    t->bytes = more;
-    t->room = room;
-    return 0;
-}
-
-int tl__buffer_add(tl_buffer *t, const char *bytes, size_t n, tl_error *err) {
-    TRY(tl__buffer_reserve(t, n, err));
-    if (n > 0) memcpy(t->bytes + t->n, bytes, n);
-    t->n += n;
-    t->bytes[t->n] = 0;
-    return 0;
-}
-
 void tl__spelling_open(tl_spelling *s, const tl_tokenizer *tok, const tl_marks *marks, bool special) {
     *s = (tl_spelling){.tokenizer = tok, .marks = *marks, .special = special};
     s->inside = s->fresh = marks->begun;
@@ -53,7 +35,7 @@ static void push(tl_spelling *s, int32_t id, bool last) {
     if (mark) s->inside = id == s->marks.open;
 }
 
-static int give(tl_spelling *s, size_t n, tl_buffer *said, tl_buffer *thought, tl_error *err) {
+static void give(tl_spelling *s, size_t n, tl_textbuf *said, tl_textbuf *thought) {
     for (size_t from = 0; from < n;) {
         const char kind = s->kind[from];
         size_t to = from;
@@ -61,7 +43,7 @@ static int give(tl_spelling *s, size_t n, tl_buffer *said, tl_buffer *thought, t
         from = to;
         while (to < n && s->kind[to] == kind) to++;
         if (to == from) continue;
-        if (kind != MARK) TRY(tl__buffer_add(kind == THOUGHT ? thought : said, s->held + from, to - from, err));
+        if (kind != MARK) tl__textbuf_add(kind == THOUGHT ? thought : said, s->held + from, to - from);
         s->fresh = kind == MARK;
         from = to;
     }
@@ -69,10 +51,9 @@ static int give(tl_spelling *s, size_t n, tl_buffer *said, tl_buffer *thought, t
     memmove(s->kind, s->kind + n, s->n - n);
     s->n -= n;
     s->told += n;
-    return 0;
 }
 
-int tl__spell(tl_spelling *s, tl_buffer *said, tl_buffer *thought, const tl_reply *r, int n_told, tl_finish finish,
+int tl__spell(tl_spelling *s, tl_textbuf *said, tl_textbuf *thought, const tl_reply *r, int n_told, tl_finish finish,
               tl_error *err) {
     if (s->ended || (s->next == n_told && finish == TL_FINISH_NONE)) return 0;
     TRY(make_room(s, err));
@@ -81,9 +62,11 @@ int tl__spell(tl_spelling *s, tl_buffer *said, tl_buffer *thought, const tl_repl
     push(s, token && !silent ? r->told[s->next].id : -1, last);
     const size_t certain = last ? r->text_bytes : r->told[s->next].text_end;
     assert(certain - s->told <= s->n); /* the engine has spelled the same */
-    TRY(give(s, certain - s->told, said, thought, err));
+    give(s, certain - s->told, said, thought);
     s->next += token;
     s->ended = last;
+    if (said->failed || (thought && thought->failed))
+        return tl__fail(err, TL_ENOMEM, "not enough memory for the text of an answer");
     return 1;
 }
 

@@ -5,11 +5,7 @@
 #define TL_SERVE_SPELLING_H
 
 #include "serve/job.h"
-
-typedef struct tl_buffer {
-    char *bytes; /* [n] malloc'd, with a NUL behind them */
-    size_t n, room;
-} tl_buffer;
+#include "text/textbuf.h"
 
 typedef struct tl_marks {
     int32_t open, close; /* ids; −1: there are none */
@@ -34,13 +30,8 @@ void tl__spelling_open(tl_spelling *s, const tl_tokenizer *tokenizer, const tl_m
 /* Puts what is certain after token `next` (or, if there is none left and the choice has ended, at the end) behind
  * `said` and `thought`. n_told and finish as tl__job_look gave them. 1: there was a token or an end; 0: there was none;
  * else a status. */
-int tl__spell(tl_spelling *s, tl_buffer *said, tl_buffer *thought, const tl_reply *reply, int n_told, tl_finish finish,
+int tl__spell(tl_spelling *s, tl_textbuf *said, tl_textbuf *thought, const tl_reply *reply, int n_told, tl_finish finish,
               tl_error *err);
 void tl__spelling_free(tl_spelling *s);
-
-/* Bytes behind a text. */
-int tl__buffer_add(tl_buffer *text, const char *bytes, size_t n, tl_error *err);
-/* Room for n more, and a NUL. */
-int tl__buffer_reserve(tl_buffer *text, size_t n, tl_error *err);
 
 #endif

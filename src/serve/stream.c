@@ -7,14 +7,14 @@
 
 typedef struct choice_state {
     tl_spelling spelling;
-    int64_t offset; /* characters told, for text_offset */
-    tl_buffer held; /* of a chat with tools: what may be a call */
-    bool whole;     /* nothing of the text has left it */
+    int64_t offset;  /* characters told, for text_offset */
+    tl_textbuf held; /* of a chat with tools: what may be a call */
+    bool whole;      /* nothing of the text has left it */
     bool begun, done;
 } choice_state;
 
 typedef struct tl_stream_state {
-    tl_buffer out; /* [from, n) is to be written */
+    tl_textbuf out; /* [from, n) is to be written */
     size_t from;
     int seen;    /* tokens and ends that were read */
     int next;    /* choice to look at first */
@@ -28,11 +28,12 @@ typedef struct tl_stream_state {
 static int put(tl_stream_state *s, json_t *object) {
     char *text = object ? json_dumps(object, JSON_COMPACT | JSON_REAL_PRECISION(9)) : NULL;
     json_decref(object);
-    int status = text ? tl__buffer_add(&s->out, "data: ", 6, NULL) : TL_ENOMEM;
-    if (!status) status = tl__buffer_add(&s->out, text, strlen(text), NULL);
-    if (!status) status = tl__buffer_add(&s->out, "\n\n", 2, NULL);
+    if (!text) return TL_ENOMEM;
+    tl__textbuf_add_text(&s->out, "data: ");
+    tl__textbuf_add_text(&s->out, text);
+    tl__textbuf_add_text(&s->out, "\n\n");
     free(text);
-    return status;
+    return s->out.failed ? TL_ENOMEM : 0;
 }
 
 /* choices: the reference is taken. */
@@ -57,14 +58,16 @@ static int put_choice(tl_exchange *x, int index, json_t *delta, json_t *logprobs
 /* ---- one choice ---- */
 
 /* A chat with tools: what may be the beginning of a call stays in `held`, and at the end is one or is none. */
-static int part_tools(const tl_exchange *x, choice_state *c, tl_buffer *text, bool last, json_t **calls) {
-    TRY(tl__buffer_add(&c->held, text->bytes, text->n, NULL));
+static int part_tools(const tl_exchange *x, choice_state *c, tl_textbuf *text, bool last, json_t **calls) {
+    tl__textbuf_add(&c->held, text->bytes, text->n);
+    if (c->held.failed) return TL_ENOMEM;
     text->n = 0;
     size_t safe = tl__tool_calls_safe(c->held.bytes, c->held.n, c->whole);
     if (last)
         *calls = tl__tool_calls(c->held.bytes, c->held.n, c->whole, json_object_get(x->ask.root, "tools"),
                                 x->ask.one_tool, &safe);
-    TRY(tl__buffer_add(text, c->held.bytes, safe, NULL));
+    tl__textbuf_add(text, c->held.bytes, safe);
+    if (text->failed) return TL_ENOMEM;
     memmove(c->held.bytes, c->held.bytes + safe, c->held.n - safe);
     c->held.n -= safe;
     c->whole &= safe == 0;
@@ -81,8 +84,8 @@ static json_t *indexed(const json_t *calls) {
     return out;
 }
 
-static int put_news(tl_exchange *x, const tl_part *p, const tl_reply *r, choice_state *c, int index, tl_buffer *text,
-                    const tl_buffer *thought, int from, bool read) {
+static int put_news(tl_exchange *x, const tl_part *p, const tl_reply *r, choice_state *c, int index, tl_textbuf *text,
+                    const tl_textbuf *thought, int from, bool read) {
     const tl_ask *a = &x->ask;
     const bool chat = a->kind == TL_ASK_CHAT, last = c->spelling.ended;
     json_t *calls = NULL, *logprobs = NULL, *delta;
@@ -109,9 +112,9 @@ static int write_choice(tl_exchange *x, const tl_part *p, const tl_reply *r, cho
     tl_finish finish;
     const int n = tl__job_look(x->job, r, &finish);
     const bool first = !c->begun && (n > 0 || finish != TL_FINISH_NONE), read = first && x->ask.echo;
-    tl_buffer text = {0}, thought = {0};
+    tl_textbuf text = {0}, thought = {0};
     tl_error err;
-    int status = tl__buffer_add(&text, "", 0, &err);
+    int status = tl__textbuf_reserve(&text, 0) ? 0 : TL_ENOMEM;
     if (first && x->ask.kind == TL_ASK_CHAT && !status)
         status = put_choice(x, index, json_pack("{s:s, s:s}", "role", "assistant", "content", ""), NULL, NULL);
     if (read && !status) status = tl__answer_prompt(x, p, &text);
@@ -138,7 +141,8 @@ static int write_end(tl_exchange *x) {
     s->closed = true;
     if (tl__answer_failed(x->job, &failed)) return put(s, tl__refusal_json(&failed));
     if (x->ask.include_usage) status = put_chunk(x, json_array(), tl__answer_usage(x->job));
-    return status ? status : tl__buffer_add(&s->out, "data: [DONE]\n\n", 14, NULL);
+    tl__textbuf_add_text(&s->out, "data: [DONE]\n\n");
+    return status ? status : s->out.failed ? TL_ENOMEM : 0;
 }
 
 /* ---- libmicrohttpd's side ---- */
@@ -174,7 +178,7 @@ static ssize_t read_stream(void *of, uint64_t at, char *out, size_t most) {
 int tl__stream_begin(tl_exchange *x, tl_refusal *refusal) {
     const size_t all = (size_t)x->job->n_parts * (size_t)x->job->choices;
     x->stream = calloc(1, sizeof *x->stream + all * sizeof *x->stream->choice);
-    if (!x->stream || tl__buffer_reserve(&x->stream->out, 1024, NULL))
+    if (!x->stream || !tl__textbuf_reserve(&x->stream->out, 1024))
         return tl__refuse_as(refusal, 503, NULL, NULL, "not enough memory for a stream of %zu answers", all);
     for (size_t i = 0; i < all; i++) {
         choice_state *c = &x->stream->choice[i];

@@ -13,6 +13,7 @@
 #include "base/clock.h"
 #include "base/rng.h"
 #include "families.h"
+#include "heap_calls.h"
 #include "infer/batcher.h"
 #include "infer/session.h"
 #include "infer/thinking_definition.h"
@@ -34,33 +35,6 @@ static const char smaller[] =
     "\"initializer_range\":0.15,\"tie_word_embeddings\":true}";
 
 static tl_engine engines[MODELS], drafts[MODELS];
-
-/* ---- counting heap calls: the C library's own entry points, except under a sanitizer, which has its own ---- */
-
-static _Thread_local int64_t heap_calls; /* of this thread */
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) && defined(__GLIBC__)
-#define COUNTS_HEAP 1
-extern void *__libc_malloc(size_t), *__libc_calloc(size_t, size_t), *__libc_realloc(void *, size_t),
-    __libc_free(void *);
-void *malloc(size_t n) {
-    heap_calls++;
-    return __libc_malloc(n);
-}
-void *calloc(size_t n, size_t size) {
-    heap_calls++;
-    return __libc_calloc(n, size);
-}
-void *realloc(void *p, size_t n) {
-    heap_calls++;
-    return __libc_realloc(p, n);
-}
-void free(void *p) {
-    heap_calls++;
-    __libc_free(p);
-}
-#else
-#define COUNTS_HEAP 0
-#endif
 
 static int open_engines(void **state) {
     tl_error err = {0};
@@ -416,9 +390,9 @@ static tl_batcher_facts run(const setting *how, uint64_t seed) {
         }
         if (how->cancels && steps % 5 == 4 && at > 0)
             tl__batcher_cancel(b, items[order[draw(seed, 50000 + (uint64_t)steps, (uint32_t)at)]].id);
-        const int64_t calls = heap_calls;
+        const long calls = own_heap_calls;
         rows = tl__batcher_step(b, 0, &err);
-        assert_int_equal(heap_calls, calls);
+        assert_int_equal(own_heap_calls, calls);
         assert_true(rows >= 0 && rows <= how->step_tokens);
     }
     tl_batcher_facts facts;

@@ -10,6 +10,7 @@
 #include <cmocka.h>
 #include "base/rng.h"
 #include "families.h"
+#include "heap_calls.h"
 #include "infer/sampler.h"
 #include "infer/session.h"
 
@@ -24,28 +25,6 @@ static const char larger[] =
 
 static tl_ctx ctx;
 static tl_model models[MODELS];
-
-/* ---- counting heap calls: the C library's own entry points, except under a sanitizer, which has its own ---- */
-
-static int64_t heap_calls;
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) && defined(__GLIBC__)
-#define COUNTS_HEAP 1
-extern void *__libc_malloc(size_t), *__libc_calloc(size_t, size_t), *__libc_realloc(void *, size_t);
-void *malloc(size_t n) {
-    heap_calls++;
-    return __libc_malloc(n);
-}
-void *calloc(size_t n, size_t size) {
-    heap_calls++;
-    return __libc_calloc(n, size);
-}
-void *realloc(void *p, size_t n) {
-    heap_calls++;
-    return __libc_realloc(p, n);
-}
-#else
-#define COUNTS_HEAP 0
-#endif
 
 static int open_models(void **state) {
     tl_error err = {0};
@@ -360,7 +339,7 @@ static void L4_bytes_are_known_and_stepping_takes_none(void **state) {
         float logits[MAX_V], logp[T];
         fill_tokens(tokens, T, a->V, 8);
         tl_session *s = open_session(m, &ctx, T, 32);
-        int64_t before = heap_calls;
+        const long before = own_heap_calls;
         append(s, tokens, 100, logits);
         tl_sampling sampling = {.temperature = 1, .top_p = 0.9f, .seed = 4};
         for (int i = 100; i < 120; i++) {
@@ -368,12 +347,12 @@ static void L4_bytes_are_known_and_stepping_takes_none(void **state) {
             append(s, tokens + i, 1, logits);
         }
         assert_int_equal(tl__session_score(s, tokens, 31, -1, logp, NULL), 0);
-        assert_int_equal(heap_calls - before, 0);
+        assert_int_equal(own_heap_calls - before, 0);
         tl__session_close(s);
     }
     void *volatile p = malloc(10); /* the counter counts */
     free(p);
-    assert_true(!COUNTS_HEAP || heap_calls > 0);
+    assert_true(!COUNTS_HEAP || own_heap_calls > 0);
 }
 
 int main(void) {

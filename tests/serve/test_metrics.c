@@ -14,23 +14,10 @@
 #include <time.h>
 #include "base/clock.h"
 #include "families.h"
+#include "heap_calls.h"
 #include "serve/metrics.h"
 
 #define S 1000000000LL
-
-/* Heap calls of this thread: the C library's own entry points, except under a sanitizer, which has its own. */
-static _Thread_local int64_t heap_calls;
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) && defined(__GLIBC__)
-extern void *__libc_malloc(size_t), __libc_free(void *);
-void *malloc(size_t n) {
-    heap_calls++;
-    return __libc_malloc(n);
-}
-void free(void *p) {
-    heap_calls++;
-    __libc_free(p);
-}
-#endif
 
 static char *written(tl_metrics *m, const tl_batcher_facts *facts) {
     char *text = NULL;
@@ -283,18 +270,18 @@ static void heard(void *user, const tl_event *e) {
     }
     a->crowd->ended += e->finish != TL_FINISH_NONE;
     if (a->crowd->ended == 1 && e->finish) sleep_ms(20); /* planted, inside a step */
-    const int64_t calls = heap_calls;
+    const long calls = own_heap_calls;
     tl__metrics_event(a->crowd->metrics, e, &a->last_ns);
-    assert_int_equal(heap_calls, calls);
+    assert_int_equal(own_heap_calls, calls);
 }
 
 static void stepped(void *user, const tl_batch_step *s) {
     crowd *c = user;
     c->steps++;
     c->rows += s->rows;
-    const int64_t calls = heap_calls;
+    const long calls = own_heap_calls;
     tl__metrics_step(c->metrics, s);
-    assert_int_equal(heap_calls, calls);
+    assert_int_equal(own_heap_calls, calls);
 }
 
 /* A reader beside the owner: whatever it sees belongs together. */

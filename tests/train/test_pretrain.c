@@ -4,7 +4,6 @@
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,34 +12,10 @@
 #include <unistd.h>
 #include <cmocka.h>
 
+#include "heap_calls.h"
 #include "io/file.h"
 #include "train/pretrain.h"
 #include "open_model.h"
-
-/* ---- a heap that counts ---- */
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-enum { COUNTS_HEAP = 0 }; /* the sanitizers own malloc */
-static atomic_long heap_calls;
-#else
-enum { COUNTS_HEAP = 1 };
-static atomic_long heap_calls;
-extern void *__libc_malloc(size_t n);
-extern void *__libc_calloc(size_t n, size_t size);
-extern void *__libc_realloc(void *p, size_t n);
-void *malloc(size_t n) {
-    atomic_fetch_add(&heap_calls, 1);
-    return __libc_malloc(n);
-}
-void *calloc(size_t n, size_t size) {
-    atomic_fetch_add(&heap_calls, 1);
-    return __libc_calloc(n, size);
-}
-void *realloc(void *p, size_t n) {
-    atomic_fetch_add(&heap_calls, 1);
-    return __libc_realloc(p, n);
-}
-#endif
 
 /* ---- a run ---- */
 
