@@ -169,7 +169,7 @@ def compare(trilith, llama, model, clients, threads, rounds, pairs, shared, work
     if llama:
         kinds.append((llama_command(llama, model, clients, threads, shared, llama_more), "/health"))
     for command, _ in kinds:
-        note(command)
+        note([str(c).replace("{port}", "8080") for c in command])
     turns = []
     for i in range(pairs):
         figures = [None, None]
