@@ -143,7 +143,7 @@ static tl_model open_as(const char *path, tl_dtype dtype) {
     tl_model m;
     tl_error err = {0};
     if (tl__source_open(&source, path, &err) || tl__source_arch(&arch, source, &err) ||
-        tl__model_open(&m, source, &arch, 0, dtype, ctx.pool, &err))
+        tl__model_open(&m, source, &arch, 0, dtype, ctx.pool, NULL, &err))
         fail_msg("%s", err.text);
     return m;
 }
@@ -367,7 +367,7 @@ static void refuse(const char *path, const char *with) {
     tl_error err = {0};
     int status = tl__source_open(&source, path, &err);
     if (!status && (status = tl__source_arch(&arch, source, &err))) tl__source_close(source);
-    else if (!status && !(status = tl__model_open(&m, source, &arch, 0, TL_DTYPE_AUTO, NULL, &err)))
+    else if (!status && !(status = tl__model_open(&m, source, &arch, 0, TL_DTYPE_AUTO, NULL, NULL, &err)))
         tl__model_close(&m);
     if (!status || !strstr(err.text, with)) fail_msg("wanted '%s', got: %s", with, status ? err.text : "no refusal");
 }
@@ -430,7 +430,7 @@ static int64_t peak_of(const char *path, tl_dtype dtype, int64_t *predicted) {
         int64_t before = use.ru_maxrss * 1024;
         int status = tl__source_open(&source, path, &err) || tl__source_arch(&arch, source, &err) ||
                      tl__model_size(&size, source, &arch, 0, dtype, &err) || tl__ctx_open(&own, 1, NULL, &err) ||
-                     tl__model_open(&m, source, &arch, 0, dtype, own.pool, &err) ||
+                     tl__model_open(&m, source, &arch, 0, dtype, own.pool, NULL, &err) ||
                      tl__session_open(&s, &m, &own, 512, 256, &err) || tl__session_append(s, ids, 300, NULL, &err);
         getrusage(RUSAGE_SELF, &use);
         numbers[0] = use.ru_maxrss * 1024;
