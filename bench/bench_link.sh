@@ -1,7 +1,7 @@
 #!/bin/sh
 # bench_link.sh TRILITH SOURCE [MBIT…] — how near the predictions of communication come: two ranks on two hosts (network namespaces, as root)
 # with a link of so many Mbit/s (100, 400), each --shard; a table of seconds a step, as predicted before the first step by the roofline and the
-# measured link, as predicted again at the pace of one of the first steps, and as seen. Nothing else should run meanwhile.
+# measured link, as predicted again at the pace of one of the first steps, and as seen. Nothing else should run meanwhile. SHARDS="zero1 zero2": these.
 . "$2/tests/program.sh"
 . "$source/tests/hosts/netns.sh"
 . "$source/tests/hosts/runs.sh"
@@ -24,7 +24,7 @@ told() { # OBJECT FILE
 }
 for megabits in "$@"; do
     hosts_rate "${megabits}mbit"
-    for shard in none zero1 zero2 zero3; do
+    for shard in ${SHARDS:-none zero1 zero2 zero3}; do
         hosts_mpirun -n 2 --map-by node "$trilith" train --data "$work/text" --model "$work/model.json" --tokenizer bytes --batch 16 --seq 256 --leaves 2 \
             --steps 16 --threads 1 --sample-tokens 0 --val-samples 0 --check-every 0 --checkpoint-every 0 --quiet --shard $shard \
             --out "$work/$megabits-$shard" >/dev/null 2>"$work/err" || fail "$megabits Mbit/s, $shard"

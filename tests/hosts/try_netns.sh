@@ -30,8 +30,8 @@ same_run "$work/one" "$work/four" '4 ranks on 3 hosts, --shard zero3'
 # Nothing is timed here but against the limit itself: no machine is fast enough to send more than the link lets through.
 megabits=20
 hosts_rate ${megabits}mbit
-ranks "$work/slow" 3
-same_run "$work/one" "$work/slow" "3 ranks over $megabits Mbit/s"
+ranks "$work/slow" 3 --shard zero1
+same_run "$work/one" "$work/slow" "3 ranks over $megabits Mbit/s, --shard zero1"
 tail -n +3 "$work/slow/metrics.jsonl" | sed -n 's/.*"wall":\([0-9.e+-]*\).*"comm":{[^}]*"exposed_seconds":\([0-9.e+-]*\),.*"bytes":\([0-9.e+-]*\),.*/\1 \2 \3/p' >"$work/comm"
 awk -v rate="$((megabits * 125000))" -v n="$(($(wc -l <"$work/slow/metrics.jsonl") - 2))" '
     { wall += $1; exposed += $2; bytes += $3 }
