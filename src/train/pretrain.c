@@ -207,7 +207,7 @@ static void record_step(tl_run *run, tl_step_metrics *m, double model_flops) {
     }
     run->step_seconds[run->step_seconds_n++] = m->totals.wall_seconds;
     run->stalled_seconds += m->totals.seconds[TL_BUCKET_CHECKPOINT];
-    if (run->step_seconds_n >= 2 && run->step_seconds_n < 2 + TL_WARM_STEPS) run->warm[run->step_seconds_n - 2] = *m;
+    if (run->step_seconds_n >= 2 && run->warm_n < TL_WARM_STEPS) run->warm[run->warm_n++] = *m;
     if (run->rank == 0) {
         int n = tl__metrics_line(line, sizeof line, m);
         tl__run_folder_metrics(&run->folder, line, (size_t)n);
