@@ -236,7 +236,11 @@ static void test_stop_and_resume_give_the_same_bits(void **state) {
     assert_int_equal(train(&c, NULL, &outcome, &err), 0);
     assert_true(outcome.stopped);
     assert_int_equal(outcome.steps, 7);
-    c.stop_after = 0, c.resume = true, c.threads = 1;
+    c.stop_after = 5, c.resume = true; /* where it already is */
+    assert_int_equal(train(&c, NULL, &outcome, &err), 0);
+    assert_true(outcome.stopped);
+    assert_int_equal(outcome.steps, 7);
+    c.stop_after = 0, c.threads = 1;
     assert_int_equal(train(&c, NULL, &outcome, &err), 0);
     assert_int_equal(outcome.steps, 12);
     assert_same_weights(whole, halves);
