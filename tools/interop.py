@@ -33,6 +33,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models as bpe_models, pr
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 import expert_models
+import interop_gguf
 import interop_serve
 import interop_serve_metrics
 import interop_tokenizers
@@ -578,6 +579,7 @@ def main():
     parser = argparse.ArgumentParser(description="compare Trilith with PyTorch, transformers and tokenizers")
     parser.add_argument("--trilith", default=os.path.join(HERE, "..", "build", "trilith"))
     parser.add_argument("--tests", help="folder of the built C tests (default: tests/ beside the program)")
+    parser.add_argument("--llama", metavar="PYTHON", help="a Python that has llama-cpp-python, to open the GGUF files that are written")
     parser.add_argument("--real", action="store_true", help="Gemma 3 270M too, and conversions of real models, which transformers reads for minutes")
     parser.add_argument("--lines", type=int, default=1_000_000, help="to compare each kind of tokenizer on (default 1,000,000: hours for all kinds)")
     parser.add_argument("--only", help="run only checks whose name holds this word")
@@ -605,6 +607,8 @@ def main():
             checks.run(f"inspect {name}", lambda: inspected_weights(trilith, folder, model, at("model", name + "-other")))
 
         checks.run("another model is noticed", lambda: noticed(lambda: score_tokens(trilith, at("model", "llama-tied"), model, ids, work)))
+
+        interop_gguf.run(checks, trilith, english() + code(), args.seed, at, args.llama, certified)
 
         run = None
         for name, model in both(args.seed + 50, vocab=300):

@@ -1,0 +1,140 @@
+"""GGUF beside llama.cpp and transformers' own reader of it: of every family a random model that GGUF can say, converted from its folder.
+
+llama.cpp (llama-cpp-python, in the Python that --llama names) opens the file, gives the ids of the vocabulary's own library and the logits of the
+model in PyTorch; so does Trilith (`verify`); so does transformers (`gguf_file=`) where it knows the family. Real models are held to llama.cpp's perplexity.
+"""
+
+import json
+import os
+import subprocess
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from tokenizers import AddedToken, Tokenizer, decoders, models as bpe_models, pre_tokenizers, trainers
+from transformers import (AutoModelForCausalLM, AutoTokenizer, Gemma2Config, Gemma3TextConfig, GPT2Config, LlamaConfig, MistralConfig, MixtralConfig,
+                          OlmoeConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen3Config, Qwen3MoeConfig, SmolLM3Config)
+
+import make_vectors
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+V, T = 320, 90
+# llama.cpp looks GELU up in a table of halves: 2^-11 of an activation, in each of a few layers whose errors add up. Else both are f32.
+NEAR = {"gpt2": 4e-3, "gemma2": 4e-3, "gemma3": 4e-3}
+NEAR_F32 = 2e-5
+
+
+def configurations():
+    """(configuration, does transformers read the family and all of its fields from GGUF)"""
+    base = dict(vocab_size=V, hidden_size=64, intermediate_size=96, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=128,
+                rms_norm_eps=1e-5, bos_token_id=0, eos_token_id=0, pad_token_id=None, attn_implementation="eager")
+    few = dict(base, num_hidden_layers=2)
+    return {
+        "gpt2": (GPT2Config(vocab_size=V, n_embd=64, n_layer=2, n_head=4, n_positions=128, bos_token_id=0, eos_token_id=0, resid_pdrop=0.0, embd_pdrop=0.0,
+                            attn_pdrop=0.0, attn_implementation="eager"), True),
+        "llama": (LlamaConfig(tie_word_embeddings=True, rope_theta=5e4, **few), True),
+        "llama3": (LlamaConfig(attention_bias=True, mlp_bias=True, tie_word_embeddings=False,
+                               rope_parameters=dict(rope_type="llama3", rope_theta=1000.0, factor=4.0, low_freq_factor=1.0, high_freq_factor=4.0,
+                                                    original_max_position_embeddings=32), **few), False),
+        "llama-linear": (LlamaConfig(tie_word_embeddings=True, rope_parameters=dict(rope_type="linear", rope_theta=5000.0, factor=3.0), **few), False),
+        "smollm3": (SmolLM3Config(tie_word_embeddings=True, rope_theta=2e6, **dict(few, num_hidden_layers=5)), False),
+        "mistral": (MistralConfig(sliding_window=None, head_dim=24, tie_word_embeddings=False, rope_theta=1e6, **few), True),
+        "qwen2": (Qwen2Config(tie_word_embeddings=False, rope_theta=1e6, **few), True),
+        "qwen2-yarn": (Qwen2Config(tie_word_embeddings=True, rope_parameters=dict(rope_type="yarn", rope_theta=1e4, factor=4.0,
+                                                                                original_max_position_embeddings=24), **few), False),
+        "qwen3": (Qwen3Config(head_dim=32, tie_word_embeddings=True, rope_theta=1e6, **few), True),
+        "qwen3moe": (Qwen3MoeConfig(head_dim=32, moe_intermediate_size=32, num_experts=6, num_experts_per_tok=3, norm_topk_prob=True, rope_theta=1e6,
+                                    tie_word_embeddings=False, **few), True),
+        "gemma2": (Gemma2Config(head_dim=32, query_pre_attn_scalar=32, sliding_window=24, attn_logit_softcapping=1.5, final_logit_softcapping=4.0,
+                                **few), True),
+        "gemma3": (Gemma3TextConfig(head_dim=32, query_pre_attn_scalar=32, sliding_window=20,
+                                    rope_parameters=dict(full_attention=dict(rope_type="linear", rope_theta=1e6, factor=8.0),
+                                                         sliding_attention=dict(rope_type="default", rope_theta=1e4)),
+                                    **dict(base, num_hidden_layers=7)), False),
+        "mixtral": (MixtralConfig(num_local_experts=4, num_experts_per_tok=2, tie_word_embeddings=False, sliding_window=None, rope_theta=1e6, **few), False),
+        "olmoe": (OlmoeConfig(num_experts=7, num_experts_per_tok=2, norm_topk_prob=False, tie_word_embeddings=False,
+                              **dict(few, num_key_value_heads=4, intermediate_size=32)), False),
+    }
+
+
+class Llama:
+    """bench_llama.py on one file."""
+
+    def __init__(self, python, path, positions, exact=True):
+        self.process = subprocess.Popen([python, os.path.join(HERE, "bench_llama.py"), path, "--threads", "1", "--positions", str(positions),
+                                         *(["--exact"] if exact else [])], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.vocabulary = self.read()["vocabulary"]
+
+    def read(self):
+        line = self.process.stdout.readline()
+        assert line, f"llama.cpp: {self.process.stderr.read().strip()[-400:]}"
+        return json.loads(line)
+
+    def ask(self, word, given):
+        self.process.stdin.write(f"{word}\n{json.dumps(given)}\n")
+        self.process.stdin.flush()
+        return self.read()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.stdin.close()
+        self.process.wait(60)
+        self.process.stdout.close(), self.process.stderr.close()
+
+
+def distance(got, want):
+    """Of the worst position: max|Δ| / max|reference|."""
+    return ((got - want).abs().amax(-1) / want.abs().amax(-1)).max().item()
+
+
+def tokenizer_of(folder, text):
+    """SmolLM's kind, of V ids at most."""
+    t = Tokenizer(bpe_models.BPE())
+    t.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    t.decoder = decoders.ByteLevel()
+    t.train_from_iterator([text[:200_000]], trainers.BpeTrainer(vocab_size=V, show_progress=False, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+                                                              special_tokens=[AddedToken("<|endoftext|>", special=True)]))
+    PreTrainedTokenizerFast(tokenizer_object=t, eos_token="<|endoftext|>", bos_token="<|endoftext|>").save_pretrained(folder)
+    return t
+
+
+def same_model(trilith, name, config, knows, seed, real, folder, llama, certified):
+    model = make_vectors.drawn(config, seed).eval()
+    model.save_pretrained(folder)
+    tokenizer = tokenizer_of(folder, real)
+    path, reference, out = (os.path.join(folder, x) for x in ("model.gguf", "reference.safetensors", "logits.f32"))
+    trilith.run("convert", folder, path, "--type", "F32")
+    text = real[300_000:301_000]
+    ids = tokenizer.encode(text).ids
+    with torch.no_grad():
+        want = model(input_ids=torch.tensor([ids[:T]]), use_cache=False).logits[0].float().contiguous()
+    save_file({"tokens": torch.tensor(ids[:T], dtype=torch.int32), "logits": want}, reference, metadata={"text": text})
+    said = f"here {certified(trilith, path, reference)}"
+    if knows:
+        again, info = AutoModelForCausalLM.from_pretrained(folder, gguf_file="model.gguf", dtype=torch.float32, output_loading_info=True,
+                                                           attn_implementation="eager")
+        assert not any(info[k] for k in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
+        with torch.no_grad():
+            far = distance(again.eval()(input_ids=torch.tensor([ids[:T]]), use_cache=False).logits[0], want)
+        assert far <= 1e-5, f"transformers, reading the file: {far:.1e} from the model"
+        got = AutoTokenizer.from_pretrained(folder, gguf_file="model.gguf")(text, add_special_tokens=False)["input_ids"]
+        assert got == ids, f"transformers, reading the file: {got[:20]} for {ids[:20]}"
+        said += f"; transformers {far:.0e}"
+    if not llama:
+        return said + "; no llama.cpp: give --llama PYTHON"
+    with Llama(llama, path, T) as peer:
+        assert peer.vocabulary == V, f"llama.cpp has {peer.vocabulary} ids"
+        peer.ask(f"logits {out}", ids[:T])
+        far = distance(torch.from_numpy(np.fromfile(out, dtype=np.float32).reshape(T, V)), want)
+        most = NEAR.get(name, NEAR_F32)
+        assert far <= most, f"llama.cpp's logits are {far:.1e} from the model's, beyond {most:.0e}"
+        got = peer.ask("tokens", text)["ids"]
+        assert got == ids, f"llama.cpp: {got[:20]} for {ids[:20]}"
+    return f"{said}; llama.cpp {far:.0e} of {most:.0e}"
+
+
+def run(checks, trilith, real, seed, at, llama, certified):
+    for i, (name, (config, knows)) in enumerate(configurations().items()):
+        checks.run(f"gguf {name}", lambda: same_model(trilith, name, config, knows, seed + i, real, at("gguf", name), llama, certified))
