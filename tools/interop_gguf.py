@@ -20,17 +20,18 @@ import make_vectors
 HERE = os.path.dirname(os.path.abspath(__file__))
 V, T = 320, 90
 # llama.cpp looks GELU up in a table of halves: 2^-11 of an activation, in each of a few layers whose errors add up. Else both are f32.
-NEAR = {"gpt2": 4e-3, "gemma2": 4e-3, "gemma3": 4e-3}
+NEAR = dict.fromkeys(("gpt2", "gemma2", "gemma2-usual", "gemma3"), 4e-3)
 NEAR_F32 = 2e-5
 
 
 def configurations():
-    """(configuration, does transformers read the family and all of its fields from GGUF)"""
+    """(configuration, does transformers read it from GGUF). What transformers does not read it takes to be the family's default: GPT-2's positions,
+    Qwen 3's width of heads and of experts, Gemma 2's caps and scale; those that it is asked for have these. A file that is called mistral it refuses."""
     base = dict(vocab_size=V, hidden_size=64, intermediate_size=96, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=128,
                 rms_norm_eps=1e-5, bos_token_id=0, eos_token_id=0, pad_token_id=None, attn_implementation="eager")
     few = dict(base, num_hidden_layers=2)
     return {
-        "gpt2": (GPT2Config(vocab_size=V, n_embd=64, n_layer=2, n_head=4, n_positions=128, bos_token_id=0, eos_token_id=0, resid_pdrop=0.0, embd_pdrop=0.0,
+        "gpt2": (GPT2Config(vocab_size=V, n_embd=64, n_layer=2, n_head=4, n_positions=1024, bos_token_id=0, eos_token_id=0, resid_pdrop=0.0, embd_pdrop=0.0,
                             attn_pdrop=0.0, attn_implementation="eager"), True),
         "llama": (LlamaConfig(tie_word_embeddings=True, rope_theta=5e4, **few), True),
         "llama3": (LlamaConfig(attention_bias=True, mlp_bias=True, tie_word_embeddings=False,
@@ -38,15 +39,16 @@ def configurations():
                                                     original_max_position_embeddings=32), **few), False),
         "llama-linear": (LlamaConfig(tie_word_embeddings=True, rope_parameters=dict(rope_type="linear", rope_theta=5000.0, factor=3.0), **few), False),
         "smollm3": (SmolLM3Config(tie_word_embeddings=True, rope_theta=2e6, **dict(few, num_hidden_layers=5)), False),
-        "mistral": (MistralConfig(sliding_window=None, head_dim=24, tie_word_embeddings=False, rope_theta=1e6, **few), True),
+        "like-mistral": (MistralConfig(sliding_window=None, head_dim=24, tie_word_embeddings=False, rope_theta=1e6, **few), True),
         "qwen2": (Qwen2Config(tie_word_embeddings=False, rope_theta=1e6, **few), True),
         "qwen2-yarn": (Qwen2Config(tie_word_embeddings=True, rope_parameters=dict(rope_type="yarn", rope_theta=1e4, factor=4.0,
                                                                                 original_max_position_embeddings=24), **few), False),
-        "qwen3": (Qwen3Config(head_dim=32, tie_word_embeddings=True, rope_theta=1e6, **few), True),
-        "qwen3moe": (Qwen3MoeConfig(head_dim=32, moe_intermediate_size=32, num_experts=6, num_experts_per_tok=3, norm_topk_prob=True, rope_theta=1e6,
+        "qwen3": (Qwen3Config(head_dim=128, tie_word_embeddings=True, rope_theta=1e6, **few), True),
+        "qwen3moe": (Qwen3MoeConfig(head_dim=32, moe_intermediate_size=768, num_experts=6, num_experts_per_tok=3, norm_topk_prob=True, rope_theta=1e6,
                                     tie_word_embeddings=False, **few), True),
         "gemma2": (Gemma2Config(head_dim=32, query_pre_attn_scalar=32, sliding_window=24, attn_logit_softcapping=1.5, final_logit_softcapping=4.0,
-                                **few), True),
+                                **few), False),
+        "gemma2-usual": (Gemma2Config(head_dim=256, query_pre_attn_scalar=256, sliding_window=24, **few), True),
         "gemma3": (Gemma3TextConfig(head_dim=32, query_pre_attn_scalar=32, sliding_window=20,
                                     rope_parameters=dict(full_attention=dict(rope_type="linear", rope_theta=1e6, factor=8.0),
                                                          sliding_attention=dict(rope_type="default", rope_theta=1e4)),

@@ -52,8 +52,8 @@ static tl_hash hash_of(const char *path) {
 
 static void as_llama_cpp_converts(void **state) {
     (void)state;
-    static const char *const names[] = {"llama3",    "mixtral", "qwen2",   "gemma3",    "gpt2-tied", "qwen3",
-                                        "olmoe",     "gemma2",  "smollm3", "qwen3-moe", "mistral"};
+    static const char *const names[] = {"llama3", "mixtral", "qwen2",   "gemma3",    "gpt2-tied", "qwen3",
+                                        "olmoe",  "gemma2",  "smollm3", "qwen3-moe", "mistral"};
     int same = 0;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         char from[1024], theirs[1024];

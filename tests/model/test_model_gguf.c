@@ -176,7 +176,7 @@ static void same(const char *what, const float *got, const float *want, int64_t 
 
 typedef struct kept {
     const char *folder, *name; /* below tests/vectors; NAME.gguf is that of the file */
-    const char *changed;       /* fields of config.json that the converter leaves out, as a reader of the file has them */
+    const char *changed; /* fields of config.json that the converter leaves out, as a reader of the file has them */
 } kept;
 
 static const kept files[] = {
@@ -271,6 +271,131 @@ static void test_what_gguf_cannot_say_is_refused(void **state) {
         if (!refused[r][0] && status) fail_msg("%s", err.text);
         if (refused[r][0] && (!status || !strstr(err.text, refused[r][1])))
             fail_msg("%s: %s", test_families[i].name, status ? err.text : "was not refused");
+    }
+}
+
+/* The fields of models on the hub, as their config.json has them: all can be said but a window on every layer. */
+static void test_published_models_can_be_said(void **state) {
+    (void)state;
+    static const struct {
+        const char *name, *config;
+    } published[] = {
+        {"gpt2",
+         "{\"model_type\":\"gpt2\",\"vocab_size\":50257,\"n_ctx\":1024,\"n_embd\":768,\"n_head\":12,\"n_layer\":12,"
+         "\"n_positions\":1024,\"activation_function\":\"gelu_new\",\"layer_norm_epsilon\":1e-05,"
+         "\"summary_type\":\"cls_index\",\"summary_use_proj\":true}"},
+        {"Llama-3.2-1B",
+         "{\"model_type\":\"llama\",\"vocab_size\":128256,\"hidden_size\":2048,\"intermediate_size\":8192,\"num_hidden_"
+         "layers\":16,"
+         "\"num_attention_heads\":32,\"num_key_value_heads\":8,\"head_dim\":64,\"max_position_embeddings\":131072,"
+         "\"rms_norm_eps\":"
+         "1e-05,\"rope_theta\":500000.0,\"attention_bias\":false,\"mlp_bias\":false,\"pretraining_tp\":1,\"tie_word_"
+         "embeddings\":"
+         "true,\"rope_scaling\":{\"factor\":32.0,\"high_freq_factor\":4.0,\"low_freq_factor\":1.0,"
+         "\"original_max_position_embeddings\":8192,\"rope_type\":\"llama3\"},\"hidden_act\":\"silu\"}"},
+        {"Mistral-7B-v0.3",
+         "{\"model_type\":\"mistral\",\"vocab_size\":32768,\"hidden_size\":4096,\"intermediate_size\":14336,\"num_"
+         "hidden_layers\":32,"
+         "\"num_attention_heads\":32,\"num_key_value_heads\":8,\"max_position_embeddings\":32768,\"rms_norm_eps\":1e-"
+         "05,"
+         "\"rope_theta\":1000000.0,\"sliding_window\":null,\"tie_word_embeddings\":false,\"hidden_act\":\"silu\"}"},
+        {"Mistral-7B-v0.1",
+         "{\"model_type\":\"mistral\",\"vocab_size\":32000,\"hidden_size\":4096,\"intermediate_size\":14336,\"num_"
+         "hidden_layers\":32,"
+         "\"num_attention_heads\":32,\"num_key_value_heads\":8,\"max_position_embeddings\":32768,\"rms_norm_eps\":1e-"
+         "05,"
+         "\"rope_theta\":10000.0,\"sliding_window\":4096,\"tie_word_embeddings\":false,\"hidden_act\":\"silu\"}"},
+        {"Mixtral-8x7B-v0.1",
+         "{\"model_type\":\"mixtral\",\"vocab_size\":32000,\"hidden_size\":4096,\"intermediate_size\":14336,\"num_"
+         "hidden_layers\":32,"
+         "\"num_attention_heads\":32,\"num_key_value_heads\":8,\"max_position_embeddings\":32768,\"rms_norm_eps\":1e-"
+         "05,"
+         "\"rope_theta\":1000000.0,\"sliding_window\":null,\"num_local_experts\":8,\"num_experts_per_tok\":2,\"output_"
+         "router_logits\":"
+         "false,\"router_aux_loss_coef\":0.02,\"tie_word_embeddings\":false,\"hidden_act\":\"silu\"}"},
+        {"Qwen2.5-0.5B", "{\"model_type\":\"qwen2\",\"vocab_size\":151936,\"hidden_size\":896,\"intermediate_size\":"
+                         "4864,\"num_hidden_layers\":24,"
+                         "\"num_attention_heads\":14,\"num_key_value_heads\":2,\"max_position_embeddings\":32768,\"max_"
+                         "window_layers\":24,"
+                         "\"rms_norm_eps\":1e-06,\"rope_theta\":1000000.0,\"sliding_window\":32768,\"use_sliding_"
+                         "window\":false,\"use_mrope\":false,"
+                         "\"tie_word_embeddings\":true,\"hidden_act\":\"silu\"}"},
+        {"Qwen3-0.6B",
+         "{\"model_type\":\"qwen3\",\"vocab_size\":151936,\"hidden_size\":1024,\"intermediate_size\":3072,\"num_hidden_"
+         "layers\":28,"
+         "\"num_attention_heads\":16,\"num_key_value_heads\":8,\"head_dim\":128,\"max_position_embeddings\":40960,"
+         "\"max_window_layers\":28,\"rms_norm_eps\":1e-06,\"rope_theta\":1000000,\"rope_scaling\":null,\"sliding_"
+         "window\":null,"
+         "\"use_sliding_window\":false,\"attention_bias\":false,\"tie_word_embeddings\":true,\"hidden_act\":\"silu\"}"},
+        {"Qwen3-30B-A3B",
+         "{\"model_type\":\"qwen3_moe\",\"vocab_size\":151936,\"hidden_size\":2048,\"intermediate_size\":6144,\"num_"
+         "hidden_layers\":48,"
+         "\"num_attention_heads\":32,\"num_key_value_heads\":4,\"head_dim\":128,\"max_position_embeddings\":40960,"
+         "\"max_window_layers\":48,\"rms_norm_eps\":1e-06,\"rope_theta\":1000000.0,\"rope_scaling\":null,\"sliding_"
+         "window\":null,"
+         "\"use_sliding_window\":false,\"attention_bias\":false,\"decoder_sparse_step\":1,\"mlp_only_layers\":[],"
+         "\"moe_intermediate_size\":768,\"norm_topk_prob\":true,\"num_experts\":128,\"num_experts_per_tok\":8,"
+         "\"output_router_logits\":false,\"router_aux_loss_coef\":0.001,\"tie_word_embeddings\":false,\"hidden_act\":"
+         "\"silu\"}"},
+        {"OLMoE-1B-7B-0924",
+         "{\"model_type\":\"olmoe\",\"vocab_size\":50304,\"hidden_size\":2048,\"intermediate_size\":1024,\"num_hidden_"
+         "layers\":16,"
+         "\"num_attention_heads\":16,\"num_key_value_heads\":16,\"max_position_embeddings\":4096,\"rms_norm_eps\":1e-"
+         "05,"
+         "\"rope_theta\":10000.0,\"rope_scaling\":null,\"attention_bias\":false,\"clip_qkv\":null,\"norm_topk_prob\":"
+         "false,"
+         "\"num_experts\":64,\"num_experts_per_tok\":8,\"output_router_logits\":false,\"router_aux_loss_coef\":0.01,"
+         "\"tie_word_embeddings\":false,\"hidden_act\":\"silu\"}"},
+        {"SmolLM3-3B", "{\"model_type\":\"smollm3\",\"vocab_size\":128256,\"hidden_size\":2048,\"intermediate_size\":"
+                       "11008,\"num_hidden_layers\":8,"
+                       "\"num_attention_heads\":16,\"num_key_value_heads\":4,\"max_position_embeddings\":65536,\"max_"
+                       "window_layers\":28,"
+                       "\"rms_norm_eps\":1e-06,\"rope_theta\":5000000.0,\"rope_scaling\":null,\"sliding_window\":null,"
+                       "\"use_sliding_window\":false,"
+                       "\"attention_bias\":false,\"mlp_bias\":false,\"no_rope_layer_interval\":4,\"no_rope_layers\":[1,"
+                       "1,1,0,1,1,1,0],"
+                       "\"layer_types\":[\"full_attention\",\"full_attention\",\"full_attention\",\"full_attention\","
+                       "\"full_attention\","
+                       "\"full_attention\",\"full_attention\",\"full_attention\"],\"tie_word_embeddings\":true,"
+                       "\"hidden_act\":\"silu\"}"},
+        {"gemma-2-2b", "{\"model_type\":\"gemma2\",\"vocab_size\":256000,\"hidden_size\":2304,\"intermediate_size\":"
+                       "9216,\"num_hidden_layers\":26,"
+                       "\"num_attention_heads\":8,\"num_key_value_heads\":4,\"head_dim\":256,\"max_position_"
+                       "embeddings\":8192,\"rms_norm_eps\":1e-06,"
+                       "\"rope_theta\":10000.0,\"attention_bias\":false,\"attn_logit_softcapping\":50.0,\"final_logit_"
+                       "softcapping\":30.0,"
+                       "\"cache_implementation\":\"hybrid\",\"query_pre_attn_scalar\":256,\"sliding_window\":4096,"
+                       "\"hidden_act\":\"gelu_pytorch_tanh\",\"hidden_activation\":\"gelu_pytorch_tanh\"}"},
+        {"gemma-2-27b",
+         "{\"model_type\":\"gemma2\",\"vocab_size\":256000,\"hidden_size\":4608,\"intermediate_size\":36864,\"num_"
+         "hidden_layers\":46,"
+         "\"num_attention_heads\":32,\"num_key_value_heads\":16,\"head_dim\":128,\"max_position_embeddings\":8192,"
+         "\"rms_norm_eps\":1e-06,\"rope_theta\":10000.0,\"attention_bias\":false,\"attn_logit_softcapping\":50.0,"
+         "\"final_logit_softcapping\":30.0,\"query_pre_attn_scalar\":144,\"sliding_window\":4096,"
+         "\"hidden_activation\":\"gelu_pytorch_tanh\"}"},
+        {"gemma-3-1b",
+         "{\"model_type\":\"gemma3_text\",\"vocab_size\":262144,\"hidden_size\":1152,\"intermediate_size\":6912,\"num_"
+         "hidden_layers\":"
+         "26,\"num_attention_heads\":4,\"num_key_value_heads\":1,\"head_dim\":256,\"max_position_embeddings\":32768,"
+         "\"rms_norm_eps\":"
+         "1e-06,\"rope_theta\":1000000,\"rope_local_base_freq\":10000,\"rope_scaling\":null,\"attention_bias\":false,"
+         "\"attn_logit_softcapping\":null,\"final_logit_softcapping\":null,\"query_pre_attn_scalar\":256,\"sliding_"
+         "window\":512,"
+         "\"sliding_window_pattern\":6,\"cache_implementation\":\"hybrid\",\"hidden_activation\":\"gelu_pytorch_"
+         "tanh\"}"},
+    };
+    for (size_t i = 0; i < sizeof published / sizeof *published; i++) {
+        tl_arch arch;
+        tl_gguf_out *out;
+        tl_error err = {0};
+        const char *config = published[i].config;
+        if (tl__arch_parse(&arch, config, strlen(config), published[i].name, &err)) fail_msg("%s", err.text);
+        assert_int_equal(tl__gguf_create(&out, in_folder("said.gguf"), &err), 0);
+        const int status = tl__arch_to_gguf(out, &arch, &err);
+        tl__gguf_abandon(out);
+        if (!status != (strcmp(published[i].name, "Mistral-7B-v0.1") != 0) ||
+            (status && !strstr(err.text, "'sliding_window' is 4096")))
+            fail_msg("%s: %s", published[i].name, status ? err.text : "was not refused");
     }
 }
 
@@ -513,6 +638,7 @@ int main(void) {
         cmocka_unit_test(test_memory_is_what_was_said),
         cmocka_unit_test(test_converted_files_are_their_models),
         cmocka_unit_test(test_what_gguf_cannot_say_is_refused),
+        cmocka_unit_test(test_published_models_can_be_said),
         cmocka_unit_test(test_every_type_computes_what_it_holds),
         cmocka_unit_test(test_bits_do_not_depend_on_chunks_threads_or_cpu),
         cmocka_unit_test(test_a_wrong_file_is_refused_by_name),
