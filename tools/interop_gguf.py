@@ -6,15 +6,18 @@ model in PyTorch; so does Trilith (`verify`); so does transformers (`gguf_file=`
 
 import json
 import os
+import random
 import subprocess
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from tokenizers import AddedToken, Tokenizer, decoders, models as bpe_models, pre_tokenizers, trainers
+from tokenizers import (AddedToken, Regex, Tokenizer, decoders, models as bpe_models, normalizers as N, pre_tokenizers, trainers)
 from transformers import (AutoModelForCausalLM, AutoTokenizer, Gemma2Config, Gemma3TextConfig, GPT2Config, LlamaConfig, MistralConfig, MixtralConfig,
                           OlmoeConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen3Config, Qwen3MoeConfig, SmolLM3Config)
 
+import charsmap
+import interop_tokenizers
 import make_vectors
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -137,6 +140,60 @@ def same_model(trilith, name, config, knows, seed, real, folder, llama, certifie
     return f"{said}; llama.cpp {far:.0e} of {most:.0e}"
 
 
+def sentencepieces(corpus):
+    """Unigram tokenizers as transformers makes them of sentencepiece models: T5's words, XLM-R's whole text."""
+    compiled = N.Precompiled(charsmap.compile(charsmap.nfkc(range(0x11000))))
+    squeezed = N.Sequence([compiled, N.Strip(left=False, right=True), N.Replace(Regex(" {2,}"), "\u2581")])
+    for name, norm, pre in (("T5", compiled, pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])),
+                            ("XLM-R", squeezed, pre_tokenizers.Metaspace())):
+        def make(norm=norm, pre=pre):
+            t = Tokenizer(bpe_models.Unigram())
+            t.normalizer, t.pre_tokenizer, t.decoder = norm, pre, decoders.Metaspace()
+            t.train_from_iterator(corpus, trainers.UnigramTrainer(vocab_size=2000, special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>",
+                                                                  show_progress=False, max_piece_length=12))
+            # GGUF's scores have 32 bits, as sentencepiece's; with more the last one decides between ways to a row of stars.
+            data = json.loads(t.to_str())
+            data["model"]["vocab"] = [[piece, round(score * 1024) / 1024] for piece, score in data["model"]["vocab"]]
+            return Tokenizer.from_str(json.dumps(data))
+        yield f"unigram {name}", make
+
+
+def same_tokenizer(trilith, tokenizer, lines, folder, llama):
+    """A tokenizer's ids of real lines by its own library, from a GGUF file that it was converted into, from the folder that this was, by the library
+    again from that, and by llama.cpp."""
+    os.makedirs(folder)
+    vocabulary = tokenizer.get_vocab_size()
+    LlamaConfig(vocab_size=vocabulary + 3, hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=1, max_position_embeddings=64,
+                tie_word_embeddings=True).save_pretrained(folder)
+    AutoModelForCausalLM.from_config(LlamaConfig.from_pretrained(folder)).save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", unk_token="<unk>").save_pretrained(folder)
+    path, back, text = (os.path.join(folder, x) for x in ("model.gguf", "back", "lines.jsonl"))
+    with open(text, "w", encoding="utf-8") as f:
+        f.writelines(json.dumps(line) + "\n" for line in lines)
+    want = [e.ids for e in tokenizer.encode_batch(lines, add_special_tokens=False)]
+    trilith.run("convert", folder, path)
+    trilith.run("convert", path, back)
+    interop_tokenizers.first_difference(lines, interop_tokenizers.ids_of(trilith, path, text), want)
+    interop_tokenizers.first_difference(lines, interop_tokenizers.ids_of(trilith, back, text), want)
+    again = Tokenizer.from_file(os.path.join(back, "tokenizer.json"))
+    interop_tokenizers.first_difference(lines, [e.ids for e in again.encode_batch(lines, add_special_tokens=False)], want)
+    said = f"{len(lines)} lines, {sum(map(len, want))} ids"
+    if not llama:
+        return said + "; no llama.cpp: give --llama PYTHON"
+    with Llama(llama, path, 64) as peer:
+        interop_tokenizers.first_difference(lines, [peer.ask("tokens", line)["ids"] if line else [] for line in lines], want)
+    return said
+
+
 def run(checks, trilith, real, seed, at, llama, certified):
     for i, (name, (config, knows)) in enumerate(configurations().items()):
         checks.run(f"gguf {name}", lambda: same_model(trilith, name, config, knows, seed + i, real, at("gguf", name), llama, certified))
+    # Names of tokens, which the library finds in any text, and the mark of spaces, before which it puts none.
+    names = ("<s>", "</s>", "<unk>", "<pad>", "<0x", "\u2581")
+    lines = [line for line in dict.fromkeys(real.split("\n")) if line and not any(name in line for name in names)]
+    corpus = random.Random(seed).sample(lines, min(len(lines), 6000))
+    known = {"GPT-2", "Llama 3", "Qwen 2", "GPT-4o", "SmolLM", "Llama 2", "Gemma"}
+    lines = random.Random(seed).sample(lines, min(len(lines), 20_000))
+    made = [(name, make) for name, make in interop_tokenizers.kinds(corpus) if name in known]
+    for i, (name, make) in enumerate([*made, *sentencepieces(corpus)]):
+        checks.run(f"gguf tokenizer {name}", lambda: same_tokenizer(trilith, make(), lines, at("gguf", f"tokenizer-{i}"), llama))
