@@ -9,9 +9,11 @@ import os
 import random
 import subprocess
 
+import gguf
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from gguf.constants import GGML_QUANT_SIZES
+from safetensors.torch import load_file, save_file
 from tokenizers import (AddedToken, Regex, Tokenizer, decoders, models as bpe_models, normalizers as N, pre_tokenizers, trainers)
 from transformers import (AutoModelForCausalLM, AutoTokenizer, Gemma2Config, Gemma3TextConfig, GPT2Config, LlamaConfig, MistralConfig, MixtralConfig,
                           OlmoeConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen3Config, Qwen3MoeConfig, SmolLM3Config)
@@ -185,6 +187,75 @@ def same_tokenizer(trilith, tokenizer, lines, folder, llama):
     return said
 
 
+TYPES = "F32 F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K IQ4_NL IQ4_XS".split()
+
+
+def inspected(trilith, path):
+    """What `inspect` says of a GGUF file is what gguf-py finds in it: keys, tensors in their order, types, shapes, bytes."""
+    said, file = trilith.json("inspect", path), gguf.GGUFReader(path)
+    want = [dict(name=t.name, type=t.tensor_type.name, shape=[int(n) for n in reversed(t.shape)], bytes=int(t.n_bytes)) for t in file.tensors]
+    assert said["tensors"] == want, next((a, b) for a, b in zip(said["tensors"], want) if a != b)
+    elements = {}
+    for t in file.tensors:
+        elements[t.tensor_type.name] = elements.get(t.tensor_type.name, 0) + int(t.n_elements)
+    assert said["types"] == elements and said["parameters"] == sum(elements.values()), f"{said['types']} for {elements}"
+    keys = {key: field.contents() for key, field in file.fields.items() if not key.startswith("GGUF.")}
+    assert said["metadata"].keys() == keys.keys(), f"other keys: {said['metadata'].keys() ^ keys.keys()}"
+    for key, value in keys.items():
+        got = said["metadata"][key]
+        if isinstance(value, list) and len(value) > 64:
+            assert got["count"] == len(value), f"{key}: {got}"
+        elif isinstance(value, float):
+            assert abs(got - value) <= 1e-8 * abs(value), f"{key}: {got} for {value}"
+        elif not (isinstance(value, list) and value and isinstance(value[0], float)):
+            assert got == value, f"{key}: {got} for {value}"
+    return f"{len(keys)} keys, {len(want)} tensors"
+
+
+def widened(trilith, seed, folder):
+    """A file of random blocks of each type, as gguf-py writes it: converted to F32 it holds gguf-py's numbers, bit for bit."""
+    os.makedirs(folder)
+    rng, path, out = np.random.default_rng(seed), os.path.join(folder, "types.gguf"), os.path.join(folder, "wide.gguf")
+    writer, want = gguf.GGUFWriter(path, "test"), {}
+    for name in TYPES:
+        kind = gguf.GGMLQuantizationType[name]
+        block, size = GGML_QUANT_SIZES[kind]
+        raw = rng.integers(0, 256, (64, 1024 // block * size), dtype=np.uint8)
+        with np.errstate(all="ignore"):
+            wide = gguf.quants.dequantize(raw, kind).astype(np.float32)
+        writer.add_tensor(f"{name}.weight", raw, raw_dtype=kind)
+        want[f"{name}.weight"] = wide
+    writer.write_header_to_file(), writer.write_kv_data_to_file(), writer.write_tensors_to_file(), writer.close()
+    said = inspected(trilith, path)
+    trilith.run("convert", path, out, "--type", "F32")
+    got = {t.name: np.array(t.data) for t in gguf.GGUFReader(out).tensors}
+    assert got.keys() == want.keys()
+    for name, wide in want.items():
+        a, b = got[name].view(np.uint32).ravel(), wide.view(np.uint32).ravel()
+        assert a.shape == b.shape
+        differ = (a != b) & ~(np.isnan(got[name].ravel()) & np.isnan(wide.ravel()))
+        assert not differ.any(), f"{name}: {int(differ.sum())} of {len(a)} numbers differ"
+    return f"{len(TYPES)} types, {sum(w.size for w in want.values())} numbers; {said}"
+
+
+def small_floats(trilith, folder):
+    """Both F8, all 256 codes of each, in a folder that torch wrote: widened they are torch's."""
+    os.makedirs(folder)
+    tensors = {name: torch.arange(256, dtype=torch.uint8).view(kind).reshape(16, 16) for name, kind in (("a.weight", torch.float8_e4m3fn), ("b.weight", torch.float8_e5m2))}
+    save_file(tensors, os.path.join(folder, "model.safetensors"))
+    said = []
+    for kind, out in (("F32", torch.float32), ("BF16", torch.bfloat16)):
+        trilith.run("convert", folder, os.path.join(folder, kind), "--type", kind)
+        got = load_file(os.path.join(folder, kind, "model.safetensors"))
+        for name, codes in tensors.items():
+            a, b = got[name], codes.float().to(out)
+            assert a.dtype == out and torch.equal(a.isnan(), b.isnan()), name
+            assert torch.equal(a.nan_to_num(7.0, 8.0, -8.0), b.nan_to_num(7.0, 8.0, -8.0)), name
+            assert torch.equal(torch.signbit(a) & ~a.isnan(), torch.signbit(b) & ~b.isnan()), name
+        said.append(kind)
+    return f"512 codes in {' and '.join(said)}"
+
+
 def run(checks, trilith, real, seed, at, llama, certified):
     for i, (name, (config, knows)) in enumerate(configurations().items()):
         checks.run(f"gguf {name}", lambda: same_model(trilith, name, config, knows, seed + i, real, at("gguf", name), llama, certified))
@@ -197,3 +268,5 @@ def run(checks, trilith, real, seed, at, llama, certified):
     made = [(name, make) for name, make in interop_tokenizers.kinds(corpus) if name in known]
     for i, (name, make) in enumerate([*made, *sentencepieces(corpus)]):
         checks.run(f"gguf tokenizer {name}", lambda: same_tokenizer(trilith, make(), lines, at("gguf", f"tokenizer-{i}"), llama))
+    checks.run("gguf types", lambda: widened(trilith, seed, at("gguf", "types")))
+    checks.run("gguf F8 in a folder", lambda: small_floats(trilith, at("gguf", "f8")))
