@@ -256,7 +256,36 @@ def small_floats(trilith, folder):
     return f"512 codes in {' and '.join(said)}"
 
 
-def run(checks, trilith, real, seed, at, llama, certified):
+WINDOW = 512
+
+
+def perplexity(trilith, path, text, windows, folder, llama):
+    """Of a real model in its own types, over windows of a text each begun anew, within 0.1 % of llama.cpp's. Both round inputs to eight bits and
+    llama.cpp its keys and values to halves: single log-probabilities differ by far more than their mean."""
+    os.makedirs(folder, exist_ok=True)
+    source = os.path.join(folder, "text.txt")
+    with open(source, "w", encoding="utf-8", newline="") as f:
+        f.write(text)
+    ids = trilith.json("tokenizer", "encode", "--model", path, "--text", source)["ids"][: windows * WINDOW]
+    assert len(ids) == windows * WINDOW, f"{len(ids)} tokens are not {windows} windows of {WINDOW}"
+    ours, part = [], os.path.join(folder, "ids.json")
+    for first in range(0, len(ids), WINDOW):
+        with open(part, "w") as f:
+            json.dump(ids[first : first + WINDOW], f)
+        ours += trilith.json("score", "--model", path, "--tokens", part)["logprobs"]
+    mine = np.exp(-np.mean(ours))
+    if not llama:
+        return f"{mine:.4f} over {windows} windows of {WINDOW}; no llama.cpp: give --llama PYTHON"
+    with Llama(llama, path, WINDOW, exact=False) as peer:
+        theirs = peer.ask(f"score {WINDOW}", ids)["logprobs"]
+    theirs_mean = np.exp(-np.mean(theirs))
+    said = f"{mine:.4f}, llama.cpp {theirs_mean:.4f} over {windows} windows of {WINDOW}: {100 * (mine / theirs_mean - 1):+.3f} %"
+    assert abs(mine / theirs_mean - 1) <= 1e-3, said
+    return said + f"; a token's log-probability {np.abs(np.array(ours) - theirs).mean():.4f} apart on average"
+
+
+def run(checks, trilith, real, seed, at, llama, certified, models, text, windows):
+    """models: (name, file) of real ones, whose perplexities are compared over the beginning of text."""
     for i, (name, (config, knows)) in enumerate(configurations().items()):
         checks.run(f"gguf {name}", lambda: same_model(trilith, name, config, knows, seed + i, real, at("gguf", name), llama, certified))
     # Names of tokens, which the library finds in any text, and the mark of spaces, before which it puts none.
@@ -270,3 +299,5 @@ def run(checks, trilith, real, seed, at, llama, certified):
         checks.run(f"gguf tokenizer {name}", lambda: same_tokenizer(trilith, make(), lines, at("gguf", f"tokenizer-{i}"), llama))
     checks.run("gguf types", lambda: widened(trilith, seed, at("gguf", "types")))
     checks.run("gguf F8 in a folder", lambda: small_floats(trilith, at("gguf", "f8")))
+    for name, path in models:
+        checks.run(f"gguf perplexity {name}", lambda: perplexity(trilith, path, text, windows, at("gguf", "perplexity"), llama))
