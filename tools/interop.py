@@ -33,6 +33,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models as bpe_models, pr
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 import expert_models
+import interop_gguf
 import interop_serve
 import interop_serve_metrics
 import interop_tokenizers
@@ -471,6 +472,16 @@ def shuffled(trilith, tests, folder, all, n):
     return f"{n} shuffles of " + ", ".join(os.path.basename(path) for path in files)
 
 
+def quantised(trilith, folder, args):
+    """(name, file): real models in their own types and, of the one of Q4_1, what `convert` makes of it in Q8_0."""
+    if args.only and args.only not in "gguf perplexity" and "perplexity" not in args.only:
+        return []
+    os.makedirs(folder)
+    whole = os.path.join(folder, "smollm2-q8_0.gguf")
+    trilith.run("convert", real_models.smollm2(), whole, "--type", "Q8_0")
+    return [("SmolLM2 Q4_1", real_models.smollm2()), ("SmolLM2 Q8_0", whole)] + ([("Gemma 3 Q4_K_M", real_models.gemma3(folder))] if args.real else [])
+
+
 def converted(trilith, folder, model, ids, work):
     """A folder as GGUF and back: gguf-py finds what its own quantisers make of the file in F32, transformers the same model. What GGUF cannot
     say is refused by field."""
@@ -594,6 +605,9 @@ def main():
     parser = argparse.ArgumentParser(description="compare Trilith with PyTorch, transformers and tokenizers")
     parser.add_argument("--trilith", default=os.path.join(HERE, "..", "build", "trilith"))
     parser.add_argument("--tests", help="folder of the built C tests (default: tests/ beside the program)")
+    parser.add_argument("--llama", metavar="PYTHON", help="a Python that has llama-cpp-python, to open the GGUF files that are written")
+    parser.add_argument("--text", help="a file of text for perplexities (default: English of Python's documentation)")
+    parser.add_argument("--windows", type=int, default=8, help="of 512 tokens, for perplexities (default 8)")
     parser.add_argument("--real", action="store_true", help="Gemma 3 270M too, and conversions of real models, which transformers reads for minutes")
     parser.add_argument("--shuffles", type=int, default=24, help="of requests to each real model (default 24)")
     parser.add_argument("--lines", type=int, default=1_000_000, help="to compare each kind of tokenizer on (default 1,000,000: hours for all kinds)")
@@ -622,6 +636,9 @@ def main():
             checks.run(f"inspect {name}", lambda: inspected_weights(trilith, folder, model, at("model", name + "-other")))
 
         checks.run("another model is noticed", lambda: noticed(lambda: score_tokens(trilith, at("model", "llama-tied"), model, ids, work)))
+
+        interop_gguf.run(checks, trilith, english() + code(), args.seed, at, args.llama, certified, quantised(trilith, at("quantised"), args),
+                         open(args.text, encoding="utf-8").read() if args.text else english(), args.windows)
 
         run = None
         for name, model in both(args.seed + 50, vocab=300):
