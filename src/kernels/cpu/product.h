@@ -444,9 +444,9 @@ enum {
     FEW_PLACE = 128 / NR, /* panels wide */
     FEW_PLACE_AHEAD = 32,
     FEW_TURN_BYTES = 192 << 10,     /* of B a task */
-    FEW_TURN_ASK_BYTES = 4096,      /* of a row, from which on the core foresees it by itself */
+    FEW_TURN_AHEAD = 384,           /* bytes between asking for a row's memory and using it */
     FEW_TURN_ROWS = NV > 1 ? 8 : 4, /* more are done sooner from a packed panel */
-    FEW_TURN_K = 16 * TL_KB,        /* k at a time: sixteen outputs of them stay in L2 until they are worked on */
+    FEW_TURN_K = 16 * TL_KB,        /* k at a time */
 };
 _Static_assert((FEW_TURN_K / TL_KB) * FEW_TURN_ROWS * AS * sizeof(float) <= TL_WORKSPACE_PER_WORKER_BYTES, "scratch");
 _Static_assert(FEW_PLACE *FEW *NR + TL_KB * NR + FEW * AS <= A_FLOATS + NB_MAX * B_PANEL, "scratch");
@@ -568,12 +568,14 @@ static void few_place_task(const job *j, int64_t index, int worker) {
 typedef struct piece {
     const char *b;
     int64_t b_bytes; /* from output to output */
+    int64_t left;    /* bytes of a row from b on, */
+    int64_t next;    /* and from where they end to where the row sixteen further begins */
     int columns, kc;
 } piece;
 
-/* C[mr, columns] (+)= A·piece (+ bias), A packed by row. Some of `next` is fetched. */
-TL_INLINE void turned(const int mr, const bool half, const piece *of, const float *a, fetch *next, float *c,
-                      int64_t ldc, bool add, const float *bias) {
+/* C[mr, columns] (+)= A·piece (+ bias), A packed by row. */
+TL_INLINE void turned(const int mr, const bool half, const piece *of, const float *a, float *c, int64_t ldc, bool add,
+                      const float *bias) {
     const int step = half ? 2 * TL_LANES : STEP, step_words = step / UNIT, step_bytes = half ? 64 : 4 * STEP;
     const bool widens = half && UNIT == 1;
     const char *b = of->b;
@@ -587,7 +589,10 @@ TL_INLINE void turned(const int mr, const bool half, const piece *of, const floa
     for (int k = 0; k < extent(of->kc); k += step, a += step_words, b += step_bytes) {
         const int ks = between(0, of->kc - k, step);
         v16 r[TL_LANES];
-        fetch_go(next);
+        const bool ends = of->left - (b - of->b) <= FEW_TURN_AHEAD;
+        const char *ask = b + FEW_TURN_AHEAD + (ends ? of->next : 0);
+        UNROLL for (int i = 0; i < TL_LANES; i++)
+            for (int line = 0; line < step_bytes; line += LINE_BYTES) tl_prefetch(ask + i * of->b_bytes + line);
         if (ks == step && of->columns == TL_LANES) {
             const char *p = b;
             UNROLL for (int i = 0; i < TL_LANES; i++, p += of->b_bytes) {
@@ -640,16 +645,15 @@ TL_INLINE void turned(const int mr, const bool half, const piece *of, const floa
     }
 }
 
-typedef void turned_fn(const piece *of, const float *a, fetch *next, float *c, int64_t ldc, bool add,
-                       const float *bias);
+typedef void turned_fn(const piece *of, const float *a, float *c, int64_t ldc, bool add, const float *bias);
 #define TURNED(mr)                                                                                                     \
-    static void turned_float_##mr(const piece *of, const float *a, fetch *next, float *c, int64_t ldc, bool add,       \
+    static void turned_float_##mr(const piece *of, const float *a, float *c, int64_t ldc, bool add,                    \
                                   const float *bias) {                                                                 \
-        turned(mr, false, of, a, next, c, ldc, add, bias);                                                             \
+        turned(mr, false, of, a, c, ldc, add, bias);                                                                   \
     }                                                                                                                  \
-    static void turned_half_##mr(const piece *of, const float *a, fetch *next, float *c, int64_t ldc, bool add,        \
+    static void turned_half_##mr(const piece *of, const float *a, float *c, int64_t ldc, bool add,                     \
                                  const float *bias) {                                                                  \
-        turned(mr, true, of, a, next, c, ldc, add, bias);                                                              \
+        turned(mr, true, of, a, c, ldc, add, bias);                                                                    \
     }
 TURNED(1)
 TURNED(2)
@@ -674,34 +678,29 @@ static turned_fn *const turns[2][FEW_TURN_ROWS + 1] = {
     },
 };
 
-/* A task where B's unit stride is k: nb times sixteen outputs over all of k. While sixteen are worked on, the next are
- * fetched in the order of their memory, which is what lets a core's own prefetching run ahead: a fetch that it foresaw
- * ends in L2, one that it did not holds one of the few buffers that loads wait for too. Rows of a page or more need no
- * asking: each is a stream of its own. */
+/* A task where B's unit stride is k: nb times sixteen outputs over all of k. Sixteen rows side by side are as many
+ * streams, of which a core follows most by itself; each is asked for a few lines ahead, past its end where the next
+ * sixteen go on. */
 static void few_turn_task(const job *j, int64_t index, int worker) {
     const int n_first = (int)index * j->nb * TL_LANES, n_end = least(j->N, n_first + j->nb * TL_LANES);
-    const int size = element_bytes(j), step = j->half ? 2 * TL_LANES : STEP;
-    const int64_t b_bytes = j->b_col * size;
+    const int size = element_bytes(j);
     float *a_pack = tl__workspace(j->ctx, worker);
     for (int s0 = 0; s0 < j->K; s0 += FEW_TURN_K) {
-        const int sk = least(j->K - s0, FEW_TURN_K), end = s0 + sk;
-        const bool asks = (int64_t)sk * size < FEW_TURN_ASK_BYTES;
-        fetch next = fetch_of(b_at(j, s0, n_first), b_bytes, least(n_end - n_first, TL_LANES), (int64_t)sk * size, 1);
-        if (asks) fetch_go(&next);
+        const int end = least(j->K, s0 + FEW_TURN_K);
         for (int k0 = s0; k0 < end; k0 += TL_KB)
             pack_a_by_row(a_pack + (k0 - s0) / TL_KB * FEW_TURN_ROWS * AS, j->a + k0, j->a_row, j->M,
                           least(end - k0, TL_KB));
-        for (int n0 = n_first; n0 < n_end; n0 += TL_LANES) {
-            const int n1 = n0 + TL_LANES, columns = least(n_end - n0, TL_LANES);
-            next = asks && n1 < n_end ? fetch_of(b_at(j, s0, n1), b_bytes, least(n_end - n1, TL_LANES),
-                                                 (int64_t)sk * size, (sk + step - 1) / step)
-                                      : (fetch){0};
+        for (int n0 = n_first; n0 < n_end; n0 += TL_LANES)
             for (int k0 = s0; k0 < end; k0 += TL_KB) {
-                const piece of = {b_at(j, k0, n0), b_bytes, columns, least(end - k0, TL_KB)};
-                turns[j->half][j->M](&of, a_pack + (k0 - s0) / TL_KB * FEW_TURN_ROWS * AS, &next, j->c + n0, j->ldc,
+                const piece of = {.b = b_at(j, k0, n0),
+                                  .b_bytes = j->b_col * size,
+                                  .left = (int64_t)(end - k0) * size,
+                                  .next = (TL_LANES * j->b_col - (end - s0)) * size,
+                                  .columns = least(n_end - n0, TL_LANES),
+                                  .kc = least(end - k0, TL_KB)};
+                turns[j->half][j->M](&of, a_pack + (k0 - s0) / TL_KB * FEW_TURN_ROWS * AS, j->c + n0, j->ldc,
                                      k0 > 0 || j->accumulate, k0 + TL_KB >= j->K && j->bias ? j->bias + n0 : NULL);
             }
-        }
     }
 }
 

@@ -26,6 +26,7 @@ enum {
     STRIP_BYTES = PASS_K / TL_BF16_K * TILE_BYTES,
     MOST_RIGHT = 16,         /* strips of a task: 1 MB, half of L2 */
     FEW_BYTES = 192 << 10,   /* of weights a task, where rows are few */
+    AHEAD = 384,             /* bytes between asking for a row of weights and using it */
     BLOCK_GROUPS = TL_KB / TL_BF16_K,
 };
 _Static_assert((MOST_RIGHT + 2) * STRIP_BYTES <= TL_WORKSPACE_PER_WORKER_BYTES, "scratch");
@@ -115,9 +116,10 @@ static void tiles_close(void) {
 #define TILE_DOTS(c, a, b) __asm__ volatile("tdpbf16ps %%tmm" #b ", %%tmm" #a ", %%tmm" #c ::)
 
 /* Sums over `groups` of k of two left and nr right strips, to at[left][right][SIDE][columns]. With each tile of a left
- * strip 1 KB is asked for `ahead` bytes further (0: nothing is). */
+ * strip those AHEAD bytes further are asked for, past the row_bytes of a row those where the next two strips begin
+ * (0: nothing is). */
 TL_INLINE void dots(const int nr, const strip *left, const strip *right, int group, int groups, float *at, int columns,
-                    const char *ahead) {
+                    int64_t row_bytes) {
     const int64_t row = 4 * columns;
     const char *l0 = left[0].p + group * left[0].next, *l1 = left[1].p + group * left[1].next;
     const char *r0 = right[0].p + group * right[0].next, *r1 = right[1].p + group * right[1].next;
@@ -134,9 +136,11 @@ TL_INLINE void dots(const int nr, const strip *left, const strip *right, int gro
         TILE_LOAD(5, l1, left[1].row);
         TILE_DOTS(2, 5, 6);
         if (nr == 2) TILE_DOTS(3, 5, 7);
-        if (ahead)
-            for (int i = 0; i < 2 * TILE_BYTES; i += 64) tl_prefetch_l2(ahead + i);
-        if (ahead) ahead += 2 * TILE_BYTES;
+        if (row_bytes > 0) {
+            const bool ends = (group + g) * left[0].next + AHEAD >= row_bytes;
+            const char *ask = l0 + AHEAD + (ends ? 2 * SIDE * left[0].row - row_bytes : 0);
+            UNROLL for (int i = 0; i < 2 * SIDE; i++) tl_prefetch(ask + i * left[0].row);
+        }
         l0 += left[0].next, l1 += left[1].next, r0 += right[0].next, r1 += right[1].next;
     }
     TILE_STORE(0, at, row);
@@ -197,7 +201,7 @@ static void c_store(const job *j, const float *sums, int l, int r, const float *
 
 /* Two left strips and nr right ones over a pass. */
 static void block(const job *j, const strip *left, const strip *right, int l, int r, int nr, int k0, int kc,
-                  const char *ahead) {
+                  int64_t row_bytes) {
     enum { TILE_FLOATS = SIDE * SIDE };
     _Alignas(64) float sums[4 * TILE_FLOATS], more[4 * TILE_FLOATS];
     const int groups = (kc + TL_BF16_K - 1) / TL_BF16_K, floats = SIDE * j->columns, nl = l + SIDE < j->left.n ? 2 : 1;
@@ -207,9 +211,8 @@ static void block(const job *j, const strip *left, const strip *right, int l, in
     for (int g = 0; g < groups; g += BLOCK_GROUPS) {
         const int n = least(groups - g, BLOCK_GROUPS);
         float *to = g == 0 && !add ? sums : more;
-        const char *at = ahead ? ahead + g * 2 * TILE_BYTES : NULL;
-        if (nr == 2) dots(2, left, right, g, n, to, j->columns, at);
-        else dots(1, left, right, g, n, to, j->columns, at);
+        if (nr == 2) dots(2, left, right, g, n, to, j->columns, row_bytes);
+        else dots(1, left, right, g, n, to, j->columns, row_bytes);
         if (to == more)
             for (int i = 0; i < nl * nr * floats; i += TL_LANES)
                 v16_store_aligned(sums + i, v16_add(v16_load_aligned(sums + i), v16_load_aligned(more + i)));
@@ -232,7 +235,7 @@ static void task(const job *j, int64_t index, int worker) {
             else pack(right_pack + i * strip_bytes, &j->right, true, r, k0, kc);
         for (int l = l_first; l < l_end; l += 2 * SIDE) {
             strip left[2], right[2];
-            const char *ahead = NULL;
+            int64_t row_bytes = in_place ? 2 * kc : 0; /* asked for once */
             for (int i = 0; i < 2; i++) {
                 const int at = l + i * SIDE < l_end ? l + i * SIDE : l; /* alone, it is computed twice and kept once */
                 if (in_place && j->left.n - at >= SIDE) {
@@ -243,14 +246,13 @@ static void task(const job *j, int64_t index, int worker) {
                 if (i && at == l) left[i] = left[0];
                 else pack(left_pack + i * STRIP_BYTES, &j->left, false, at, k0, kc);
             }
-            if (in_place && j->K <= PASS_K) ahead = j->left.p + ((l + 2 * SIDE) * j->left.step + k0) * 2;
             for (int r = r_first, i = 0; r < r_end; r += 2 * SIDE, i += 2) {
                 const int nr = r + SIDE < r_end ? 2 : 1;
                 for (int n = 0; n < nr; n++)
                     right[n] = (strip){right_pack + (i + n) * strip_bytes, 4 * j->columns, alone ? 64 : TILE_BYTES};
                 if (nr == 1) right[1] = right[0];
-                block(j, left, right, l, r, nr, k0, kc, ahead);
-                ahead = NULL;
+                block(j, left, right, l, r, nr, k0, kc, row_bytes);
+                row_bytes = 0;
             }
         }
     }
