@@ -81,7 +81,7 @@ static int open_files(void **state) {
         status = tl__engine_open(e, path, true, &err);
         if (!status) status = tl__engine_load(e, &(tl_engine_options){.threads = 2}, &err);
     }
-    bounds.requests = REQUESTS, bounds.prompt = 36, bounds.made = 8, bounds.alike = 11, bounds.positions = 48;
+    bounds.requests = REQUESTS, bounds.prompt = 36, bounds.made = 8, bounds.alike = 11, bounds.positions = 80;
     free(paths);
     if (status) fprintf(stderr, "%s\n", err.text);
     return status;
@@ -184,7 +184,7 @@ static int32_t text_token(uint64_t from, int t, int V) {
 
 /* Prompts of all lengths; most begin with one of two long beginnings, some are equal. */
 static void make_items(const tl_engine *e, uint64_t seed) {
-    const int V = e->arch.V, room = positions_of(e) - (n_files ? bounds.made : 30);
+    const int V = e->arch.V, room = positions_of(e) - 30;
     const int most = room < bounds.prompt ? room : bounds.prompt;
     memset(items, 0, sizeof items);
     for (int i = 0; i < bounds.requests; i++) {
@@ -194,6 +194,7 @@ static void make_items(const tl_engine *e, uint64_t seed) {
         for (int t = 0; t < n; t++) it->prompt[t] = text_token(t < alike ? seed * 7 + draw(key, 2, 2) : key, t, V);
         it->asked = (tl_request){.prompt = it->prompt, .n_prompt = n, .logprobs = true};
         it->asked.max_tokens = i % 7 == 3 ? 0 : 1 + (int)draw(key, 3, (uint32_t)bounds.made - 1);
+        if (n_files && i % 6 == 1) it->asked.max_tokens += 20; /* more than a page was kept back for */
         it->asked.choices = i % 5 == 2 ? CHOICES : 1;
         it->asked.prompt_logprobs = i % 3 == 1;
         if (i % 4) it->asked.sampling = (tl_sampling){.temperature = 0.8f + 0.1f * (float)(i % 4), .seed = key};
@@ -517,13 +518,14 @@ typedef struct deeds {
 
 static void shuffle(deeds *d, int model, uint64_t key, uint64_t asked, tl_type kv_type) {
     static const int steps[] = {1, 3, 17, 40, 64, 512}, running[] = {1, 2, 5, 64}, crowd[] = {1, 2, 3, 5, 8, 12, 20, 64};
+    static const int pages[] = {0, 3, 12, 200}, tight[] = {0, 1, 2, 60};
     setting how = {.model = model,
                    .threads = 1 + (int)((key - FIRST_KEY) % 3),
                    .requests = n_files ? crowd[draw(key, 8, 8)] : bounds.requests,
                    .asked = asked,
                    .step_tokens = steps[draw(key, 0, 6)],
                    .running = running[draw(key, 1, 4)],
-                   .pages = pages_for(positions_of(&engines[model])) + (int[]){0, 3, 12, 200}[draw(key, 2, 4)],
+                   .pages = pages_for(positions_of(&engines[model])) + (n_files ? tight : pages)[draw(key, 2, 4)],
                    .no_cache = draw(key, 3, 3) == 0,
                    .look_up = (int[]){0, 3, 8}[draw(key, 5, 3)],
                    .draft = (int)draw(key, 6, 3),
@@ -542,9 +544,11 @@ static void shuffle(deeds *d, int model, uint64_t key, uint64_t asked, tl_type k
                 d->thought += items[i].got[c].thinking_tokens;
 }
 
+/* What was to be proved harmless took place. */
 static void expect_deeds(const deeds *d) {
-    assert_true(d->hits > 0 && d->preemptions > 0 && d->stops > 20 && d->thought > 100);
-    assert_true(d->accepted > 100 && d->proposed > d->accepted + 100);
+    const int least = n_files ? 20 : 100; /* short answers, and fewer shuffles at a time */
+    assert_true(d->hits > 0 && d->preemptions > 0 && d->stops > 20 && d->thought > least);
+    assert_true(d->accepted > least && d->proposed > d->accepted + least);
 }
 
 static const tl_type kv_types[] = {TL_F32, TL_F16, TL_BF16, TL_Q8_0};
@@ -569,9 +573,9 @@ static void L1_of_files(void **state) {
         char *text;
         size_t n;
         deeds d = {0};
-        if (tl__file_slurp(&text, &n, TL_SOURCE_DIR "/LICENSE", 1 << 20, &err)) fail_msg("%s", err.text);
+        if (tl__file_slurp(&text, &n, TL_SOURCE_DIR "/docs/decisions.md", 1 << 20, &err)) fail_msg("%s", err.text);
         free(file_text);
-        n_file_text = tl__engine_encode(e, &file_text, text, n, false, "LICENSE", &err);
+        n_file_text = tl__engine_encode(e, &file_text, text, n, false, "docs/decisions.md", &err);
         free(text);
         assert_true(n_file_text > 1000);
         const int first = number_of("FIRST", 0), end = first + number_of("SHUFFLES", 24);
@@ -580,10 +584,10 @@ static void L1_of_files(void **state) {
             if (k == first || k % SERVES == 0) make_items(e, set);
             shuffle(&d, model, FIRST_KEY + (uint64_t)k, set, kv_types[(k / SERVES + model) % 4]);
         }
-        print_message("%s: %d shuffles, %lld answers, %lld tokens found computed, %lld preemptions, %lld of %lld tokens "
-                      "proposed kept\n",
+        print_message("%s: %d shuffles, %lld answers, %lld tokens found computed, %lld preemptions, %lld stop texts, "
+                      "%lld tokens thought, %lld of %lld proposed kept\n",
                       e->folder, end - first, (long long)d.answers, (long long)d.hits, (long long)d.preemptions,
-                      (long long)d.accepted, (long long)d.proposed);
+                      (long long)d.stops, (long long)d.thought, (long long)d.accepted, (long long)d.proposed);
         expect_deeds(&d);
     }
 }
