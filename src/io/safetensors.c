@@ -148,8 +148,11 @@ static int open_shard(tl_safetensors *st, const char *path, tl_error *err) {
     int64_t data_bytes = file_bytes - s->data_at;
 
     size_t entries = json_object_size(s->header);
-    if (entries > INT_MAX - (size_t)st->n_tensors - 1)
-        return tl__fail(err, TL_EFORMAT, "%s holds too many tensors", path);
+    if (entries > 64 + (uint64_t)file_bytes * 2 / sizeof *st->tensors || entries > INT_MAX - (size_t)st->n_tensors - 1)
+        return tl__fail(err, TL_EFORMAT,
+                        "%s has a header of %zu tensors, more than a file of %" PRId64
+                        " bytes holds; it is damaged: fetch it again",
+                        path, entries, file_bytes);
     tl_tensor_info *grown = realloc(st->tensors, ((size_t)st->n_tensors + entries + 1) * sizeof *grown);
     if (!grown)
         return tl__fail(err, TL_ENOMEM, "no memory for the %zu tensors of %s; free some and try again", entries, path);
