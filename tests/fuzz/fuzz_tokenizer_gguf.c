@@ -14,7 +14,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (tl__gguf_open(&gguf, path, &err)) return 0;
     heap_watch();
     int status = tl__tokenizer_from_gguf(&tok, gguf, &err);
-    heap_check((size_t)8 << 20, 64, size);
+    heap_check((size_t)8 << 20, 64, size); /* as fuzz_tokenizer_json.c */
     tl__gguf_close(gguf); /* the tokenizer keeps nothing of it */
     if (status) {
         if (status >= 0 || !err.text[0]) abort();
