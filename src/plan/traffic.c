@@ -1,5 +1,6 @@
 /* traffic.c — owns the course of a step between engine and link: which exchanges begin when, and what is left of them
- * when the engine has nothing else to do. The walk is that of train/step.c, without its arithmetic. */
+ * when the engine has nothing else to do. The walk is that of train/step.c, without its arithmetic. What an update
+ * sends is waited for in the step after it: two steps are walked, and the second is told of. */
 #include "plan/traffic.h"
 
 #include <math.h>
@@ -14,8 +15,8 @@ typedef struct slot {
     double over;
 } slot;
 
-/* Times are seconds since the step began. Exchanges of different owners overlap: each rank has its own way in and way
- * out, a half of the measured bandwidth each, since that was measured while every rank did both. */
+/* Times are seconds since the first step began. Exchanges of different owners overlap: each rank has its own way in and
+ * way out, a half of the measured bandwidth each, since that was measured while every rank did both. */
 typedef struct course {
     const tl_train_shape *shape;
     const tl_machine *machine;
@@ -25,6 +26,8 @@ typedef struct course {
     double engine;         /* the engine is here */
     double *way;           /* [2 · ranks] free from here on: out of rank r, into rank r */
     double last;           /* when all that was started is over */
+    double *spread;        /* [L + 2] when the weights that the last update sent of a block are here */
+    double counted;        /* when the step's tokens are */
     double under_way;      /* until here the seconds of exchanges are counted */
     int round;             /* of the rank's leaves */
     bool gathers, streams; /* weights (zero3), gradients (exchange.h) */
@@ -108,6 +111,7 @@ static void gather(course *c, int block) {
 
 static void need(course *c, int block, int next) {
     int L = c->places->L;
+    wait_until(c, c->spread[block]); /* 0 but under zero1 and zero2 */
     if (!c->gathers) return;
     slot *s = &c->weight[tl__block_slot(block, L)];
     if (s->block != block) gather(c, block);
@@ -153,6 +157,7 @@ static void pass(course *c, bool idle, bool send, int head_block) {
     int L = c->places->L;
     for (int b = 0; b <= L + 1; b++) {
         need(c, b, b <= L ? b + 1 : -1);
+        if (!idle && b > L) wait_until(c, c->counted); /* before the loss */
         if (!idle) compute(c, pace->forward[b]);
     }
     need(c, head_block, -1);
@@ -184,26 +189,28 @@ static void walk_gradient(course *c, const tl_arch *arch) {
 }
 
 /* Owners update, block by block, and each run goes to all as soon as it is done: a rank has its part of the update. */
-static void spread_weights(course *c) {
+static void update(course *c) {
     const places *p = c->places;
-    double a_parameter = c->pace->update / (double)p->params.count / c->shape->ranks;
+    bool spreads = c->shape->shard == TL_SHARD_ZERO1 || c->shape->shard == TL_SHARD_ZERO2;
+    double a_parameter = c->pace->update / (double)p->params.count;
+    if (c->shape->shard != TL_SHARD_NONE) a_parameter /= c->shape->ranks;
     for (int b = 0, i, end; b < p->L + 2; b++) {
         tl__param_block(&i, &end, &p->params, p->L, b);
         if (i == end) continue;
         compute(c, a_parameter * (double)elements(p, i, end));
-        start_runs(c, TL_COLLECTIVE_BROADCAST, b);
+        if (spreads) c->spread[b] = start_runs(c, TL_COLLECTIVE_BROADCAST, b);
     }
-    wait_until(c, c->last);
 }
 
 static void walk(course *c, const tl_arch *arch) {
     const tl_train_shape *s = c->shape;
+    for (int i = 0; i < TL_SLOTS; i++) c->weight[i] = c->gradient[i] = (slot){.block = -1};
     start(c, TL_COLLECTIVE_SUM_F64, 2, 0); /* whether to stop, and whose checkpoint is written; waited for at the end */
-    sum_f64(c, 1);                         /* the step's tokens */
+    c->counted = start(c, TL_COLLECTIVE_SUM_F64, 1, 0);
     walk_gradient(c, arch);
     sum_f64(c, (int64_t)s->leaves * (TL_LEAF_LOAD + tl__moe_layers(arch)));
     sum_f64(c, c->places->params.n); /* of the gradient's norm */
-    if (s->shard == TL_SHARD_ZERO1 || s->shard == TL_SHARD_ZERO2) spread_weights(c);
+    update(c);
 }
 
 int tl__traffic_predict(tl_train_traffic *out, const tl_arch *arch, const tl_train_shape *shape,
@@ -218,16 +225,19 @@ int tl__traffic_predict(tl_train_traffic *out, const tl_arch *arch, const tl_tra
                 .sum = out,
                 .gathers = shape->shard == TL_SHARD_ZERO3,
                 .streams = tl__train_streams(shape)};
-    for (int s = 0; s < TL_SLOTS; s++) c.weight[s].block = c.gradient[s].block = -1;
     TRY(tl__params_make(&p.params, arch, err));
     p.owner = calloc((size_t)p.params.n, sizeof *p.owner);
     c.way = calloc(2 * (size_t)shape->ranks, sizeof *c.way);
-    int status = p.owner && c.way ? 0 : tl__fail(err, TL_ENOMEM, "no memory to predict what ranks exchange");
+    c.spread = calloc((size_t)arch->L + 2, sizeof *c.spread);
+    int status =
+        p.owner && c.way && c.spread ? 0 : tl__fail(err, TL_ENOMEM, "no memory to predict what ranks exchange");
     if (!status) {
         tl__shard_owners(p.owner, &p.params, arch->L, shape->ranks);
         walk(&c, arch);
+        *out = (tl_train_traffic){0};
+        walk(&c, arch);
     }
-    free(p.owner), free(c.way);
+    free(p.owner), free(c.way), free(c.spread);
     tl__params_free(&p.params);
     return status;
 }

@@ -150,6 +150,8 @@ int tl__bpe_add_added(tl_tokenizer *tok, const char *text, size_t n, int64_t id,
 int tl__bpe_expect(tl_tokenizer *tok, int tokens, size_t text_bytes, tl_error *err);
 /* Byte-level BPE after one scanner, as we train and most models have it. */
 void tl__bpe_set_plain(tl_tokenizer *tok, tl_split split);
+/* This text will be added or looked for in a moment: its place in a large table comes into the cache meanwhile. */
+void tl__bpe_will_ask(const tl_tokenizer *tok, const char *text, size_t n);
 /* Builds what encoding needs. */
 int tl__bpe_finish(tl_tokenizer *tok, const char *where, tl_error *err);
 /* Appends n bytes to the tokenizer's texts; their place, or −1 when memory or the 4 GiB of places end. */

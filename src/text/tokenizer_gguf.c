@@ -92,9 +92,11 @@ static int read_tokens(const reader *r) {
         tok->score_n = n;
         if (!tok->score) status = tl__fail(r->err, TL_ENOMEM, "%s: not enough memory for %d scores", r->where, n);
     }
+    enum { AHEAD = 12 };
     for (int id = 0; id < n && !status; id++) {
         tl_gguf_text text = tokens->texts[id];
         int64_t type = TYPE_NORMAL;
+        if (id + AHEAD < n) tl__bpe_will_ask(tok, tokens->texts[id + AHEAD].bytes, tokens->texts[id + AHEAD].n);
         if (types && !tl__gguf_int(types, id, &type))
             return tl__fail(r->err, TL_EFORMAT, "%s: tokenizer.ggml.token_type %d is not a whole number", r->where, id);
         if (scored && (!tl__gguf_real(scores, id, &tok->score[id]) || !isfinite((float)tok->score[id])))

@@ -38,8 +38,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     }
     if (a.positions == TL_POS_ROPE) { /* tables of any parameters can be made; NaN at worst */
         float table[2 * TL_MAX_HEAD_DIM];
-        tl__rope_fill(table, &a, false, 2);
-        if (tl__rope_tables(&a) > 1) tl__rope_fill(table, &a, true, 2);
+        tl__rope_fill(table, &a, false, 0, 2);
+        if (tl__rope_tables(&a) > 1) tl__rope_fill(table, &a, true, 0, 2);
     }
     if (a.L > 64) return 0; /* a list of parameters is proportional to L: bounded, but slow to fuzz */
     if (tl__params_make(&params, &a, &err)) abort();

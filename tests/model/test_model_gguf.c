@@ -15,6 +15,7 @@
 #include "files.h"
 #include "infer/session.h"
 #include "model/gguf_model.h"
+#include "sanitized.h"
 
 enum { T = 70, MAX_V = 4096 };
 
@@ -142,7 +143,7 @@ static tl_model open_as(const char *path, tl_dtype dtype) {
     tl_model m;
     tl_error err = {0};
     if (tl__source_open(&source, path, &err) || tl__source_arch(&arch, source, &err) ||
-        tl__model_open(&m, source, &arch, 0, dtype, ctx.pool, &err))
+        tl__model_open(&m, source, &arch, 0, dtype, ctx.pool, NULL, &err))
         fail_msg("%s", err.text);
     return m;
 }
@@ -530,7 +531,7 @@ static void refuse(const char *path, const char *with) {
     tl_error err = {0};
     int status = tl__source_open(&source, path, &err);
     if (!status && (status = tl__source_arch(&arch, source, &err))) tl__source_close(source);
-    else if (!status && !(status = tl__model_open(&m, source, &arch, 0, TL_DTYPE_AUTO, NULL, &err)))
+    else if (!status && !(status = tl__model_open(&m, source, &arch, 0, TL_DTYPE_AUTO, NULL, NULL, &err)))
         tl__model_close(&m);
     if (!status || !strstr(err.text, with)) fail_msg("wanted '%s', got: %s", with, status ? err.text : "no refusal");
 }
@@ -593,7 +594,7 @@ static int64_t peak_of(const char *path, tl_dtype dtype, int64_t *predicted) {
         int64_t before = use.ru_maxrss * 1024;
         int status = tl__source_open(&source, path, &err) || tl__source_arch(&arch, source, &err) ||
                      tl__model_size(&size, source, &arch, 0, dtype, &err) || tl__ctx_open(&own, 1, NULL, &err) ||
-                     tl__model_open(&m, source, &arch, 0, dtype, own.pool, &err) ||
+                     tl__model_open(&m, source, &arch, 0, dtype, own.pool, NULL, &err) ||
                      tl__session_open(&s, &m, &own, 512, 256, &err) || tl__session_append(s, ids, 300, NULL, &err);
         getrusage(RUSAGE_SELF, &use);
         numbers[0] = use.ru_maxrss * 1024;
@@ -615,7 +616,7 @@ static int64_t peak_of(const char *path, tl_dtype dtype, int64_t *predicted) {
 
 static void test_memory_is_what_was_said(void **state) {
     (void)state;
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+    if (SANITIZED) skip();
     static const tl_type types[] = {TL_Q8_0, TL_F16, TL_F32};
     for (size_t k = 0; k < sizeof types / sizeof *types; k++) {
         int64_t predicted;
@@ -630,7 +631,6 @@ static void test_memory_is_what_was_said(void **state) {
             fail_msg("%s: the peak was %lld bytes, predicted %lld", tl__type_name(types[k]), (long long)peak,
                      (long long)predicted);
     }
-#endif
 }
 
 int main(void) {

@@ -6,6 +6,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 #include <cmocka.h>
 #include "plan/depth.h"
 #include "plan/traffic.h"
@@ -114,6 +115,33 @@ static void a_slow_link_is_exposed_and_a_fast_one_hidden(void **state) {
     assert_true(bytes[TL_SHARD_ZERO3] > 1.2 * bytes[TL_SHARD_ZERO2]);
 }
 
+/* What owners send after an update hides behind the next forward, all of it but the last block's turn: by how much the
+ * forward lengthens, the wait for it shortens. With nothing to send, or to compute, nothing hides. */
+static void weights_hide_behind_the_next_forward(void **state) {
+    (void)state;
+    tl_arch arch = arch_of(4);
+    const int blocks = arch.L + 2;
+    double seconds[2][16] = {{0}};
+    tl_train_pace pace = {.forward = seconds[0], .backward = seconds[1]};
+    tl_machine machine = machine_of(1e8);
+    tl_error err = {0};
+    assert_true(blocks <= 16);
+    for (int shard = 0; shard < TL_SHARD_ZERO3; shard++) {
+        tl_train_shape shape = shape_of(2, 0, 2, (tl_shard)shard);
+        tl_train_traffic idle, busy;
+        memset(seconds, 0, sizeof seconds);
+        if (tl__traffic_predict(&idle, &arch, &shape, &machine, &pace, &err)) fail_msg("%s", err.text);
+        assert_true(fabs(idle.exposed_seconds / idle.seconds - 1) < 1e-9);
+        const double each = 1e-4 * idle.seconds; /* less than any block but the last, a norm, is on its way */
+        for (int b = 0; b < blocks; b++) seconds[0][b] = each;
+        assert_int_equal(tl__traffic_predict(&busy, &arch, &shape, &machine, &pace, &err), 0);
+        double hidden = idle.exposed_seconds - busy.exposed_seconds;
+        if (shard == TL_SHARD_NONE) assert_true(hidden < each);
+        else assert_true(hidden > (blocks - 2.5) * each && hidden < (blocks + 0.5) * each);
+        assert_true(busy.bytes == idle.bytes && busy.exchanges == idle.exchanges);
+    }
+}
+
 /* A machine that has been seen to compute slower hides more of the same exchanges; what it is then predicted to compute
  * is what was seen, and a link seen to be slower takes longer by as much. */
 static void a_machine_is_learnt_from_a_step(void **state) {
@@ -153,6 +181,7 @@ static void a_machine_is_learnt_from_a_step(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_machine_is_learnt_from_a_step),
+        cmocka_unit_test(weights_hide_behind_the_next_forward),
         cmocka_unit_test(every_rank_takes_part_in_all),
         cmocka_unit_test(a_process_alone_exchanges_nothing),
         cmocka_unit_test(a_slow_link_is_exposed_and_a_fast_one_hidden),
