@@ -699,7 +699,7 @@ def main():
         checks.run("tokenizer encode GPT-2 style", lambda: same_ids(trilith, at("gpt2-style"), plain_encoder(theirs), texts, work))
         checks.run("tokenizer encode GPT-2 style --special",
                    lambda: same_ids(trilith, at("gpt2-style"), special_encoder(theirs), texts, work, special=True))
-        interop_tokenizers.run(checks, trilith, english() + code(), at, args.lines)
+        interop_tokenizers.run(checks, trilith, english() + code(), at, args.lines, args.seed)
         checks.run("serve shuffles of files", lambda: shuffled(trilith, tests, at("shuffled"), args.real, args.shuffles))
         if not args.only or "serve" in args.only:
             checks.run("serve", lambda: interop_serve.run(checks, trilith, english(), args.seed, at))

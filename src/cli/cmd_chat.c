@@ -60,10 +60,14 @@ typedef struct chat {
     int prompt_n, kept; /* of the last turn: tokens in all, and of them those that lay in the session */
 } chat;
 
-/* Ctrl-C while an answer is made stops it; at the prompt it only begins a new line. */
+/* Ctrl-C while an answer is made stops it; at the prompt it only begins a new line. A second one that finds the first not
+ * yet heeded (a long prompt is being read) ends the program. */
 static volatile sig_atomic_t interrupted;
-static void on_interrupt(int signal) {
-    (void)signal;
+static void on_interrupt(int number) {
+    if (interrupted) {
+        signal(number, SIG_DFL);
+        raise(number);
+    }
     interrupted = 1;
 }
 

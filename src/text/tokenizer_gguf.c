@@ -29,7 +29,8 @@ static int get_array(const reader *r, const char *key, bool strings, int64_t cou
     const tl_gguf_value *v = *out = tl__gguf_find(r->gguf, key);
     if (!v) return 0;
     if (v->kind != TL_GGUF_ARRAY || (v->of == TL_GGUF_STRING) != strings || v->of == TL_GGUF_ARRAY)
-        return tl__fail(r->err, TL_EFORMAT, "%s: %s is not an array of %s; check the file", r->where, key,
+        return tl__fail(r->err, TL_EFORMAT, "%s: %s is %s%s; an array of %s was expected: check the file", r->where, key,
+                        v->kind == TL_GGUF_ARRAY ? "an array of kind " : "of kind ", tl__gguf_kind_name(v->of),
                         strings ? "strings" : "numbers");
     if (count >= 0 && v->count != count)
         return tl__fail(r->err, TL_EFORMAT, "%s: %s has %lld elements where tokenizer.ggml.tokens has %lld", r->where, key,
@@ -41,7 +42,8 @@ static int get_flag(const reader *r, const char *key, bool usual, bool *out) {
     const tl_gguf_value *v = tl__gguf_find(r->gguf, key);
     int64_t value = usual;
     if (v && (v->kind != TL_GGUF_BOOL || !tl__gguf_int(v, 0, &value)))
-        return tl__fail(r->err, TL_EFORMAT, "%s: %s is not a boolean; check the file", r->where, key);
+        return tl__fail(r->err, TL_EFORMAT, "%s: %s is of kind %s; a bool was expected: check the file", r->where, key,
+                        tl__gguf_kind_name(v->kind));
     *out = value != 0;
     return 0;
 }
@@ -50,7 +52,8 @@ static int get_id(const reader *r, const char *key, int usual, int *out) {
     const tl_gguf_value *v = tl__gguf_find(r->gguf, key);
     int64_t value = usual < r->tok->vocab ? usual : -1;
     if (v && (v->kind == TL_GGUF_ARRAY || v->kind == TL_GGUF_STRING || !tl__gguf_int(v, 0, &value)))
-        return tl__fail(r->err, TL_EFORMAT, "%s: %s is not a whole number; check the file", r->where, key);
+        return tl__fail(r->err, TL_EFORMAT, "%s: %s is of kind %s; a whole number was expected: check the file", r->where, key,
+                        tl__gguf_kind_name(v->kind));
     if (value == UINT32_MAX) value = -1; /* none, as some writers put it */
     if (value < -1 || value >= r->tok->vocab)
         return tl__fail(r->err, TL_EFORMAT, "%s: %s is %lld; ids are 0 to %d", r->where, key, (long long)value,

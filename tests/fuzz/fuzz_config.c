@@ -3,6 +3,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include "heap.h"
 #include "model/arch.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -28,7 +29,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     tl_error err = {0};
     tl_arch a, again;
     tl_params params;
+    heap_watch();
     int rc = tl__arch_parse(&a, (const char *)data, size, "input", &err);
+    heap_check(4096, 8, size);
     if (rc) {
         if (rc != err.status || !err.text[0]) abort();
         return 0;
