@@ -15,34 +15,38 @@ typedef struct slot {
     double over;
 } slot;
 
-/* Times are seconds since the first step began. Exchanges of different owners overlap: each rank has its own way in and
- * way out, a half of the measured bandwidth each, since that was measured while every rank did both. */
+/* Times are the link's: seconds in which it carries at its measured pace, as it does while the engine waits. While the
+ * engine computes it may carry less, and this clock goes slower. Exchanges of different owners overlap: each rank has
+ * its own way in and way out, a half of the measured bandwidth each, since that was measured while every rank did both.
+ */
 typedef struct course {
     const tl_train_shape *shape;
     const tl_machine *machine;
     const tl_train_pace *pace;
     const struct places *places;
     tl_train_traffic *sum;
-    double engine;         /* the engine is here */
+    double now;
+    double beside;         /* seconds of the link in one of computing */
     double *way;           /* [2 · ranks] free from here on: out of rank r, into rank r */
     double last;           /* when all that was started is over */
     double *spread;        /* [L + 2] when the weights that the last update sent of a block are here */
     double counted;        /* when the step's tokens are */
-    double under_way;      /* until here the seconds of exchanges are counted */
     int round;             /* of the rank's leaves */
     bool gathers, streams; /* weights (zero3), gradients (exchange.h) */
     slot weight[TL_SLOTS], gradient[TL_SLOTS];
 } course;
 
 static void compute(course *c, double seconds) {
-    c->engine += seconds;
+    double passes = seconds * c->beside;
+    c->sum->seconds += fmin(passes, fmax(0, c->last - c->now)) / c->beside;
+    c->now += passes;
 }
 
 /* When it will be over. */
 static double start(course *c, tl_collective kind, int64_t n, int root) {
     int ranks = c->shape->ranks;
     double rate = c->machine->link_bytes_per_second / 2;
-    double ready = c->engine + c->machine->link_latency_seconds, over = ready;
+    double ready = c->now + c->machine->link_latency_seconds, over = ready;
     c->sum->exchanges++;
     for (int r = 0; r < ranks; r++) {
         tl_comm_cost cost = tl__comm_cost(kind, n, ranks, r, root);
@@ -53,17 +57,16 @@ static double start(course *c, tl_collective kind, int64_t n, int root) {
         *in = fmax(*in, ready) + cost.received_bytes / rate;
         over = fmax(over, fmax(*out, *in));
     }
-    if (!(rate > 0)) return c->engine;
-    c->sum->seconds += fmax(0, over - fmax(c->under_way, c->engine));
-    c->under_way = fmax(c->under_way, over);
+    if (!(rate > 0)) return c->now;
     c->last = fmax(c->last, over);
     return over;
 }
 
 static void wait_until(course *c, double over) {
-    if (over <= c->engine) return;
-    c->sum->exposed_seconds += over - c->engine;
-    c->engine = over;
+    if (over <= c->now) return;
+    c->sum->exposed_seconds += over - c->now;
+    c->sum->seconds += over - c->now;
+    c->now = over;
 }
 
 static void sum_f64(course *c, int64_t n) {
@@ -90,7 +93,7 @@ static int run_end(const places *p, int i, int end) {
 static double start_runs(course *c, tl_collective kind, int block) {
     const places *p = c->places;
     int64_t unit = kind == TL_COLLECTIVE_BROADCAST ? (int64_t)sizeof(float) : 1;
-    double over = c->engine;
+    double over = c->now;
     int i, end;
     tl__param_block(&i, &end, &p->params, p->L, block);
     for (int j; i < end; i = j) {
@@ -223,6 +226,7 @@ int tl__traffic_predict(tl_train_traffic *out, const tl_arch *arch, const tl_tra
                 .pace = pace,
                 .places = &p,
                 .sum = out,
+                .beside = machine->link_beside_computing > 0 ? machine->link_beside_computing : 1,
                 .gathers = shape->shard == TL_SHARD_ZERO3,
                 .streams = tl__train_streams(shape)};
     TRY(tl__params_make(&p.params, arch, err));

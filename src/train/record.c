@@ -166,7 +166,9 @@ static json_t *record_learnt(const tl_run *run) {
     double tokens = (double)run->shape.batch * run->shape.T;
     if (run->warm_n == 0) return NULL;
     middle_step(run, &seen, &traffic);
-    tl__machine_learn(&machine, &run->seconds, &run->expected_traffic, &seen, &traffic);
+    if (tl__machine_learn(&machine, &run->model.arch, &run->shape, &run->seconds, &run->expected_traffic, &seen,
+                          &traffic, NULL))
+        return NULL;
     if (tl__train_predict_ranks(&seconds, &t, &run->model.arch, &run->shape, &machine, NULL)) return NULL;
     json_t *learnt =
         json_pack("{s:i,s:o,s:o}", "learnt_from_steps", run->warm_n, "step_seconds", real_or_null(seconds.wall_seconds),
