@@ -67,9 +67,9 @@ def configurations():
 class Llama:
     """bench_llama.py on one file."""
 
-    def __init__(self, python, path, positions, exact=True):
-        self.process = subprocess.Popen([python, os.path.join(HERE, "bench_llama.py"), path, "--threads", "1", "--positions", str(positions),
-                                         *(["--exact"] if exact else [])], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    def __init__(self, python, path, positions, threads=1):
+        self.process = subprocess.Popen([python, os.path.join(HERE, "bench_llama.py"), path, "--threads", str(threads), "--positions", str(positions),
+                                         "--exact"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self.vocabulary = self.read()["vocabulary"]
 
     def read(self):
@@ -276,7 +276,7 @@ def perplexity(trilith, path, text, windows, folder, llama):
     mine = np.exp(-np.mean(ours))
     if not llama:
         return f"{mine:.4f} over {windows} windows of {WINDOW}; no llama.cpp: give --llama PYTHON"
-    with Llama(llama, path, WINDOW) as peer:
+    with Llama(llama, path, WINDOW, threads=2) as peer:
         theirs = peer.ask(f"score {WINDOW}", ids)["logprobs"]
     theirs_mean = np.exp(-np.mean(theirs))
     said = f"{mine:.4f}, llama.cpp {theirs_mean:.4f} over {windows} windows of {WINDOW}: {100 * (mine / theirs_mean - 1):+.3f} %"
