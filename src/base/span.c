@@ -21,7 +21,7 @@ typedef struct open_span {
     const char *name;
     int64_t start_ns, child_ns;
     int32_t bucket, step, layer;
-    bool bf16;
+    bool bf16, int8;
 } open_span;
 
 struct tl_spans {
@@ -33,7 +33,7 @@ struct tl_spans {
     int64_t since_ns;             /* when the running totals began */
     int64_t spent_ns[TL_BUCKETS]; /* exclusive */
     int64_t backward_ns[TL_BUCKETS];
-    double flops[TL_BUCKETS], bf16_flops[TL_BUCKETS], bytes[TL_BUCKETS];
+    double flops[TL_BUCKETS], bf16_flops[TL_BUCKETS], int8_flops[TL_BUCKETS], bytes[TL_BUCKETS];
     open_span open[MAX_DEPTH];
 };
 
@@ -98,6 +98,12 @@ void tl__span_bf16(tl_spans *spans) {
     spans->open[spans->depth - 1].bf16 = true;
 }
 
+void tl__span_int8(tl_spans *spans) {
+    if (!spans) return;
+    assert(spans->depth > 0); /* S1 */
+    spans->open[spans->depth - 1].int8 = true;
+}
+
 void tl__span_end(tl_spans *spans, double flops, double bytes, int64_t s0, int64_t s1, int64_t s2) {
     if (!spans) return;
     assert(spans->depth > 0); /* S1 */
@@ -109,6 +115,7 @@ void tl__span_end(tl_spans *spans, double flops, double bytes, int64_t s0, int64
     if (spans->backward) spans->backward_ns[o->bucket] += duration_ns - o->child_ns;
     spans->flops[o->bucket] += flops;
     if (o->bf16) spans->bf16_flops[o->bucket] += flops;
+    if (o->int8) spans->int8_flops[o->bucket] += flops;
     spans->bytes[o->bucket] += bytes;
     if (!spans->keep) return;
     spans->ring[spans->next] = (tl_span){.name = o->name,
@@ -122,6 +129,7 @@ void tl__span_end(tl_spans *spans, double flops, double bytes, int64_t s0, int64
                                          .flops = flops,
                                          .bytes = bytes,
                                          .bf16 = o->bf16,
+                                         .int8 = o->int8,
                                          .backward = spans->backward};
     spans->next = spans->next + 1 == spans->capacity ? 0 : spans->next + 1;
     if (spans->held < spans->capacity) spans->held++; /* S3 */
@@ -152,10 +160,11 @@ tl_totals tl__spans_take(tl_spans *spans) {
         totals.seconds[b] = (double)spans->spent_ns[b] * 1e-9;
         totals.flops[b] = spans->flops[b];
         totals.bf16_flops[b] = spans->bf16_flops[b];
+        totals.int8_flops[b] = spans->int8_flops[b];
         totals.bytes[b] = spans->bytes[b];
         totals.backward_seconds[b] = (double)spans->backward_ns[b] * 1e-9;
         spans->spent_ns[b] = spans->backward_ns[b] = 0;
-        spans->flops[b] = spans->bf16_flops[b] = spans->bytes[b] = 0;
+        spans->flops[b] = spans->bf16_flops[b] = spans->int8_flops[b] = spans->bytes[b] = 0;
     }
     assert(rest_ns >= 0);
     totals.seconds[TL_BUCKET_OTHER] = (double)rest_ns * 1e-9;
@@ -169,6 +178,7 @@ void tl__totals_add(tl_totals *sum, const tl_totals *more) {
         sum->seconds[b] += more->seconds[b];
         sum->flops[b] += more->flops[b];
         sum->bf16_flops[b] += more->bf16_flops[b];
+        sum->int8_flops[b] += more->int8_flops[b];
         sum->bytes[b] += more->bytes[b];
         sum->backward_seconds[b] += more->backward_seconds[b];
     }

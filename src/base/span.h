@@ -36,12 +36,14 @@ typedef struct tl_span {
     int64_t shape[3];                   /* as the operator names them; 0 = unused */
     double flops, bytes;
     bool bf16;     /* the FLOPs are bf16's */
+    bool int8;     /* they are products of bytes */
     bool backward; /* between two tl__spans_backward */
 } tl_span;
 
 typedef struct tl_totals { /* since the last tl__spans_take */
     double seconds[TL_BUCKETS], flops[TL_BUCKETS], bytes[TL_BUCKETS];
     double bf16_flops[TL_BUCKETS];       /* part of flops */
+    double int8_flops[TL_BUCKETS];       /* another part of them */
     double backward_seconds[TL_BUCKETS]; /* part of seconds: in backward passes, behind which ranks exchange */
     double wall_seconds;
 } tl_totals;
@@ -54,6 +56,8 @@ void tl__spans_close(tl_spans *spans);
 void tl__span_begin(tl_spans *spans, const char *name, tl_bucket bucket);
 /* The FLOPs of the innermost open span are bf16's. */
 void tl__span_bf16(tl_spans *spans);
+/* They are products of bytes, as of a quantised weight. */
+void tl__span_int8(tl_spans *spans);
 /* Closes the innermost open span. */
 void tl__span_end(tl_spans *spans, double flops, double bytes, int64_t s0, int64_t s1, int64_t s2);
 void tl__spans_set(tl_spans *spans, int step, int layer); /* stamped on the spans that follow; step −1: as it was */

@@ -88,6 +88,7 @@ void tl__linear_stored(tl_ctx *ctx, const tl_product *products, int n, const flo
         if (!ctx->spans) continue;
         const tl_cost cost = tl__stored_cost(of, count, R);
         if (k == KIND_BF16) tl__span_bf16(ctx->spans);
+        if (k == KIND_QUANTISED) tl__span_int8(ctx->spans);
         tl__span_end(ctx->spans, cost.flops, cost.bytes, R, N, K);
     }
 }

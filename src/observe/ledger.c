@@ -227,12 +227,13 @@ void tl__ledger_bottleneck(char *out, size_t size, const tl_totals *totals, cons
     }
 
     double flops = totals->flops[b] / seconds, bytes = totals->bytes[b] / seconds;
-    const double bf16_flops = totals->bf16_flops[b];
+    const double bf16_flops = totals->bf16_flops[b], int8_flops = totals->int8_flops[b];
     double read = machine ? machine->read_bytes_per_second : 0;
     double peak = machine ? machine->f32_flops : 0, bf16_peak = machine ? machine->bf16_flops : 0;
     char f[32], by[32];
     rate_text(f, sizeof f, flops, "FLOP/s");
     rate_text(by, sizeof by, bytes, "B/s");
+    const double int8_peak = machine && machine->int8_ops > 0 ? machine->int8_ops : peak;
     if (!(peak > 0) || !(read > 0) || (bf16_flops > 0 && !(bf16_peak > 0))) {
         snprintf(out, size,
                  "%d %% of the step is %s at %s and %s; this machine's peaks were not measured, so how near that is "
@@ -243,15 +244,19 @@ void tl__ledger_bottleneck(char *out, size_t size, const tl_totals *totals, cons
 
     /* The roof (Williams et al. 2009, fig. 1) is the lower of two: which of them this bucket stands under, and how
      * near. */
-    double at_peak = (totals->flops[b] - bf16_flops) / peak + (bf16_flops > 0 ? bf16_flops / bf16_peak : 0);
-    bool compute = at_peak * read >= totals->bytes[b], is_bf16 = bf16_flops > totals->flops[b] / 2;
+    double at_peak = (totals->flops[b] - bf16_flops - int8_flops) / peak +
+                     (bf16_flops > 0 ? bf16_flops / bf16_peak : 0) + int8_flops / int8_peak;
+    bool compute = at_peak * read >= totals->bytes[b], is_bf16 = bf16_flops > totals->flops[b] / 2,
+         is_int8 = int8_flops > totals->flops[b] / 2;
     double near = compute ? at_peak / seconds : bytes / read;
-    const char *bf16 = b == TL_BUCKET_MATMUL && !is_bf16 && strstr(machine->features, "bf16") ? " or bf16" : "";
+    const char *bf16 =
+        b == TL_BUCKET_MATMUL && !is_bf16 && !is_int8 && strstr(machine->features, "bf16") ? " or bf16" : "";
     char head[256];
     snprintf(head, sizeof head, "%d %% of the step is %s at %s, %d %% of the measured %s", share, is_what[b],
              compute ? f : by, percent(near, 1),
              !compute  ? "read bandwidth"
              : is_bf16 ? "bf16 peak"
+             : is_int8 ? "int8 peak"
                        : "f32 peak");
     if (near > 1.05 && compute)
         snprintf(out, size,

@@ -35,6 +35,7 @@ static int write_span(tl_sink *sink, const tl_span *s, int rank, tl_error *err) 
     if (s->duration_ns > 0 && s->flops > 0 && isfinite(s->flops))
         n +=
             snprintf(out + n, sizeof out - (size_t)n, ",\"gflops_per_second\":%.4g", s->flops / (double)s->duration_ns);
+    if (s->int8) n += snprintf(out + n, sizeof out - (size_t)n, ",\"dtype\":\"int8\"");
     if (s->bf16) n += snprintf(out + n, sizeof out - (size_t)n, ",\"dtype\":\"bf16\"");
     n += snprintf(out + n, sizeof out - (size_t)n, "}}");
     return put(sink, out, n, err);

@@ -119,7 +119,8 @@ static const tl_ops counting = {
 /* ---- roofline ---- */
 
 static double roofline_seconds(const tl_span *span, const tl_machine *machine) {
-    double compute = span->flops / (span->bf16 ? machine->bf16_flops : machine->f32_flops);
+    const double int8_peak = machine->int8_ops > 0 ? machine->int8_ops : machine->f32_flops;
+    double compute = span->flops / (span->bf16 ? machine->bf16_flops : span->int8 ? int8_peak : machine->f32_flops);
     double memory = span->bytes / machine->read_bytes_per_second, pace = machine->pace[span->backward][span->bucket];
     return (compute > memory ? compute : memory) * (pace > 0 ? pace : 1);
 }
@@ -135,6 +136,7 @@ static void add_spans(tl_totals *out, tl_spans *spans, double times, const tl_ma
         out->wall_seconds += seconds;
         out->flops[b] += times * span[i].flops;
         if (span[i].bf16) out->bf16_flops[b] += times * span[i].flops;
+        if (span[i].int8) out->int8_flops[b] += times * span[i].flops;
         out->bytes[b] += times * span[i].bytes;
     }
 }

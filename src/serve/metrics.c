@@ -397,6 +397,35 @@ static void put_rates(page *p, const numbers *x, const double *now, const double
     }
 }
 
+typedef struct typed { /* operations of all classes */
+    double f32, bf16, int8;
+} typed;
+
+static typed by_type(const tl_totals *ledger) {
+    typed sum = {0};
+    for (int b = 0; b < TL_BUCKETS; b++) {
+        sum.bf16 += ledger->bf16_flops[b];
+        sum.int8 += ledger->int8_flops[b];
+        sum.f32 += ledger->flops[b] - ledger->bf16_flops[b] - ledger->int8_flops[b];
+    }
+    return sum;
+}
+
+/* Seconds that the operations would take at the peak of their types, of those that they took; −1: a peak is not known.
+ */
+static double share_of_peaks(const numbers *x) {
+    const typed now = by_type(&x->ledger), before = by_type(&x->before);
+    const double did[] = {now.f32 - before.f32, now.bf16 - before.bf16, now.int8 - before.int8};
+    const double peak[] = {x->f32_flops, x->bf16_flops, x->int8_ops > 0 ? x->int8_ops : x->f32_flops};
+    const double took = x->ledger.wall_seconds - x->before.wall_seconds;
+    double at_peak = 0;
+    for (int t = 0; t < 3; t++) {
+        if (did[t] > 0 && !(peak[t] > 0)) return -1;
+        if (did[t] > 0) at_peak += did[t] / peak[t];
+    }
+    return took > 0 ? at_peak / took : 0;
+}
+
 static void put_ledger(page *p, const numbers *x) {
     const tl_totals *l = &x->ledger;
     begin(p, OURS, "operator_seconds_total", "counter",
@@ -406,6 +435,11 @@ static void put_ledger(page *p, const numbers *x) {
     one(p, "idle_seconds_total", "counter", x->idle_seconds, "Seconds between steps.");
     begin(p, OURS, "operator_flops_total", "counter", "Operations as executed, of whatever type.");
     put_by_bucket(p, l, l->flops);
+    const typed flops = by_type(l);
+    begin(p, OURS, "flops_total", "counter", "Operations as executed, by type.");
+    sample(p, "", "type", "f32", flops.f32);
+    sample(p, "", "type", "bf16", flops.bf16);
+    sample(p, "", "type", "int8", flops.int8);
     begin(p, OURS, "operator_bytes_total", "counter", "Bytes read and written by operators.");
     put_by_bucket(p, l, l->bytes);
     begin(p, OURS, "operator_flops_per_second", "gauge", "Achieved in the last 10 to 20 seconds of steps.");
@@ -417,6 +451,9 @@ static void put_ledger(page *p, const numbers *x) {
     sample(p, "", "type", "f32", x->f32_flops);
     if (x->bf16_flops > 0) sample(p, "", "type", "bf16", x->bf16_flops);
     if (x->int8_ops > 0) sample(p, "", "type", "int8", x->int8_ops);
+    if (share_of_peaks(x) >= 0)
+        one(p, "peak_flops_share", "gauge", share_of_peaks(x),
+            "Of the last 10 to 20 seconds of steps, what their operations take at the peak of their types.");
     if (x->read_bytes_per_second > 0)
         one(p, "peak_bytes_per_second", "gauge", x->read_bytes_per_second,
             "What this machine was measured to read of the weights as they lie.");

@@ -42,6 +42,7 @@ static void a_child_is_taken_from_its_parent(void **state) {
     sleep_ms(20);
     tl__span_end(s, 100, 10, 2, 3, 4);
     tl__span_begin(s, "same bucket", TL_BUCKET_EVAL);
+    tl__span_int8(s);
     sleep_ms(10);
     tl__span_end(s, 1, 2, 0, 0, 0);
     tl__span_end(s, 5, 7, 0, 0, 0);
@@ -74,6 +75,8 @@ static void a_child_is_taken_from_its_parent(void **state) {
     assert_true(fabs(sum(&t) - t.wall_seconds) < 1e-9);
     assert_true(child->bf16 && !same->bf16 && !parent->bf16);
     assert_true(t.bf16_flops[TL_BUCKET_MATMUL] == 100 && t.bf16_flops[TL_BUCKET_EVAL] == 0);
+    assert_true(same->int8 && !child->int8 && !parent->int8);
+    assert_true(t.int8_flops[TL_BUCKET_EVAL] == 1 && t.int8_flops[TL_BUCKET_MATMUL] == 0);
     tl_totals twice = t; /* every member is a double, and none is forgotten */
     tl__totals_add(&twice, &t);
     const double *one = (const double *)&t, *two = (const double *)&twice;

@@ -224,6 +224,15 @@ static void the_sentence_blames_what_it_should(void **state) {
     tl_totals mixed = {.wall_seconds = 1, .seconds = {1}, .flops = {640e9}, .bf16_flops = {600e9}, .bytes = {1e9}};
     tl__ledger_bottleneck(s, sizeof s, &mixed, NULL, &machine);
     has(s, "640 GFLOP/s, 85 % of the measured bf16 peak: compute-bound; more cores would help");
+    /* And products of bytes against theirs, which may not have been measured. */
+    tl_totals bytes = {.wall_seconds = 1, .seconds = {1}, .flops = {1640e9}, .int8_flops = {1600e9}, .bytes = {1e9}};
+    machine.int8_ops = 3200e9;
+    tl__ledger_bottleneck(s, sizeof s, &bytes, NULL, &machine);
+    has(s, "60 % of the measured int8 peak");
+    assert_null(strstr(s, "or bf16"));
+    machine.int8_ops = 0;
+    tl__ledger_bottleneck(s, sizeof s, &bytes, NULL, &machine);
+    has(s, "410 % of the measured");
     machine.bf16_flops = 0;
     tl__ledger_bottleneck(s, sizeof s, &mixed, NULL, &machine);
     has(s, "not measured");

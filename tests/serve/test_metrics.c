@@ -387,6 +387,20 @@ static void a_crowd_adds_up(void **state) {
     const char *matmul = "trilith:operator_flops_total{model_name=\"crowd\",operator=\"matmul\"}";
     const double seconds = value(text, "trilith:operator_seconds_total{model_name=\"crowd\",operator=\"matmul\"}");
     assert_true(value(text, matmul) > 0 && seconds > 0);
+    double typed = 0;
+    for (int t = 0; t < 3; t++) {
+        static const char *const types[] = {"f32", "bf16", "int8"};
+        char key[128];
+        snprintf(key, sizeof key, "trilith:flops_total{model_name=\"crowd\",type=\"%s\"}", types[t]);
+        typed += value(text, key);
+        if (t > 0) HAS(text, key, 0); /* a model in f32 */
+    }
+    const double all = family(text, "trilith:operator_flops_total");
+    near(typed, all, 1e-9 * all);
+    const double share = value(text, "trilith:peak_flops_share" C);
+    assert_true(share > 0 && share < 1.5); /* the peak may have been measured while others computed */
+    near(share * in_steps * value(text, "trilith:peak_flops_per_second{model_name=\"crowd\",type=\"f32\"}"), all,
+         1e-6 * all);
     const double rate = value(text, "trilith:operator_flops_per_second{model_name=\"crowd\",operator=\"matmul\"}");
     near(rate, value(text, matmul) / seconds, 1e-9 * rate);
     assert_true(value(text, "trilith:peak_flops_per_second{model_name=\"crowd\",type=\"f32\"}") > 1e8);
