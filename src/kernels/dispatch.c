@@ -90,7 +90,7 @@ static bool cpu_runs(int isa) {
     case ISA_AVX512_BF16: /* no CPU has BF16 without VNNI */
         return v4 && f.avx512_vnni && f.avx512_bf16;
     case ISA_AMX:
-        return v4 && f.avx512_vnni && f.avx512_bf16 && f.amx_int8 && tiles_granted();
+        return v4 && f.avx512_vnni && f.avx512_bf16 && f.amx_int8 && f.amx_bf16 && tiles_granted();
 #endif
     default:
         return false;
@@ -175,7 +175,7 @@ static void tables_fill(void) {
     /* Who asks for avx512_bf16 by name gets the instruction; who asks for the best, what is faster. */
     const bool dots = cpu_runs(ISA_AVX512_BF16) && dots_pay();
     tl__ops_gemm_bf16_avx512_bf16(&tables[ISA_AVX512_BF16]);
-    if (dots) tl__ops_gemm_bf16_avx512_bf16(&tables[ISA_AMX]);
+    tl__ops_gemm_bf16_amx(&tables[ISA_AMX]);
     tl__ops_stored_amx(&tables[ISA_AMX]);
 #endif
     for (int isa = 0; isa < ISAS; isa++)

@@ -10,10 +10,11 @@
  * The orders of summation (law L1):
  *   product   k is cut at multiples of TL_KB; inside a block one fmaf chain from +0 in k order; block sums are added in
  *             order (((s0 + s1) + s2) …), then to C if accumulating — C + s0 first, then + s1 … — and the bias last.
- *   bf16      the product's cuts and sums; inside a block the chain of vdpbf16ps: k in pairs (0,1), (2,3) …, of a pair the
- *             odd element first, each step one fused multiply-add of bf16 factors in f32, results below 2⁻¹²⁶ flushed to
- *             a zero of their sign (an odd last k has a partner of zeros). Operands are rounded as vcvtneps2bf16 does:
- *             nearest, ties to even, denormals to zero, NaN made quiet. Which NaN comes out is not said.
+ *   bf16      the product's cuts and sums; inside a block k is taken TL_BF16_K = 32 at a time as TDPBF16PS takes it: a chain of the
+ *             even k and one of the odd, each from +0 in k order, each step one fused multiply-add of bf16 factors in f32; then
+ *             s += even + odd. Results below 2⁻¹²⁶ are flushed to a zero of their sign, and beyond the end of k there are zeros.
+ *             Operands are rounded as vcvtneps2bf16 does: nearest, ties to even, denormals to zero, NaN made quiet. Which NaN
+ *             comes out is not said.
  *   quantised x is rounded to eight bits and its products with a weight's integers are exact; see linear_quantised.
  *   vector    16 virtual lanes: lane j takes elements j, j+16, … in order (absent elements add nothing); then the fixed tree
  *             l[j]+l[j+8], then +4, +2, +1.
@@ -30,6 +31,7 @@
 #include "base/type.h"
 
 #define TL_KB 256        /* block of the product's k; measured in docs/decisions.md */
+#define TL_BF16_K 32     /* of k, that a bf16 product sums at a time */
 #define TL_LANES 16      /* virtual lanes of a vector reduction */
 #define TL_KV_BLOCK 16   /* keys a KV block; see tl_kv */
 #define TL_KV_GROUP 32   /* components of a key, or of a value, that share a scale in Q8_0 */
@@ -305,11 +307,15 @@ typedef enum tl_op {
 tl_cost tl__op_cost(tl_op op, int64_t d0, int64_t d1, int64_t d2);
 /* Of products with stored weights, which share R rows of x: the weights' bytes as stored. */
 tl_cost tl__stored_cost(const tl_product *products, int n, int R);
+/* Of attention or its backward: tl__op_cost's, a soft-cap's FLOPs, and the bytes of the keys and values that are read. */
+tl_cost tl__attention_cost(tl_op op, const tl_rows *rows, const tl_attention_form *form, tl_type kv_type);
 tl_contract tl__op_type(tl_op op); /* whose peak its FLOPs count against */
 const char *tl__op_name(tl_op op);
 tl_bucket tl__op_bucket(tl_op op);
 /* Query–key pairs of causal attention for these rows, within the window if it is not 0. */
 int64_t tl__attention_pairs(const tl_rows *rows, int window);
+/* Keys that these rows see, each counted once for a sequence, however many of its rows see it. */
+int64_t tl__attention_keys(const tl_rows *rows, int window);
 
 /* What callers use: the table's operator inside a span with its cost. For each table entry but gemm* there is a tl__NAME with the
  * same arguments. Products with a weight, by the context's contract: y[R,N] = x[R,K]·W + b. */

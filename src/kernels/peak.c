@@ -41,7 +41,7 @@ const tl_peak *tl__peak_select(const char *isa) {
         {"avx512", tl__fma_peak_avx512, NULL, tl__int8_peak_avx512, tl__read_peak_avx512},
         {"avx512_vnni", tl__fma_peak_avx512, NULL, tl__int8_peak_avx512_vnni, tl__read_peak_avx512},
         {"avx512_bf16", tl__fma_peak_avx512, tl__dot_peak_avx512_bf16, tl__int8_peak_avx512_vnni, tl__read_peak_avx512},
-        {"amx", tl__fma_peak_avx512, tl__dot_peak_avx512_bf16, tl__int8_peak_amx, tl__read_peak_avx512},
+        {"amx", tl__fma_peak_avx512, tl__dot_peak_amx, tl__int8_peak_amx, tl__read_peak_avx512},
 #endif
     };
     for (size_t i = 0; i < sizeof forms / sizeof *forms; i++)

@@ -28,6 +28,7 @@ double tl__fma_peak_ref(int64_t rounds, float *sink);
 double tl__fma_peak_avx2(int64_t rounds, float *sink);
 double tl__fma_peak_avx512(int64_t rounds, float *sink);
 double tl__dot_peak_avx512_bf16(int64_t rounds, float *sink);
+double tl__dot_peak_amx(int64_t rounds, float *sink);
 double tl__int8_peak_avx2(int64_t rounds, float *sink);
 double tl__int8_peak_avx512(int64_t rounds, float *sink);
 double tl__int8_peak_avx512_vnni(int64_t rounds, float *sink);

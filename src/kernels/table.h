@@ -47,5 +47,6 @@ void tl__ops_moe_avx512(tl_ops *ops);
 void tl__ops_stored_avx512(tl_ops *ops);
 void tl__ops_stored_avx512_vnni(tl_ops *ops);
 void tl__ops_stored_amx(tl_ops *ops);
+void tl__ops_gemm_bf16_amx(tl_ops *ops);
 
 #endif

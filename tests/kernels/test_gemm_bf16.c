@@ -1,8 +1,8 @@
-/* test_gemm_bf16.c — the bf16 product: ref, the emulations and the instruction equal to the bit (product_check.h), the
- * step that ref defines against vdpbf16ps itself for any bits, rounding against a definition of its own. The comparison
- * has teeth: what the contract rules out is shown to be told apart. */
+/* test_gemm_bf16.c — the bf16 product: ref, the emulations and the instructions equal to the bit (product_check.h), ref
+ * against TDPBF16PS itself for any bits, a step of a chain against vdpbf16ps itself, rounding against a definition of its
+ * own. The comparison has teeth: what the contract rules out is shown to be told apart. */
 #define ENTRY gemm_bf16
-#define ISA_NAMES "avx2", "avx512", "avx512_bf16"
+#define ISA_NAMES "avx2", "avx512", "avx512_bf16", "amx"
 #include "product_check.h"
 
 #if defined(__x86_64__)
@@ -115,7 +115,55 @@ static void test_any_bits_give_ref_its_bits_everywhere(void **unused) {
     }
 }
 
-/* ---- the instruction itself ---- */
+/* ---- the instructions themselves ---- */
+
+#if defined(__x86_64__)
+/* sum[16][16] += a[16][32]·b, b in pairs of k: [16 pairs][16]. */
+static void tile_instruction(float *sum, const uint16_t *a, const uint16_t *b) {
+    _Alignas(64) struct {
+        uint8_t palette, start, reserved[14];
+        uint16_t row_bytes[16];
+        uint8_t rows[16];
+    } config = {.palette = 1};
+    for (int t = 0; t < 3; t++) config.row_bytes[t] = 64, config.rows[t] = 16;
+    __asm__ volatile("ldtilecfg %0\n\ttileloadd (%1,%4,1), %%tmm0\n\ttileloadd (%2,%4,1), %%tmm1\n\t"
+                     "tileloadd (%3,%4,1), %%tmm2\n\ttdpbf16ps %%tmm2, %%tmm1, %%tmm0\n\t"
+                     "tilestored %%tmm0, (%1,%4,1)\n\ttilerelease" ::"m"(config),
+                     "r"(sum), "r"(a), "r"(b), "r"((int64_t)64)
+                     : "memory");
+}
+#endif
+
+/* The contract within TL_KB is what the instruction does, whatever MXCSR says. */
+static void test_the_contract_is_tdpbf16ps(void **unused) {
+    (void)unused;
+    if (!has[3]) skip(); /* this CPU has it not */
+#if defined(__x86_64__)
+    enum { TILES = 3, K = TILES * 32 };
+    for (int round = 0; round < 1000; round++) {
+        static uint16_t a[TILES][16][32], b[TILES][16][32];
+        static float wide_a[16][K], wide_b[16][K], want[16][16], got[16][16];
+        const int kind = round % 5, depth = kind == 0 && round % 2 ? 32 : K;
+        for (int i = 0; i < 16; i++)
+            for (int k = 0; k < depth; k++) {
+                const uint32_t x = bits_of(wild(kind)) >> 16, y = bits_of(wild(kind)) >> 16;
+                a[k / 32][i][k % 32] = (uint16_t)x, wide_a[i][k] = of_bits(x << 16);
+                b[k / 32][k % 32 / 2][2 * i + k % 2] = (uint16_t)y, wide_b[i][k] = of_bits(y << 16);
+            }
+        tl_ctx *ref = &contexts[ISAS][0];
+        ref->ops->gemm_bf16(ref, want[0], 16, 16, 16, depth, wide_a[0], K, 1, wide_b[0], 1, K, NULL, false);
+        memset(got, 0, sizeof got);
+        const unsigned mode = _mm_getcsr();
+        if (round % 7 == 0) _mm_setcsr(mode | 0x8040); /* consulted by nothing */
+        if (round % 7 == 1) _mm_setcsr(mode | 0x6000);
+        for (int t = 0; t < depth / 32; t++) tile_instruction(got[0], a[t][0], b[t][0]);
+        _mm_setcsr(mode);
+        for (int i = 0; i < 256; i++)
+            if (!same(got[i / 16][i % 16], want[i / 16][i % 16]))
+                fail_msg("kind %d, %d of k: %a, not %a", kind, depth, want[i / 16][i % 16], got[i / 16][i % 16]);
+    }
+#endif
+}
 
 /* One step as ref takes it, and for any bits: a chain never holds a sum or a factor that is a denormal. */
 static float step(float a, float b, float sum) {
@@ -136,7 +184,7 @@ instruction(float *out, const float *sum, const uint32_t *x, const uint32_t *y) 
 }
 #endif
 
-/* The contract is what the instruction does: odd element first, each step rounded and flushed, whatever MXCSR says. */
+/* Two steps of a chain are what this instruction does: odd element first, each rounded and flushed. */
 static void test_the_step_is_vdpbf16ps(void **unused) {
     (void)unused;
     if (!has[2]) skip(); /* this CPU has it not */
@@ -176,20 +224,24 @@ static void test_the_step_is_vdpbf16ps(void **unused) {
 
 /* ---- the teeth: on these numbers what the contract rules out gives other bits ---- */
 
+static float cut_off(float x) {
+    return of_bits(bits_of(x) & 0xffff0000);
+}
+
 static float ruled_out(const float *a, const float *b, int K, int how) {
-    float sum = 0, total = 0;
-    for (int k = 0; k < K; k += 2)
-        for (int j = 1; j >= 0; j--) {
-            const int i = how == 0 ? k + 1 - j : k + j; /* 0: the even element first */
-            const float x = how == 1 ? of_bits(bits_of(a[i]) & 0xffff0000) : nearest(a[i]); /* 1: cut, not rounded */
-            const float y = how == 1 ? of_bits(bits_of(b[i]) & 0xffff0000) : nearest(b[i]);
-            if (how == 2) { /* the pair's products summed before they are added */
-                if (j == 1) total = nearest(a[k + 1]) * nearest(b[k + 1]);
-                else sum = sum + fmaf(x, y, total);
-            } else if (how == 3) sum = fmaf(a[i], b[i], sum); /* not rounded at all */
-            else sum = step(x, y, sum);                       /* 4: never cut at TL_KB */
+    float chain[2] = {0, 0}, sum = 0, total = 0;
+    for (int k = 0; k < K; k++) {
+        const int c = how == 0 ? 0 : k % 2; /* 0: one chain, not two */
+        const float x = how == 1 ? cut_off(a[k]) : nearest(a[k]), y = how == 1 ? cut_off(b[k]) : nearest(b[k]);
+        chain[c] = how == 2 ? fmaf(a[k], b[k], chain[c]) : step(x, y, chain[c]); /* 1: cut off; 2: not rounded at all */
+        const bool block = k + 1 == K || k % TL_KB == TL_KB - 1;
+        if (block || (how != 3 && k % TL_BF16_K == TL_BF16_K - 1)) { /* 3: not cut at TL_BF16_K */
+            sum += chain[0] + chain[1];
+            chain[0] = chain[1] = 0;
         }
-    return sum;
+        if (block && how != 4) total += sum, sum = 0; /* 4: not cut at TL_KB */
+    }
+    return total + sum;
 }
 
 static void test_what_is_ruled_out_is_told_apart(void **unused) {
@@ -270,6 +322,7 @@ int main(void) {
         PRODUCT_CHECKS,
         cmocka_unit_test(test_operands_are_rounded_to_the_nearest_even),
         cmocka_unit_test(test_any_bits_give_ref_its_bits_everywhere),
+        cmocka_unit_test(test_the_contract_is_tdpbf16ps),
         cmocka_unit_test(test_the_step_is_vdpbf16ps),
         cmocka_unit_test(test_what_is_ruled_out_is_told_apart),
         cmocka_unit_test(test_it_is_the_product),

@@ -16,6 +16,7 @@
 #include "io/file.h"
 #include "train/pretrain.h"
 #include "open_model.h"
+#include "sanitized.h"
 
 /* ---- a run ---- */
 
@@ -432,6 +433,7 @@ static void test_bf16_stop_and_resume_give_the_same_bits(void **state) {
 /* 300 steps from the same weights on the same data: the losses end within 1 % of each other. */
 static void test_bf16_learns_as_f32_does(void **state) {
     (void)state;
+    if (SANITIZED) skip();
     double loss[2], validation[2];
     for (int contract = TL_CONTRACT_F32; contract <= TL_CONTRACT_BF16; contract++) {
         tl_train_config c = config(in_folder(contract == TL_CONTRACT_BF16 ? "learns-bf16" : "learns-f32"));

@@ -2,7 +2,7 @@
  * with a word for each k. Weights of f16 are widened as they are turned. */
 #include "kernels/simd.h"
 
-enum { UNIT = 1, FLUSHES = 0, COPIES = 0 };
+enum { UNIT = 1, CHAINS = 1, FLUSHES = 0, COPIES = 0 };
 
 static inline int words(int kc) {
     return kc;
@@ -12,6 +12,9 @@ TL_INLINE v16 dot(v16 x, v16 b, v16 s) {
 }
 TL_INLINE v16 along(const float *p, int n) {
     return n == 16 ? v16_load(p) : v16_load_n(p, n);
+}
+TL_INLINE v16 stored(v16 x) {
+    return x;
 }
 /* A pair of f16, its even one below: the floats that they are. */
 TL_INLINE void spread(v16 pair, v16 w[2]) {

@@ -72,8 +72,7 @@ double TL_NAME(dot_peak)(int64_t rounds, float *sink) {
 #endif
 
 #if defined(TL_ISA_amx)
-/* Four products of full tiles, each into a tile of its own, from two tiles of each factor. */
-double TL_NAME(int8_peak)(int64_t rounds, float *sink) {
+static void tiles_open(void) {
     _Alignas(64) struct {
         uint8_t palette, start, reserved[14];
         uint16_t row_bytes[16];
@@ -81,15 +80,30 @@ double TL_NAME(int8_peak)(int64_t rounds, float *sink) {
     } config = {.palette = 1};
     for (int t = 0; t < 8; t++) config.row_bytes[t] = 64, config.rows[t] = 16;
     __asm__ volatile("ldtilecfg %0" ::"m"(config));
+}
+/* Four products of full tiles, each into a tile of its own, from two tiles of each factor. */
+#define FOUR(dot)                                                                                                      \
+    __asm__ volatile(dot " %tmm4, %tmm6, %tmm0\n\t" dot " %tmm4, %tmm7, %tmm1\n\t" dot " %tmm5, %tmm6, %tmm2\n\t" dot \
+                         " %tmm5, %tmm7, %tmm3")
+double TL_NAME(int8_peak)(int64_t rounds, float *sink) {
+    tiles_open();
     for (int64_t r = 0; r < rounds; r++) {
 #pragma GCC unroll 8
-        for (int u = 0; u < UNROLL; u++)
-            __asm__ volatile("tdpbusd %tmm4, %tmm6, %tmm0\n\ttdpbusd %tmm4, %tmm7, %tmm1\n\t"
-                             "tdpbusd %tmm5, %tmm6, %tmm2\n\ttdpbusd %tmm5, %tmm7, %tmm3");
+        for (int u = 0; u < UNROLL; u++) FOUR("tdpbusd");
     }
     __asm__ volatile("tilerelease");
     *sink = 0;
     return 2.0 * 16 * 16 * 64 * 4 * UNROLL * (double)rounds;
+}
+double TL_NAME(dot_peak)(int64_t rounds, float *sink) {
+    tiles_open();
+    for (int64_t r = 0; r < rounds; r++) {
+#pragma GCC unroll 8
+        for (int u = 0; u < UNROLL; u++) FOUR("tdpbf16ps");
+    }
+    __asm__ volatile("tilerelease");
+    *sink = 0;
+    return 2.0 * 16 * 16 * 32 * 4 * UNROLL * (double)rounds;
 }
 #elif !defined(TL_ISA_avx512_bf16)
 double TL_NAME(int8_peak)(int64_t rounds, float *sink) {

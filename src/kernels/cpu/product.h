@@ -17,11 +17,13 @@
  *
  * The includer defines, before this file:
  *   UNIT                    k in a word: 1 or 2
- *   FLUSHES                 1: the chain runs with denormals flushed by mode (MXCSR)
+ *   CHAINS                  in a block of k: 1; or 2 in each TL_BF16_K of it, of the words in turn, then added
+ *   FLUSHES                 1: all that runs with denormals flushed by mode (MXCSR)
  *   COPIES                  1: a word is not a float of the matrix: A and B are always packed
- *   words(kc)               words that kc of k take
+ *   words(kc)               words that kc of k take, zeros that fill up the last TL_BF16_K of two chains included
  *   dot(x, b, s)            s and the products of a word's k
  *   along(p, n)             sixteen words from n ≤ 16·UNIT floats side by side, zeros beyond
+ *   stored(x)               32 halves side by side, so that words come out in their order
  *   spread(word, w)         UNIT 1: the two words w[0], w[1] that a pair of stored halves is, in the order of A's
  *   across(load, p, step, u, kc, n)   word u of sixteen columns side by side, k being `step` floats apart and kc there;
  *                           load(p, n) reads n of them
@@ -44,6 +46,7 @@ enum {
     NR = NV * TL_LANES,
     WORDS = TL_KB / UNIT,   /* of a block of k */
     STEP = TL_LANES * UNIT, /* k in sixteen words */
+    GROUP = CHAINS == 2 ? TL_BF16_K / UNIT : WORDS, /* words of two chains */
     AS = WORDS + 16,        /* row of an A panel: an odd number of lines, so that MR rows spread over L1's sets */
     A_GROUP = 4, /* panels packed at a time when A's unit stride is m: whole lines of A are used, few pages touched */
     B_PANEL = WORDS * NR,
@@ -75,18 +78,9 @@ TL_INLINE unsigned flush_enter(void) {
 
 /* ---- a tile ---- */
 
-/* One tile: C[mr, n ≤ NR] (+)= panel·panel (+ bias). kw words of k; B's rows are b_row apart (NR when packed). A's
- * element (m, word) is at a[m·a_m + word·a_k]; mr, a_m and a_k are constants where this is expanded. */
-TL_INLINE void tile(const int mr, const int a_m, const int a_k, int kw, const float *a, const float *b, int64_t b_row,
-                    float *c, int64_t ldc, int n, bool add, const float *bias) {
-    v16 s[MR][NV];
-    UNROLL for (int i = 0; i < mr; i++) {
-        UNROLL for (int v = 0; v < NV; v++) s[i][v] = v16_zero();
-        tl_prefetch(c + i * ldc);
-        tl_prefetch(c + i * ldc + n - 1);
-    }
-    const unsigned mode = FLUSHES ? flush_enter() : 0;
-    if (FLUSHES) UNROLL for (int i = 0; i < mr; i++) UNROLL for (int v = 0; v < NV; v++) pin(&s[i][v]);
+/* s ← s and the products of kw words, which are a_k and b_row apart. */
+TL_INLINE void run(const int mr, const int a_m, const int a_k, int kw, const float *a, const float *b, int64_t b_row,
+                   v16 s[MR][NV]) {
     for (int k = 0; k < kw; k++) {
         v16 bk[NV];
         UNROLL for (int v = 0; v < NV; v++) bk[v] = v16_load(b + v * TL_LANES);
@@ -95,6 +89,39 @@ TL_INLINE void tile(const int mr, const int a_m, const int a_k, int kw, const fl
             UNROLL for (int v = 0; v < NV; v++) s[i][v] = dot(x, bk[v], s[i][v]);
         }
         a += a_k, b += b_row;
+    }
+}
+
+/* One tile: C[mr, n ≤ NR] (+)= panel·panel (+ bias). kw words of k; B's rows are b_row apart (NR when packed). A's
+ * element (m, word) is at a[m·a_m + word·a_k]; mr, a_m and a_k are constants where this is expanded. Of two chains the
+ * one that rests, and their sum, lie in L1: all registers are the other's. */
+TL_INLINE void tile(const int mr, const int a_m, const int a_k, int kw, const float *a, const float *b, int64_t b_row,
+                    float *c, int64_t ldc, int n, bool add, const float *bias) {
+    v16 s[MR][NV], zero = v16_zero();
+    UNROLL for (int i = 0; i < mr; i++) {
+        tl_prefetch(c + i * ldc);
+        tl_prefetch(c + i * ldc + n - 1);
+    }
+    const unsigned mode = FLUSHES ? flush_enter() : 0;
+    if (FLUSHES) pin(&zero);
+    UNROLL for (int i = 0; i < mr; i++) UNROLL for (int v = 0; v < NV; v++) s[i][v] = zero;
+    if (CHAINS == 1) run(mr, a_m, a_k, kw, a, b, b_row, s);
+    else {
+        _Alignas(64) float even[MR][NR], sum[MR][NR];
+        UNROLL for (int i = 0; i < mr; i++) UNROLL for (int v = 0; v < NV; v++)
+            v16_store_aligned(sum[i] + v * TL_LANES, zero);
+        for (int k = 0; k < kw; k += GROUP) {
+            const float *ak = a + k * a_k, *bk = b + k * b_row;
+            run(mr, a_m, 2 * a_k, GROUP / 2, ak, bk, 2 * b_row, s);
+            UNROLL for (int i = 0; i < mr; i++) UNROLL for (int v = 0; v < NV; v++)
+                v16_store_aligned(even[i] + v * TL_LANES, s[i][v]), s[i][v] = zero;
+            run(mr, a_m, 2 * a_k, GROUP / 2, ak + a_k, bk + b_row, 2 * b_row, s);
+            UNROLL for (int i = 0; i < mr; i++) UNROLL for (int v = 0; v < NV; v++) {
+                const v16 both = v16_add(v16_load_aligned(even[i] + v * TL_LANES), s[i][v]);
+                s[i][v] = v16_add(v16_load_aligned(sum[i] + v * TL_LANES), both);
+                if (k + GROUP < kw) v16_store_aligned(sum[i] + v * TL_LANES, s[i][v]), s[i][v] = zero;
+            }
+        }
     }
     if (FLUSHES) {
         UNROLL for (int i = 0; i < mr; i++) UNROLL for (int v = 0; v < NV; v++) pin(&s[i][v]);
@@ -170,6 +197,13 @@ TILE(10) TILE(11) TILE(12)
 static inline int least(int x, int y) {
     return x < y ? x : y;
 }
+static inline int between(int low, int x, int high) {
+    return x < low ? low : least(x, high);
+}
+/* k of the words. */
+static inline int extent(int kc) {
+    return words(kc) * UNIT;
+}
 
 /* What across() reads a row of k with. */
 TL_INLINE v16 load_all(const float *p, int n) {
@@ -215,8 +249,8 @@ static void pack_b_turn(float *dst, const float *b, int64_t b_col, int kc, int w
     for (int n0 = 0; n0 < NR; n0 += TL_LANES) {
         const int columns = width - n0 < 0 ? 0 : least(width - n0, TL_LANES);
         const float *src = b + n0 * b_col;
-        for (int k0 = 0; k0 < kc; k0 += STEP) {
-            const int ks = least(kc - k0, STEP);
+        for (int k0 = 0; k0 < extent(kc); k0 += STEP) {
+            const int ks = between(0, kc - k0, STEP), n_words = least(words(kc) - k0 / UNIT, TL_LANES);
             float *to = dst + k0 / UNIT * NR + n0;
             v16 r[TL_LANES];
             if (columns == TL_LANES && ks == STEP) {
@@ -229,7 +263,7 @@ static void pack_b_turn(float *dst, const float *b, int64_t b_col, int kc, int w
             } else {
                 for (int i = 0; i < TL_LANES; i++) r[i] = i < columns ? along(src + i * b_col + k0, ks) : v16_zero();
                 v16_transpose(r);
-                for (int i = 0; i < words(ks); i++) v16_store_aligned(to + i * NR, r[i]);
+                for (int i = 0; i < n_words; i++) v16_store_aligned(to + i * NR, r[i]);
             }
         }
     }
@@ -245,17 +279,17 @@ static void pack_b_half(float *dst, const uint16_t *b, int64_t b_col, int kc, in
             float *to = dst + k0 / UNIT * NR + n0;
             v16 r[TL_LANES];
             if (columns == TL_LANES && ks == 2 * TL_LANES)
-                UNROLL for (int i = 0; i < TL_LANES; i++) r[i] = v16_load_halves(src + i * b_col + k0);
+                UNROLL for (int i = 0; i < TL_LANES; i++) r[i] = stored(v16_load_halves(src + i * b_col + k0));
             else
                 for (int i = 0; i < TL_LANES; i++)
-                    r[i] = i < columns ? v16_load_halves_n(src + i * b_col + k0, ks) : v16_zero();
+                    r[i] = i < columns ? stored(v16_load_halves_n(src + i * b_col + k0, ks)) : v16_zero();
             v16_transpose(r);
-            const int pairs = (ks + 1) / 2;
+            const int n_words = words(ks), pairs = UNIT == 1 ? (n_words + 1) / 2 : n_words;
             for (int i = 0; i < pairs; i++) {
                 v16 w[2] = {r[i]};
                 if (UNIT == 1) spread(r[i], w);
                 v16_store_aligned(to + 2 / UNIT * i * NR, w[0]);
-                if (UNIT == 1 && 2 * i + 1 < words(ks)) v16_store_aligned(to + (2 * i + 1) * NR, w[1]);
+                if (UNIT == 1 && 2 * i + 1 < n_words) v16_store_aligned(to + (2 * i + 1) * NR, w[1]);
             }
         }
     }
@@ -266,7 +300,8 @@ static void pack_a_by_row(float *dst, const float *a, int64_t a_row, int mr, int
     for (int m = 0; m < mr; m++, a += a_row, dst += AS) {
         int k = 0;
         for (; k + STEP <= kc; k += STEP) v16_store_aligned(dst + k / UNIT, along(a + k, STEP));
-        if (k < kc) v16_store_n(dst + k / UNIT, along(a + k, kc - k), words(kc - k));
+        for (; k < extent(kc); k += STEP)
+            v16_store_n(dst + k / UNIT, along(a + k, between(0, kc - k, STEP)), least(words(kc) - k / UNIT, TL_LANES));
     }
 }
 
@@ -405,40 +440,48 @@ static void task(const job *j, int64_t index, int worker) {
 
 enum {
     FEW = 16,             /* rows at most */
-    FEW_PLACE_K = 16,     /* k of a piece read in place, */
+    FEW_PLACE_K = CHAINS == 2 ? TL_BF16_K : 16, /* k of a piece read in place, */
     FEW_PLACE = 128 / NR, /* panels wide */
     FEW_PLACE_AHEAD = 32,
     FEW_TURN_BYTES = 192 << 10,     /* of B a task */
-    FEW_TURN_ASK_BYTES = 4096,      /* of a row, from which on the core foresees it by itself */
+    FEW_TURN_AHEAD = 384,           /* bytes between asking for a row's memory and using it */
     FEW_TURN_ROWS = NV > 1 ? 8 : 4, /* more are done sooner from a packed panel */
-    FEW_TURN_K = 16 * TL_KB,        /* k at a time: sixteen outputs of them stay in L2 until they are worked on */
+    FEW_TURN_K = 16 * TL_KB,        /* k at a time */
 };
 _Static_assert((FEW_TURN_K / TL_KB) * FEW_TURN_ROWS * AS * sizeof(float) <= TL_WORKSPACE_PER_WORKER_BYTES, "scratch");
 _Static_assert(FEW_PLACE *FEW *NR + TL_KB * NR + FEW * AS <= A_FLOATS + NB_MAX * B_PANEL, "scratch");
 
-/* sums[mr][NR] taken up, kw more steps, put down. A by row with any stride: row i is at the pointer i/3, offset i%3
- * strides, which addressing gives for free. */
+/* sums[mr][NR] taken up, kw more steps, put down; two chains begin and end here. A by row with any stride: row i is at
+ * the pointer i/3, offset i%3 strides, which addressing gives for free. */
 TL_INLINE void chain(const int mr, int kw, const float *a, int64_t a_row, const float *b, int64_t b_row, int64_t ahead,
                      float *sums) {
-    v16 s[MR][NV];
-    const float *at[(MR + 2) / 3];
-    UNROLL for (int i = 0; i < mr; i++) {
-        UNROLL for (int v = 0; v < NV; v++) s[i][v] = v16_load_aligned(sums + i * NR + v * TL_LANES);
-        if (i % 3 == 0) at[i / 3] = a + i * a_row;
-    }
+    v16 s[MR][NV], zero = v16_zero();
+    _Alignas(64) float even[MR][NR];
     const unsigned mode = FLUSHES ? flush_enter() : 0;
-    if (FLUSHES) UNROLL for (int i = 0; i < mr; i++) UNROLL for (int v = 0; v < NV; v++) pin(&s[i][v]);
-    for (int k = 0; k < kw; k++) {
-        v16 bk[NV];
-        UNROLL for (int v = 0; v < NV; v++) bk[v] = v16_load(b + v * TL_LANES);
-        UNROLL for (int i = 0; i < mr; i++) {
-            const v16 x = v16_set1(at[i / 3][i % 3 * a_row]);
-            UNROLL for (int v = 0; v < NV; v++) s[i][v] = dot(x, bk[v], s[i][v]);
+    if (FLUSHES) pin(&zero);
+    UNROLL for (int i = 0; i < mr; i++) UNROLL for (int v = 0; v < NV; v++)
+        s[i][v] = CHAINS == 1 ? v16_load_aligned(sums + i * NR + v * TL_LANES) : zero;
+    for (int c = 0; c < CHAINS; c++) {
+        const float *at[(MR + 2) / 3], *bk = b + c * b_row;
+        UNROLL for (int i = 0; i < mr; i += 3) at[i / 3] = a + c + i * a_row;
+        if (c)
+            UNROLL for (int i = 0; i < mr; i++) UNROLL for (int v = 0; v < NV; v++)
+                v16_store_aligned(even[i] + v * TL_LANES, s[i][v]), s[i][v] = zero;
+        for (int k = c; k < kw; k += CHAINS, bk += CHAINS * b_row) {
+            v16 w[NV];
+            UNROLL for (int v = 0; v < NV; v++) w[v] = v16_load(bk + v * TL_LANES);
+            UNROLL for (int i = 0; i < mr; i++) {
+                const v16 x = v16_set1(at[i / 3][i % 3 * a_row]);
+                UNROLL for (int v = 0; v < NV; v++) s[i][v] = dot(x, w[v], s[i][v]);
+            }
+            UNROLL for (int i = 0; i < mr; i += 3) at[i / 3] += CHAINS;
+            UNROLL for (int v = 0; v < NV; v++) tl_prefetch(bk + ahead + v * TL_LANES);
         }
-        UNROLL for (int i = 0; i < mr; i += 3) at[i / 3]++;
-        UNROLL for (int v = 0; v < NV; v++) tl_prefetch(b + ahead + v * TL_LANES);
-        b += b_row;
     }
+    if (CHAINS == 2)
+        UNROLL for (int i = 0; i < mr; i++) UNROLL for (int v = 0; v < NV; v++)
+            s[i][v] = v16_add(v16_load_aligned(sums + i * NR + v * TL_LANES),
+                              v16_add(v16_load_aligned(even[i] + v * TL_LANES), s[i][v]));
     if (FLUSHES) {
         UNROLL for (int i = 0; i < mr; i++) UNROLL for (int v = 0; v < NV; v++) pin(&s[i][v]);
         _mm_setcsr(mode);
@@ -525,27 +568,35 @@ static void few_place_task(const job *j, int64_t index, int worker) {
 typedef struct piece {
     const char *b;
     int64_t b_bytes; /* from output to output */
+    int64_t left;    /* bytes of a row from b on, */
+    int64_t next;    /* and from where they end to where the row sixteen further begins */
     int columns, kc;
 } piece;
 
-/* C[mr, columns] (+)= A·piece (+ bias), A packed by row. Some of `next` is fetched. */
-TL_INLINE void turned(const int mr, const bool half, const piece *of, const float *a, fetch *next, float *c,
-                      int64_t ldc, bool add, const float *bias) {
+/* C[mr, columns] (+)= A·piece (+ bias), A packed by row. */
+TL_INLINE void turned(const int mr, const bool half, const piece *of, const float *a, float *c, int64_t ldc, bool add,
+                      const float *bias) {
     const int step = half ? 2 * TL_LANES : STEP, step_words = step / UNIT, step_bytes = half ? 64 : 4 * STEP;
     const bool widens = half && UNIT == 1;
     const char *b = of->b;
-    v16 s[FEW_TURN_ROWS];
-    UNROLL for (int i = 0; i < mr; i++) s[i] = v16_zero();
+    v16 s[FEW_TURN_ROWS], chain[CHAINS][FEW_TURN_ROWS], zero = v16_zero();
     const unsigned mode = FLUSHES ? flush_enter() : 0;
-    if (FLUSHES) UNROLL for (int i = 0; i < mr; i++) pin(&s[i]);
-    for (int k = 0; k < of->kc; k += step, a += step_words, b += step_bytes) {
-        const int ks = least(of->kc - k, step);
+    if (FLUSHES) pin(&zero);
+    UNROLL for (int i = 0; i < mr; i++) {
+        s[i] = zero;
+        UNROLL for (int n = 0; n < CHAINS; n++) chain[n][i] = zero;
+    }
+    for (int k = 0; k < extent(of->kc); k += step, a += step_words, b += step_bytes) {
+        const int ks = between(0, of->kc - k, step);
         v16 r[TL_LANES];
-        fetch_go(next);
+        const bool ends = of->left - (b - of->b) <= FEW_TURN_AHEAD;
+        const char *ask = b + FEW_TURN_AHEAD + (ends ? of->next : 0);
+        UNROLL for (int i = 0; i < TL_LANES; i++)
+            for (int line = 0; line < step_bytes; line += LINE_BYTES) tl_prefetch(ask + i * of->b_bytes + line);
         if (ks == step && of->columns == TL_LANES) {
             const char *p = b;
             UNROLL for (int i = 0; i < TL_LANES; i++, p += of->b_bytes) {
-                r[i] = half ? v16_load_halves((const void *)p) : along((const void *)p, STEP);
+                r[i] = half ? stored(v16_load_halves((const void *)p)) : along((const void *)p, STEP);
             }
             v16_transpose(r);
             UNROLL for (int w = 0; w < TL_LANES; w++) {
@@ -553,15 +604,16 @@ TL_INLINE void turned(const int mr, const bool half, const piece *of, const floa
                 if (widens) spread(r[w], pair);
                 UNROLL for (int i = 0; i < mr; i++) {
                     const float *x = a + i * AS + (widens ? 2 * w : w);
-                    s[i] = dot(v16_set1(x[0]), pair[0], s[i]);
-                    if (widens) s[i] = dot(v16_set1(x[1]), pair[1], s[i]);
+                    v16 *even = &chain[widens ? 0 : w % CHAINS][i], *odd = &chain[CHAINS - 1][i];
+                    *even = dot(v16_set1(x[0]), pair[0], *even);
+                    if (widens) *odd = dot(v16_set1(x[1]), pair[1], *odd);
                 }
             }
         } else {
             _Alignas(64) float turned_words[2 * TL_LANES][TL_LANES];
             for (int i = 0; i < TL_LANES; i++) {
                 const void *p = b + i * of->b_bytes;
-                r[i] = i >= of->columns ? v16_zero() : half ? v16_load_halves_n(p, ks) : along(p, ks);
+                r[i] = i >= of->columns ? v16_zero() : half ? stored(v16_load_halves_n(p, ks)) : along(p, ks);
             }
             v16_transpose(r);
             for (int w = 0; w < TL_LANES; w++) {
@@ -569,11 +621,17 @@ TL_INLINE void turned(const int mr, const bool half, const piece *of, const floa
                 if (widens) spread(r[w], pair), v16_store_aligned(turned_words[2 * w + 1], pair[1]);
                 v16_store_aligned(turned_words[widens ? 2 * w : w], pair[0]);
             }
-            for (int w = 0; w < words(ks); w++)
-                UNROLL for (int i = 0; i < mr; i++) s[i] =
-                    dot(v16_set1(a[i * AS + w]), v16_load_aligned(turned_words[w]), s[i]);
+            for (int w = 0, n = least(words(of->kc) - k / UNIT, step_words); w < n; w++)
+                UNROLL for (int i = 0; i < mr; i++) chain[w % CHAINS][i] =
+                    dot(v16_set1(a[i * AS + w]), v16_load_aligned(turned_words[w]), chain[w % CHAINS][i]);
         }
+        if (CHAINS == 2 && (k + step) % TL_BF16_K == 0)
+            UNROLL for (int i = 0; i < mr; i++) {
+                s[i] = v16_add(s[i], v16_add(chain[0][i], chain[CHAINS - 1][i]));
+                chain[0][i] = zero, chain[CHAINS - 1][i] = zero;
+            }
     }
+    if (CHAINS == 1) UNROLL for (int i = 0; i < mr; i++) s[i] = chain[0][i];
     if (FLUSHES) {
         UNROLL for (int i = 0; i < mr; i++) pin(&s[i]);
         _mm_setcsr(mode);
@@ -587,16 +645,15 @@ TL_INLINE void turned(const int mr, const bool half, const piece *of, const floa
     }
 }
 
-typedef void turned_fn(const piece *of, const float *a, fetch *next, float *c, int64_t ldc, bool add,
-                       const float *bias);
+typedef void turned_fn(const piece *of, const float *a, float *c, int64_t ldc, bool add, const float *bias);
 #define TURNED(mr)                                                                                                     \
-    static void turned_float_##mr(const piece *of, const float *a, fetch *next, float *c, int64_t ldc, bool add,       \
+    static void turned_float_##mr(const piece *of, const float *a, float *c, int64_t ldc, bool add,                    \
                                   const float *bias) {                                                                 \
-        turned(mr, false, of, a, next, c, ldc, add, bias);                                                             \
+        turned(mr, false, of, a, c, ldc, add, bias);                                                                   \
     }                                                                                                                  \
-    static void turned_half_##mr(const piece *of, const float *a, fetch *next, float *c, int64_t ldc, bool add,        \
+    static void turned_half_##mr(const piece *of, const float *a, float *c, int64_t ldc, bool add,                     \
                                  const float *bias) {                                                                  \
-        turned(mr, true, of, a, next, c, ldc, add, bias);                                                              \
+        turned(mr, true, of, a, c, ldc, add, bias);                                                                    \
     }
 TURNED(1)
 TURNED(2)
@@ -621,34 +678,29 @@ static turned_fn *const turns[2][FEW_TURN_ROWS + 1] = {
     },
 };
 
-/* A task where B's unit stride is k: nb times sixteen outputs over all of k. While sixteen are worked on, the next are
- * fetched in the order of their memory, which is what lets a core's own prefetching run ahead: a fetch that it foresaw
- * ends in L2, one that it did not holds one of the few buffers that loads wait for too. Rows of a page or more need no
- * asking: each is a stream of its own. */
+/* A task where B's unit stride is k: nb times sixteen outputs over all of k. Sixteen rows side by side are as many
+ * streams, of which a core follows most by itself; each is asked for a few lines ahead, past its end where the next
+ * sixteen go on. */
 static void few_turn_task(const job *j, int64_t index, int worker) {
     const int n_first = (int)index * j->nb * TL_LANES, n_end = least(j->N, n_first + j->nb * TL_LANES);
-    const int size = element_bytes(j), step = j->half ? 2 * TL_LANES : STEP;
-    const int64_t b_bytes = j->b_col * size;
+    const int size = element_bytes(j);
     float *a_pack = tl__workspace(j->ctx, worker);
     for (int s0 = 0; s0 < j->K; s0 += FEW_TURN_K) {
-        const int sk = least(j->K - s0, FEW_TURN_K), end = s0 + sk;
-        const bool asks = (int64_t)sk * size < FEW_TURN_ASK_BYTES;
-        fetch next = fetch_of(b_at(j, s0, n_first), b_bytes, least(n_end - n_first, TL_LANES), (int64_t)sk * size, 1);
-        if (asks) fetch_go(&next);
+        const int end = least(j->K, s0 + FEW_TURN_K);
         for (int k0 = s0; k0 < end; k0 += TL_KB)
             pack_a_by_row(a_pack + (k0 - s0) / TL_KB * FEW_TURN_ROWS * AS, j->a + k0, j->a_row, j->M,
                           least(end - k0, TL_KB));
-        for (int n0 = n_first; n0 < n_end; n0 += TL_LANES) {
-            const int n1 = n0 + TL_LANES, columns = least(n_end - n0, TL_LANES);
-            next = asks && n1 < n_end ? fetch_of(b_at(j, s0, n1), b_bytes, least(n_end - n1, TL_LANES),
-                                                 (int64_t)sk * size, (sk + step - 1) / step)
-                                      : (fetch){0};
+        for (int n0 = n_first; n0 < n_end; n0 += TL_LANES)
             for (int k0 = s0; k0 < end; k0 += TL_KB) {
-                const piece of = {b_at(j, k0, n0), b_bytes, columns, least(end - k0, TL_KB)};
-                turns[j->half][j->M](&of, a_pack + (k0 - s0) / TL_KB * FEW_TURN_ROWS * AS, &next, j->c + n0, j->ldc,
+                const piece of = {.b = b_at(j, k0, n0),
+                                  .b_bytes = j->b_col * size,
+                                  .left = (int64_t)(end - k0) * size,
+                                  .next = (TL_LANES * j->b_col - (end - s0)) * size,
+                                  .columns = least(n_end - n0, TL_LANES),
+                                  .kc = least(end - k0, TL_KB)};
+                turns[j->half][j->M](&of, a_pack + (k0 - s0) / TL_KB * FEW_TURN_ROWS * AS, j->c + n0, j->ldc,
                                      k0 > 0 || j->accumulate, k0 + TL_KB >= j->K && j->bias ? j->bias + n0 : NULL);
             }
-        }
     }
 }
 

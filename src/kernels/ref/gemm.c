@@ -1,8 +1,9 @@
 /* ref/gemm.c — the products, defined.
  *
  * f32: for each output one fmaf chain within each TL_KB of k, block sums in order, bias last.
- * bf16: the same cuts and sums, but operands are first rounded to bf16, and a block's chain takes k in pairs, the odd
- * one first, flushing denormals: Intel's pseudo-code of VDPBF16PS (Intel SDM vol. 2), which consults no mode. */
+ * bf16: the same cuts and sums, but operands are first rounded to bf16, and a block is summed 32 of k at a time, the even
+ * and the odd in a chain each, flushing denormals: Intel's pseudo-code of TDPBF16PS (Intel SDM vol. 2), which consults no
+ * mode. */
 #include <math.h>
 #include <string.h>
 #include "base/blocks.h"
@@ -48,6 +49,11 @@ static float fma_flushed(float a, float b, float sum) {
     if (fabsf(x) == least && fabs((double)a * b + sum) >= 0x1p-126 - 0x1p-151) return x;
     return copysignf(0, x);
 }
+/* The same of a sum, which is exact where it is so small. */
+static float add_flushed(float a, float b) {
+    const float x = a + b;
+    return fabsf(x) < 0x1p-126f ? copysignf(0, x) : x;
+}
 
 static void gemm_bf16(tl_ctx *ctx, float *c, int64_t ldc, int M, int N, int K, const float *a, int64_t a_row,
                       int64_t a_col, const float *b, int64_t b_row, int64_t b_col, const float *bias, bool accumulate) {
@@ -59,12 +65,13 @@ static void gemm_bf16(tl_ctx *ctx, float *c, int64_t ldc, int M, int N, int K, c
             for (int k0 = 0; k0 < K; k0 += TL_KB) {
                 const int end = K - k0 < TL_KB ? K : k0 + TL_KB;
                 float sum = 0;
-                for (int k = k0; k < end; k += 2) { /* beyond an odd end, zeros: 0·0 turns −0 into +0 */
-                    const bool whole = k + 1 < end;
-                    const float x = whole ? rounded(am[(k + 1) * a_col]) : 0,
-                                y = whole ? rounded(bn[(k + 1) * b_row]) : 0;
-                    sum = fma_flushed(x, y, sum);
-                    sum = fma_flushed(rounded(am[k * a_col]), rounded(bn[k * b_row]), sum);
+                for (int g = k0; g < end; g += TL_BF16_K) {
+                    float chain[2] = {0, 0};
+                    for (int k = g; k < g + TL_BF16_K; k++) { /* beyond the end, zeros: 0·0 turns −0 into +0 */
+                        const float x = k < end ? rounded(am[k * a_col]) : 0, y = k < end ? rounded(bn[k * b_row]) : 0;
+                        chain[k % 2] = fma_flushed(x, y, chain[k % 2]);
+                    }
+                    sum = add_flushed(sum, add_flushed(chain[0], chain[1]));
                 }
                 out = k0 || accumulate ? out + sum : sum;
             }

@@ -1,0 +1,344 @@
+/* cpu/product_tiles.h — every product in bf16 with AMX's tiles: what gemm_bf16.c is on CPUs that have them.
+ *
+ * TDPBF16PS multiplies a tile of sixteen rows by 32 of k with one of 32 of k by sixteen columns, and adds to sixteen by
+ * sixteen sums: the contract's chains of 32 of k are its own. So the left factor is wanted in rows, 32 numbers each, the
+ * right one in words, pairs of k of sixteen columns side by side. Which factor is left is free, since only numbers of one
+ * output are added: weights stored in bf16 are, and their tiles are loaded where they lie.
+ *
+ *   task    a block of outputs, cut by shape alone; it owns them for all of k
+ *     PASS_K of k    the right strips are packed, and stay in L2
+ *       two left strips, packed or in place
+ *         two right strips: four tiles of sums, which every TL_KB are put down in L1 and added there
+ *
+ * A strip is sixteen rows, or columns, over the k of a pass; a tile of it 1 KB. What a strip lacks is zeros. */
+#ifndef TL_KERNELS_CPU_PRODUCT_TILES_H
+#define TL_KERNELS_CPU_PRODUCT_TILES_H
+
+#include <assert.h>
+#include <string.h>
+#include "kernels/simd.h"
+#include "kernels/table.h"
+
+enum {
+    SIDE = 16, /* of a tile of sums */
+    TILE_BYTES = 1024,
+    PASS_K = 2048,
+    STRIP_BYTES = PASS_K / TL_BF16_K * TILE_BYTES,
+    MOST_RIGHT = 16,         /* strips of a task: 1 MB, half of L2 */
+    FEW_BYTES = 192 << 10,   /* of weights a task, where rows are few */
+    AHEAD = 384,             /* bytes between asking for a row of weights and using it */
+    BLOCK_GROUPS = TL_KB / TL_BF16_K,
+};
+_Static_assert((MOST_RIGHT + 2) * STRIP_BYTES <= TL_WORKSPACE_PER_WORKER_BYTES, "scratch");
+
+#define UNROLL _Pragma("GCC unroll 16")
+
+static inline int least(int x, int y) {
+    return x < y ? x : y;
+}
+
+/* ---- a factor ---- */
+
+/* Element (i, k) is at p[i·step + k·k_step], floats or halves; one of the steps is 1, halves' k_step. */
+typedef struct factor {
+    const char *p;
+    int64_t step, k_step;
+    int n;
+    bool half;
+} factor;
+
+/* Tiles of a factor: (i, group) begins at p + i·row + group·next. */
+typedef struct strip {
+    const char *p;
+    int64_t row, next; /* bytes */
+} strip;
+
+/* Sixteen of the factor from `first` on and kc of k, as the tiles of one side: rows, or words. */
+static void pack(char *to, const factor *f, bool words, int first, int k0, int kc) {
+    const int n = least(f->n - first, SIDE);
+    const bool lies_in_rows = f->k_step == 1;
+    const float *base = (const float *)(const void *)f->p;
+    for (int k = 0; k < kc; k += TL_BF16_K, to += TILE_BYTES) {
+        const int ks = least(kc - k, TL_BF16_K);
+        v16 r[SIDE];
+        if (f->half) {
+            const uint16_t *at = (const uint16_t *)(const void *)f->p + first * f->step + k0 + k;
+            for (int i = 0; i < SIDE; i++)
+                r[i] = i >= n            ? v16_zero()
+                       : ks == TL_BF16_K ? v16_load_halves(at + i * f->step)
+                                         : v16_load_halves_n(at + i * f->step, ks);
+        } else if (lies_in_rows) {
+            const float *at = base + first * f->step + k0 + k;
+            if (n == SIDE && ks == TL_BF16_K) UNROLL for (int i = 0; i < SIDE; i++) r[i] = halves(at + i * f->step, 32);
+            else for (int i = 0; i < SIDE; i++) r[i] = i < n ? halves(at + i * f->step, ks) : v16_zero();
+        } else {
+            const float *at = base + first + (k0 + k) * f->k_step;
+            for (int i = 0; i < SIDE; i++) {
+                const float *low = at + 2 * i * f->k_step, *high = low + f->k_step;
+                r[i] = n == SIDE && 2 * i + 1 < ks ? pair(v16_load(low), v16_load(high))
+                                                   : pair(2 * i < ks ? v16_load_n(low, n) : v16_zero(),
+                                                          2 * i + 1 < ks ? v16_load_n(high, n) : v16_zero());
+            }
+        }
+        if (lies_in_rows == words) v16_transpose(r);
+        UNROLL for (int i = 0; i < SIDE; i++) v16_store_aligned((float *)(void *)(to + 64 * i), r[i]);
+    }
+}
+
+/* One row of floats as words of one column, four bytes each. */
+static void pack_alone(char *to, const factor *f, int k0, int kc) {
+    const float *at = (const float *)(const void *)f->p + k0;
+    for (int k = 0; k < kc; k += TL_BF16_K, to += 64)
+        v16_store_aligned((float *)(void *)to, halves(at + k, least(kc - k, TL_BF16_K)));
+}
+
+/* ---- tiles ---- */
+
+/* 0 to 3: sums of (left 0, right 0), (0, 1), (1, 0), (1, 1). 4, 5: left. 6, 7: right. */
+static void tiles_open(int columns) {
+    _Alignas(64) struct {
+        uint8_t palette, start, reserved[14];
+        uint16_t row_bytes[16];
+        uint8_t rows[16];
+    } config = {.palette = 1};
+    for (int t = 0; t < 8; t++) {
+        config.row_bytes[t] = (uint16_t)(t == 4 || t == 5 ? 64 : 4 * columns);
+        config.rows[t] = SIDE;
+    }
+    __asm__ volatile("ldtilecfg %0" ::"m"(config));
+}
+static void tiles_close(void) {
+    __asm__ volatile("tilerelease");
+}
+#define TILE_ZERO(t) __asm__ volatile("tilezero %%tmm" #t ::)
+#define TILE_LOAD(t, at, row) __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #t ::"r"(at), "r"(row) : "memory")
+#define TILE_STORE(t, at, row) __asm__ volatile("tilestored %%tmm" #t ", (%0,%1,1)" ::"r"(at), "r"(row) : "memory")
+#define TILE_DOTS(c, a, b) __asm__ volatile("tdpbf16ps %%tmm" #b ", %%tmm" #a ", %%tmm" #c ::)
+
+/* Sums over `groups` of k of two left and nr right strips, to at[left][right][SIDE][columns]. With each tile of a left
+ * strip those AHEAD bytes further are asked for, past the row_bytes of a row those where the next two strips begin
+ * (0: nothing is). */
+TL_INLINE void dots(const int nr, const strip *left, const strip *right, int group, int groups, float *at, int columns,
+                    int64_t row_bytes) {
+    const int64_t row = 4 * columns;
+    const char *l0 = left[0].p + group * left[0].next, *l1 = left[1].p + group * left[1].next;
+    const char *r0 = right[0].p + group * right[0].next, *r1 = right[1].p + group * right[1].next;
+    TILE_ZERO(0);
+    TILE_ZERO(2);
+    if (nr == 2) TILE_ZERO(1);
+    if (nr == 2) TILE_ZERO(3);
+    for (int g = 0; g < groups; g++) {
+        TILE_LOAD(6, r0, right[0].row);
+        TILE_LOAD(4, l0, left[0].row);
+        TILE_DOTS(0, 4, 6);
+        if (nr == 2) TILE_LOAD(7, r1, right[1].row);
+        if (nr == 2) TILE_DOTS(1, 4, 7);
+        TILE_LOAD(5, l1, left[1].row);
+        TILE_DOTS(2, 5, 6);
+        if (nr == 2) TILE_DOTS(3, 5, 7);
+        if (row_bytes > 0) {
+            const bool ends = (group + g) * left[0].next + AHEAD >= row_bytes;
+            const char *ask = l0 + AHEAD + (ends ? 2 * SIDE * left[0].row - row_bytes : 0);
+            UNROLL for (int i = 0; i < 2 * SIDE; i++) tl_prefetch(ask + i * left[0].row);
+        }
+        l0 += left[0].next, l1 += left[1].next, r0 += right[0].next, r1 += right[1].next;
+    }
+    TILE_STORE(0, at, row);
+    if (nr == 2) TILE_STORE(1, at + SIDE * columns, row);
+    TILE_STORE(2, at + nr * SIDE * columns, row);
+    if (nr == 2) TILE_STORE(3, at + 3 * SIDE * columns, row);
+}
+
+/* ---- one product ---- */
+
+typedef struct job {
+    tl_ctx *ctx;
+    float *c;
+    const float *bias;
+    int64_t ldc;
+    factor left, right;
+    int K;
+    bool turned; /* left's are C's columns, right's its rows; else the other way */
+    bool accumulate;
+    int columns;  /* of a tile of sums: 16, or 1 where the right factor is a row alone */
+    int lb, rb;   /* strips a task */
+    int r_blocks; /* tasks along right */
+} job;
+
+/* Left tiles can be loaded where they lie. */
+static bool left_in_place(const job *j) {
+    return j->left.half && j->K % TL_BF16_K == 0;
+}
+
+/* The tile of C whose left begins at l, its right at r: from or to sums[SIDE][columns]. */
+static void c_load(const job *j, float *sums, int l, int r) {
+    const int nl = least(j->left.n - l, SIDE), nr = least(j->right.n - r, SIDE);
+    v16 x[SIDE];
+    if (j->columns == 1) {
+        v16_store_aligned(sums, v16_load_n(j->c + l, nl));
+        return;
+    }
+    for (int i = 0; i < SIDE; i++)
+        x[i] = j->turned ? i < nr ? v16_load_n(j->c + (r + i) * j->ldc + l, nl) : v16_zero()
+               : i < nl  ? v16_load_n(j->c + (l + i) * j->ldc + r, nr)
+                         : v16_zero();
+    if (j->turned) v16_transpose(x);
+    for (int i = 0; i < SIDE; i++) v16_store_aligned(sums + i * SIDE, x[i]);
+}
+static void c_store(const job *j, const float *sums, int l, int r, const float *bias) {
+    const int nl = least(j->left.n - l, SIDE), nr = least(j->right.n - r, SIDE);
+    const int n = j->turned ? l : r, width = j->turned ? nl : nr, rows = j->turned ? nr : nl;
+    const v16 last = bias ? v16_load_n(bias + n, width) : v16_zero();
+    float *c = j->c + (int64_t)(j->turned ? r : l) * j->ldc + n;
+    v16 x[SIDE];
+    if (j->columns == 1) x[0] = v16_load_aligned(sums);
+    else {
+        UNROLL for (int i = 0; i < SIDE; i++) x[i] = v16_load_aligned(sums + i * SIDE);
+        if (j->turned) v16_transpose(x);
+    }
+    for (int i = 0; i < rows; i++) v16_store_n(c + i * j->ldc, bias ? v16_add(x[i], last) : x[i], width);
+}
+
+/* Two left strips and nr right ones over a pass. */
+static void block(const job *j, const strip *left, const strip *right, int l, int r, int nr, int k0, int kc,
+                  int64_t row_bytes) {
+    enum { TILE_FLOATS = SIDE * SIDE };
+    _Alignas(64) float sums[4 * TILE_FLOATS], more[4 * TILE_FLOATS];
+    const int groups = (kc + TL_BF16_K - 1) / TL_BF16_K, floats = SIDE * j->columns, nl = l + SIDE < j->left.n ? 2 : 1;
+    const bool add = k0 > 0 || j->accumulate;
+    if (add)
+        for (int i = 0; i < nl * nr; i++) c_load(j, sums + i * floats, l + i / nr * SIDE, r + i % nr * SIDE);
+    for (int g = 0; g < groups; g += BLOCK_GROUPS) {
+        const int n = least(groups - g, BLOCK_GROUPS);
+        float *to = g == 0 && !add ? sums : more;
+        if (nr == 2) dots(2, left, right, g, n, to, j->columns, row_bytes);
+        else dots(1, left, right, g, n, to, j->columns, row_bytes);
+        if (to == more)
+            for (int i = 0; i < nl * nr * floats; i += TL_LANES)
+                v16_store_aligned(sums + i, v16_add(v16_load_aligned(sums + i), v16_load_aligned(more + i)));
+    }
+    const float *bias = k0 + kc == j->K ? j->bias : NULL;
+    for (int i = 0; i < nl * nr; i++) c_store(j, sums + i * floats, l + i / nr * SIDE, r + i % nr * SIDE, bias);
+}
+
+static void task(const job *j, int64_t index, int worker) {
+    const int l_first = (int)(index / j->r_blocks) * j->lb * SIDE, l_end = least(j->left.n, l_first + j->lb * SIDE);
+    const int r_first = (int)(index % j->r_blocks) * j->rb * SIDE, r_end = least(j->right.n, r_first + j->rb * SIDE);
+    char *right_pack = tl__workspace(j->ctx, worker), *left_pack = right_pack + MOST_RIGHT * STRIP_BYTES;
+    const bool in_place = left_in_place(j), alone = j->columns == 1;
+    tiles_open(j->columns);
+    for (int k0 = 0; k0 < j->K; k0 += PASS_K) {
+        const int kc = least(j->K - k0, PASS_K);
+        const int64_t strip_bytes = (kc + TL_BF16_K - 1) / TL_BF16_K * (alone ? 64 : TILE_BYTES);
+        for (int r = r_first, i = 0; r < r_end; r += SIDE, i++)
+            if (alone) pack_alone(right_pack, &j->right, k0, kc);
+            else pack(right_pack + i * strip_bytes, &j->right, true, r, k0, kc);
+        for (int l = l_first; l < l_end; l += 2 * SIDE) {
+            strip left[2], right[2];
+            int64_t row_bytes = in_place ? 2 * kc : 0; /* asked for once */
+            for (int i = 0; i < 2; i++) {
+                const int at = l + i * SIDE < l_end ? l + i * SIDE : l; /* alone, it is computed twice and kept once */
+                if (in_place && j->left.n - at >= SIDE) {
+                    left[i] = (strip){j->left.p + (at * j->left.step + k0) * 2, j->left.step * 2, 2 * TL_BF16_K};
+                    continue;
+                }
+                left[i] = (strip){left_pack + i * STRIP_BYTES, 64, TILE_BYTES};
+                if (i && at == l) left[i] = left[0];
+                else pack(left_pack + i * STRIP_BYTES, &j->left, false, at, k0, kc);
+            }
+            for (int r = r_first, i = 0; r < r_end; r += 2 * SIDE, i += 2) {
+                const int nr = r + SIDE < r_end ? 2 : 1;
+                for (int n = 0; n < nr; n++)
+                    right[n] = (strip){right_pack + (i + n) * strip_bytes, 4 * j->columns, alone ? 64 : TILE_BYTES};
+                if (nr == 1) right[1] = right[0];
+                block(j, left, right, l, r, nr, k0, kc, row_bytes);
+                row_bytes = 0;
+            }
+        }
+    }
+    tiles_close();
+}
+
+/* Cut C into tasks by shape alone: the cut that should end first on two, four and eight workers, packing included. The
+ * unit is a tile's product, sixteen cycles; a tile's packing is in that unit. */
+static int64_t cut(job *j) {
+    const int lp = (j->left.n + SIDE - 1) / SIDE, rp = (j->right.n + SIDE - 1) / SIDE;
+    const double groups = (double)((j->K + TL_BF16_K - 1) / TL_BF16_K), start = 200;
+    const double pack_left = left_in_place(j) ? 0.5 : 6, pack_right = j->columns == 1 ? 0.5 : 8;
+    double best = 0;
+    if (j->columns == 1) {
+        const int64_t strip_bytes = (int64_t)j->K * SIDE * 2;
+        j->rb = j->r_blocks = 1;
+        j->lb = strip_bytes < FEW_BYTES ? (int)(FEW_BYTES / strip_bytes + 1) / 2 * 2 : 2;
+        return (lp + j->lb - 1) / j->lb;
+    }
+    for (int r_parts = (rp + MOST_RIGHT - 1) / MOST_RIGHT, tries = 0; r_parts <= rp && tries < 16; tries++, r_parts++)
+        for (int l_parts = 1; l_parts <= (lp + 1) / 2 && l_parts <= 64; l_parts++) {
+            const int rb = (rp + r_parts - 1) / r_parts, lb = ((lp + l_parts - 1) / l_parts + 1) / 2 * 2;
+            const int64_t tasks = (int64_t)((rp + rb - 1) / rb) * ((lp + lb - 1) / lb);
+            const double one = start + groups * (rb * pack_right + lb * (pack_left + (rb > 1 ? rb : 2) * 1.5));
+            double sum = 0;
+            for (int w = 2; w <= 8; w *= 2) sum += (double)((tasks + w - 1) / w) * one;
+            if (best == 0 || sum < best) best = sum, j->lb = lb, j->rb = rb;
+        }
+    j->r_blocks = (rp + j->rb - 1) / j->rb;
+    return (int64_t)j->r_blocks * ((lp + j->lb - 1) / j->lb);
+}
+
+/* K = 0: +0 or C, plus the bias. */
+static void product_empty(const job *j) {
+    const int M = j->turned ? j->right.n : j->left.n, N = j->turned ? j->left.n : j->right.n;
+    for (int m = 0; m < M; m++)
+        for (int n = 0; n < N; n++) {
+            const float x = j->accumulate ? j->c[m * j->ldc + n] : 0;
+            j->c[m * j->ldc + n] = j->bias ? x + j->bias[n] : x;
+        }
+}
+
+/* Products that are done together: their tasks follow one another in one loop. */
+typedef struct batch {
+    job j[TL_MAX_PRODUCTS];
+    int64_t first[TL_MAX_PRODUCTS + 1]; /* task of each */
+    int n;
+} batch;
+
+static void batch_task(void *user, int64_t index, int worker) {
+    const batch *b = user;
+    int i = 0;
+    while (index >= b->first[i + 1]) i++;
+    task(&b->j[i], index - b->first[i], worker);
+}
+
+static void batch_add(batch *b, const job *j) {
+    if (!j->left.n || !j->right.n) return;
+    if (!j->K) {
+        product_empty(j);
+        return;
+    }
+    b->j[b->n] = *j;
+    b->j[b->n].columns = j->turned && j->right.n == 1 ? 1 : SIDE;
+    b->first[b->n + 1] = b->first[b->n] + cut(&b->j[b->n]);
+    b->n++;
+}
+
+/* The table's entries. */
+static void product(tl_ctx *ctx, float *c, int64_t ldc, int M, int N, int K, const float *a, int64_t a_row,
+                    int64_t a_col, const float *b, int64_t b_row, int64_t b_col, const float *bias, bool accumulate) {
+    assert(M >= 0 && N >= 0 && K >= 0 && (a_row == 1 || a_col == 1) && (b_row == 1 || b_col == 1));
+    const factor rows = {(const char *)a, a_row, a_col, M, false}, columns = {(const char *)b, b_col, b_row, N, false};
+    batch all = {0};
+    batch_add(&all, &(job){ctx, c, bias, ldc, rows, columns, K, false, accumulate, 0, 0, 0, 0});
+    tl__parallel_for(ctx->pool, all.first[all.n], batch_task, &all);
+}
+
+static void linear(tl_ctx *ctx, const tl_product *products, int count, const float *x, int64_t ldx, int R) {
+    batch all = {0};
+    for (const tl_product *p = products; p < products + count; p++) {
+        const int N = p->w->N, K = p->w->K;
+        const factor rows = {(const char *)x, ldx, 1, R, false}, outputs = {p->w->data, K, 1, N, true};
+        batch_add(&all, &(job){ctx, p->y, p->bias, p->ldy, outputs, rows, K, true, false, 0, 0, 0, 0});
+    }
+    tl__parallel_for(ctx->pool, all.first[all.n], batch_task, &all);
+}
+
+#endif
