@@ -276,6 +276,8 @@ int tl__train_predict_ranks(tl_totals *out, tl_train_traffic *traffic, const tl_
 
 /* ---- what a step teaches ---- */
 
+static const double LEAST_BESIDE = 0.05; /* a step that waits for ranks that come late is no measure of the link */
+
 static void learn_paces(tl_machine *m, const tl_totals *predicted, const tl_totals *seen) {
     for (int b = 0; b <= TL_BUCKET_OPTIMIZER; b++)
         for (int backward = 0; backward < 2; backward++) {
@@ -297,8 +299,9 @@ int tl__machine_learn(tl_machine *m, const tl_arch *arch, const tl_train_shape *
     learn_paces(m, predicted, seen);
     if (!(alone > 0 && seen_traffic->seconds > 0)) return 0;
     /* All that went over the link went at its own pace while the engine waited and at a part of it beside computing.
-     * The smaller that part, the faster the link and the less is exposed: so much that it is what was seen. */
-    double least = 0, most = 1;
+     * The smaller that part, the faster the link and the less is exposed: so much that it is what was seen, and the
+     * link no faster than it was measured. */
+    double most = 1, least = hidden > 0 ? fmin(fmax((alone - exposed) / hidden, LEAST_BESIDE), most) : most;
     for (int i = 0; i < 12; i++) {
         tl_totals step;
         tl_train_traffic again;
