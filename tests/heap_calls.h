@@ -6,8 +6,8 @@
 #include <stdatomic.h>
 #include <stddef.h>
 
-static atomic_long heap_calls;
-static _Thread_local long own_heap_calls;
+static atomic_long heap_calls __attribute__((unused));
+static _Thread_local long own_heap_calls __attribute__((unused));
 
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) && defined(__GLIBC__)
 enum { COUNTS_HEAP = 1 };

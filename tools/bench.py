@@ -554,7 +554,7 @@ def serve(bench):
                                         lambda line: print(f"serve: {line}", flush=True), lambda command: bench.note("serve", [os.path.basename(c) if c in (path, args.llama_server) else c for c in command]),
                                         more=("--kv-type", "f16"))  # as llama-server keeps them
             rows.append(dict(title=title, clients=clients, shared=shared, turns=turns))
-    return dict(rows=rows, peer=subprocess.run([args.llama_server, "--version"], capture_output=True, text=True).stderr.splitlines()[0])
+    return dict(rows=rows, peer=bench_serve.llama_version(args.llama_server))
 
 
 def waterfall(bench):

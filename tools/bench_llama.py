@@ -1,14 +1,17 @@
 """llama.cpp (llama-cpp-python) as bench.py's peer in inference: reads a GGUF file, then lines from standard input, one answer a line.
 
-    bench_llama.py MODEL.gguf --threads N --positions N
+    bench_llama.py MODEL.gguf --threads N --positions N [--exact]
     bench_llama.py MODEL.gguf --quantise TYPE OUT.gguf      (by llama.cpp's own quantiser; no turns)
 
     turn PREFILL DECODE REPEAT  → {"prefill": [tokens/s …], "decode": [tokens/s …], "peak_bytes": N}
     score WINDOW                → reads token ids from the next line, answers {"logprobs": [...]}: of each token after the first of a window
+    logits FILE                 → reads token ids from the next line, writes the logits of each, [tokens, vocabulary] of f32
+    tokens                      → reads a text as JSON from the next line, answers {"ids": [...]}: names of special tokens are text, none is added
 
 One repetition is a context begun anew: PREFILL tokens in one batch, the logits of the last alone, then DECODE tokens one by one, each the likeliest
 after the one before: what `trilith bench --model` does. It calls libllama itself (llama_cpp.llama_*), so that no Python stands in a token's way but one
-argmax by numpy. Physical batch and threads are set to what is asked; flash attention, KV type and all else stay as they come.
+argmax by numpy. Physical batch and threads are set to what is asked; flash attention, KV type and all else stay as they come, but for --exact:
+keys and values in f32, no flash attention, no weights repacked.
 """
 
 import argparse
@@ -30,6 +33,7 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--quantise", nargs=2, metavar=("TYPE", "OUT"))
     parser.add_argument("--positions", type=int, default=1024)
+    parser.add_argument("--exact", action="store_true")
     args = parser.parse_args()
     quiet = L.llama_log_callback(lambda *_: None)
     L.llama_log_set(quiet, None)
@@ -41,12 +45,17 @@ def main():
         if L.llama_model_quantize(args.model.encode(), args.quantise[1].encode(), ctypes.byref(params)):
             raise SystemExit(f"bench_llama: llama.cpp did not write {args.quantise[1]}")
         return
-    model = L.llama_model_load_from_file(args.model.encode(), L.llama_model_default_params())
+    how = L.llama_model_default_params()
+    how.use_extra_bufts = not args.exact
+    model = L.llama_model_load_from_file(args.model.encode(), how)
     if not model:
         raise SystemExit(f"bench_llama: llama.cpp does not load {args.model}")
     params = L.llama_context_default_params()
     params.n_ctx = params.n_batch = params.n_ubatch = args.positions
     params.n_threads = params.n_threads_batch = args.threads
+    if args.exact:
+        params.type_k = params.type_v = 0  # ggml's number of F32
+        params.flash_attn_type = 0  # none
     context = L.llama_init_from_model(model, params)
     memory = L.llama_get_memory(context)
     V = L.llama_vocab_n_tokens(L.llama_model_get_vocab(model))
@@ -93,9 +102,25 @@ def main():
                 out.append(float(z[token] - z.max() - np.log(np.exp(z - z.max()).sum())))
         return dict(logprobs=out)
 
+    def logits(path, ids):
+        L.llama_memory_clear(memory, True)
+        decode(ids, 0, all_logits=True)
+        np.stack([row(i) for i in range(len(ids))]).tofile(path)
+        return dict(rows=len(ids))
+
+    def tokens(text):
+        raw = text.encode()
+        room = (L.llama_token * (len(raw) + 8))()
+        n = L.llama_tokenize(L.llama_model_get_vocab(model), raw, len(raw), room, len(room), False, False)
+        return dict(ids=list(room[:n]))
+
     for line in sys.stdin:
-        word, *numbers = line.split()
-        said = turn(*map(int, numbers)) if word == "turn" else score(int(numbers[0]), json.loads(sys.stdin.readline()))
+        word, *rest = line.split()
+        if word == "turn":
+            said = turn(*map(int, rest))
+        else:
+            given = json.loads(sys.stdin.readline())
+            said = score(int(rest[0]), given) if word == "score" else logits(rest[0], given) if word == "logits" else tokens(given)
         print(json.dumps(said), flush=True)
 
 

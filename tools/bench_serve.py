@@ -15,6 +15,7 @@ import argparse
 import asyncio
 import json
 import os
+import re
 import resource
 import shlex
 import statistics
@@ -139,6 +140,27 @@ def measure(server, prompts_, clients):
 # ---- the two servers, each told the same: so many sequences at once, of so many positions
 
 
+def llama_version(server):
+    """What llama-server says it is. One that was built without git's history knows no commit: then what its sources say, where its build folder names them."""
+    said = subprocess.run([server, "--version"], capture_output=True, text=True).stderr
+    version = re.search(r"^version: (.*)", said, re.M)
+    version = version.group(1) if version else "of unknown version"
+    if "unknown" not in version:
+        return version
+    version, folder = version.partition(" (")[0], os.path.dirname(os.path.realpath(server))
+    while not os.path.exists(os.path.join(folder, "CMakeCache.txt")):
+        if folder == os.path.dirname(folder):
+            return f"{version}, commit not known"
+        folder = os.path.dirname(folder)
+    source = re.search(r"^CMAKE_HOME_DIRECTORY:\w+=(.*)", open(os.path.join(folder, "CMakeCache.txt")).read(), re.M).group(1)
+    commit = subprocess.run(["git", "-C", source, "describe", "--always", "--tags"], capture_output=True, text=True)
+    if commit.returncode == 0:
+        return f"{version}, commit {commit.stdout.strip()}"
+    with open(os.path.join(source, "ggml", "CMakeLists.txt")) as f:
+        ggml = re.findall(r"^set\(GGML_VERSION_(?:MAJOR|MINOR|PATCH) (\d+)\)", f.read(), re.M)
+    return f"{version}, ggml {'.'.join(ggml)}, sources without git's history"
+
+
 def positions(shared):
     return (shared + OWN if shared else PROMPT) + MADE + MARGIN
 
@@ -199,6 +221,8 @@ def main():
     args = parser.parse_args()
     llama = args.llama_server if args.llama_server != "none" else None
     found = []
+    if llama:
+        print(f"llama-server: {llama_version(llama)}")
     with tempfile.TemporaryDirectory(prefix="trilith-bench-") as work:
         for model in args.models:
             for clients in args.clients:

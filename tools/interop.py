@@ -33,6 +33,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models as bpe_models, pr
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 import expert_models
+import interop_gguf
 import interop_serve
 import interop_serve_metrics
 import interop_tokenizers
@@ -455,6 +456,32 @@ def real_models_in(folder, all):
     return found | {"Gemma 3 270M Q4_K_M": real_models.gemma3(folder)} if all else found
 
 
+def shuffled(trilith, tests, folder, all, n):
+    """The batcher's own test on files: SmolLM2 in three types, and Gemma; every request as alone in n shuffles of each."""
+    program = os.path.join(tests, "infer_test_batcher")
+    assert os.path.exists(program), f"{program} is not built; ./dev interop builds it"
+    files = []
+    os.makedirs(folder, exist_ok=True)
+    for name in ("F32", "Q8_0", "Q4_0"):
+        files.append(os.path.join(folder, f"smollm2-{name}.gguf"))
+        trilith.run("convert", real_models.smollm2(), files[-1], "--type", name, "--overwrite")
+    if all:
+        files.append(real_models.gemma3(folder))
+    done = subprocess.run([program], env=dict(os.environ, TRILITH_TEST_MODELS=":".join(files), TRILITH_TEST_SHUFFLES=str(n)), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-1500:]
+    return f"{n} shuffles of " + ", ".join(os.path.basename(path) for path in files)
+
+
+def quantised(trilith, folder, args):
+    """(name, file): real models in their own types and, of the one of Q4_1, what `convert` makes of it in Q8_0."""
+    if args.only and args.only not in "gguf perplexity" and "perplexity" not in args.only:
+        return []
+    os.makedirs(folder)
+    whole = os.path.join(folder, "smollm2-q8_0.gguf")
+    trilith.run("convert", real_models.smollm2(), whole, "--type", "Q8_0")
+    return [("SmolLM2 Q4_1", real_models.smollm2()), ("SmolLM2 Q8_0", whole)] + ([("Gemma 3 Q4_K_M", real_models.gemma3(folder))] if args.real else [])
+
+
 def converted(trilith, folder, model, ids, work):
     """A folder as GGUF and back: gguf-py finds what its own quantisers make of the file in F32, transformers the same model. What GGUF cannot
     say is refused by field."""
@@ -578,7 +605,11 @@ def main():
     parser = argparse.ArgumentParser(description="compare Trilith with PyTorch, transformers and tokenizers")
     parser.add_argument("--trilith", default=os.path.join(HERE, "..", "build", "trilith"))
     parser.add_argument("--tests", help="folder of the built C tests (default: tests/ beside the program)")
+    parser.add_argument("--llama", metavar="PYTHON", help="a Python that has llama-cpp-python, to open the GGUF files that are written")
+    parser.add_argument("--text", help="a file of text for perplexities (default: English of Python's documentation)")
+    parser.add_argument("--windows", type=int, default=8, help="of 512 tokens, for perplexities (default 8)")
     parser.add_argument("--real", action="store_true", help="Gemma 3 270M too, and conversions of real models, which transformers reads for minutes")
+    parser.add_argument("--shuffles", type=int, default=24, help="of requests to each real model (default 24)")
     parser.add_argument("--lines", type=int, default=1_000_000, help="to compare each kind of tokenizer on (default 1,000,000: hours for all kinds)")
     parser.add_argument("--only", help="run only checks whose name holds this word")
     parser.add_argument("--seed", type=int, default=int(time.time()) % 100_000 + 2, help="of the fresh models (default: another each time)")
@@ -605,6 +636,9 @@ def main():
             checks.run(f"inspect {name}", lambda: inspected_weights(trilith, folder, model, at("model", name + "-other")))
 
         checks.run("another model is noticed", lambda: noticed(lambda: score_tokens(trilith, at("model", "llama-tied"), model, ids, work)))
+
+        interop_gguf.run(checks, trilith, english() + code(), args.seed, at, args.llama, certified, quantised(trilith, at("quantised"), args),
+                         open(args.text, encoding="utf-8").read() if args.text else english(), args.windows)
 
         run = None
         for name, model in both(args.seed + 50, vocab=300):
@@ -665,7 +699,8 @@ def main():
         checks.run("tokenizer encode GPT-2 style", lambda: same_ids(trilith, at("gpt2-style"), plain_encoder(theirs), texts, work))
         checks.run("tokenizer encode GPT-2 style --special",
                    lambda: same_ids(trilith, at("gpt2-style"), special_encoder(theirs), texts, work, special=True))
-        interop_tokenizers.run(checks, trilith, english() + code(), at, args.lines)
+        interop_tokenizers.run(checks, trilith, english() + code(), at, args.lines, args.seed)
+        checks.run("serve shuffles of files", lambda: shuffled(trilith, tests, at("shuffled"), args.real, args.shuffles))
         if not args.only or "serve" in args.only:
             checks.run("serve", lambda: interop_serve.run(checks, trilith, english(), args.seed, at))
         checks.run("serve metrics by prometheus", lambda: served(interop_serve_metrics.missing(), interop_serve_metrics.run, trilith.program))

@@ -17,6 +17,7 @@ import os
 import random
 import sys
 
+import charsmap
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 GPT4 = (r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|"
@@ -134,10 +135,15 @@ def kinds_of(text):
     }
     for i, behavior in enumerate(behaviors):
         out["split_" + behavior] = bytes_bpe(P.Sequence([P.Split(Regex(r"[aeiou ]|\d{2}|\s*$|(?=t)"), behavior, i % 2 == 1), byte()]))
+    # sentencepiece's, as transformers writes them: T5's words, and XLM-R's whole text.
+    compiled = N.Precompiled(charsmap.compile(charsmap.nfkc([*range(0xA0, 0xC0), 0x212B, *range(0x2460, 0x2474), 0xFB01, *range(0xFF01, 0xFF5F)])
+                                              | {"e\u0301": "\u00e9"}))
+    out["sentencepiece_words"] = unigram(compiled, P.Sequence([P.WhitespaceSplit(), P.Metaspace()]), D.Metaspace())
+    out["sentencepiece"] = unigram(N.Sequence([compiled, N.Strip(left=False, right=True), N.Replace(Regex(" {2,}"), "\u2581")]), P.Metaspace(), D.Metaspace())
     # What differs is the steps: models are shared, so that the file stays small.
-    model_of = {name: "prefix" if name not in ("few_bytes", "llama2", "gemma", "mistral", "unknown", "unknowns", "unigram", "unigram_whole") else
-                {"gemma": "llama2", "mistral": "llama2", "unigram_whole": "unigram"}.get(name, name) for name in out}
-    shared = {name: json.loads(out[name].to_str())["model"] for name in set(model_of.values())}
+    model_of = {name: "prefix" if name not in ("few_bytes", "llama2", "gemma", "mistral", "unknown", "unknowns", "unigram", "unigram_whole", "sentencepiece", "sentencepiece_words") else
+                {"gemma": "llama2", "mistral": "llama2", **dict.fromkeys(("unigram_whole", "sentencepiece", "sentencepiece_words"), "unigram")}.get(name, name) for name in out}
+    shared = {name: json.loads(out[name].to_str())["model"] for name in dict.fromkeys(model_of.values())}
     for name in out:
         data = json.loads(out[name].to_str())
         data["model"] = shared[model_of[name]]

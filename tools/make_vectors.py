@@ -300,19 +300,24 @@ def odd_configurations(vocab=V):
     }
 
 
+def drawn(config, seed):
+    """A random model, weights drawn far from the usual initialisation, so that each of them matters to the result."""
+    generator = torch.Generator().manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(config).float()
+    assert model.config._attn_implementation == "eager", config.model_type
+    with torch.no_grad():
+        for key, p in model.named_parameters():
+            ones = p.dim() == 1 and key.endswith("weight") and "gemma" not in config.model_type  # Gemma keeps gains less one
+            std = 0.5 if expert_models.is_router(key) else 0.12 if p.dim() >= 2 else 0.1
+            p.copy_(torch.randn(p.shape, generator=generator) * std + (1.0 if ones else 0.0))
+    return model
+
+
 def models(seed, vocab=V, odd=False):
-    """(name, model), weights drawn far from the usual initialisation, so that each of them matters to the result."""
+    """(name, model)"""
     chosen = configurations(vocab) | (odd_configurations(vocab) if odd else {})
     for i, (name, config) in enumerate(chosen.items()):
-        generator = torch.Generator().manual_seed(seed + i)
-        model = AutoModelForCausalLM.from_config(config).float()
-        assert model.config._attn_implementation == "eager", name
-        with torch.no_grad():
-            for key, p in model.named_parameters():
-                ones = p.dim() == 1 and key.endswith("weight") and "gemma" not in config.model_type  # Gemma keeps gains less one
-                std = 0.5 if expert_models.is_router(key) else 0.12 if p.dim() >= 2 else 0.1
-                p.copy_(torch.randn(p.shape, generator=generator) * std + (1.0 if ones else 0.0))
-        yield name, model
+        yield name, drawn(config, seed + i)
 
 
 def loss_of(model, tokens, router_z=None):

@@ -45,6 +45,7 @@ const char *tl__bucket_name(tl_bucket bucket) {
         [TL_BUCKET_ELEMENTWISE] = "elementwise",
         [TL_BUCKET_EMBED] = "embed",
         [TL_BUCKET_LOSS] = "loss",
+        [TL_BUCKET_SAMPLE] = "sample",
         [TL_BUCKET_OPTIMIZER] = "optimizer",
         [TL_BUCKET_COMM] = "comm",
         [TL_BUCKET_DATA] = "data",

@@ -16,6 +16,7 @@ typedef enum tl_bucket {                   /* the ledger's rows, in the order th
                          TL_BUCKET_ELEMENTWISE, /* activations, RoPE, residual sums, K/V store */
                          TL_BUCKET_EMBED,
                          TL_BUCKET_LOSS,       /* softmax and cross-entropy, without the vocabulary product */
+                         TL_BUCKET_SAMPLE,     /* drawing tokens, and the log-probabilities that are told of them */
                          TL_BUCKET_OPTIMIZER,  /* norm, clipping, AdamW */
                          TL_BUCKET_COMM,       /* exposed communication */
                          TL_BUCKET_DATA,       /* waiting for a batch */

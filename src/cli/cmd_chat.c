@@ -60,10 +60,14 @@ typedef struct chat {
     int prompt_n, kept; /* of the last turn: tokens in all, and of them those that lay in the session */
 } chat;
 
-/* Ctrl-C while an answer is made stops it; at the prompt it only begins a new line. */
+/* Ctrl-C while an answer is made stops it; at the prompt it only begins a new line. A second one that finds the first not
+ * yet heeded (a long prompt is being read) ends the program. */
 static volatile sig_atomic_t interrupted;
-static void on_interrupt(int signal) {
-    (void)signal;
+static void on_interrupt(int number) {
+    if (interrupted) {
+        signal(number, SIG_DFL);
+        raise(number);
+    }
     interrupted = 1;
 }
 
@@ -91,17 +95,18 @@ static int open_chat(chat *c, tl_error *err) {
     tl_engine *e = &c->engine;
     TRY(open_conversation(c, err));
     TRY(tl__engine_open(e, o->model, true, err));
+    const tl_gguf *gguf = tl__source_gguf(e->source);
     if (o->template) {
-        TRY(tl__chat_template_tokens(&c->template, e->folder, err));
+        TRY(tl__chat_template_tokens(&c->template, e->folder, gguf, err));
         TRY(tl__chat_template_file(&c->template, o->template, err));
     } else {
-        TRY(tl__chat_template_open(&c->template, e->folder,
+        TRY(tl__chat_template_open(&c->template, e->folder, gguf,
                                    json_array_size(json_object_get(c->conversation, "tools")) > 0, err));
     }
     c->variables = json_pack("{s:b}", "add_generation_prompt", 1);
     json_object_update_missing(c->variables, c->template.tokens);
     TRY(tl__settings_add(c->variables, &o->set, err));
-    TRY(tl__conversation_stops(c->stops, &c->answer.n_stops, e->folder, e->arch.V, err));
+    TRY(tl__conversation_stops(c->stops, &c->answer.n_stops, e->folder, gguf, e->arch.V, err));
     c->answer.stops = c->stops;
     c->answer.stop_at_eos = true;
     int positions = e->arch.max_positions, usual = positions < USUAL_CONTEXT ? positions : USUAL_CONTEXT;

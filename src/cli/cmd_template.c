@@ -56,8 +56,8 @@ static int run(tl_cli *cli) {
     tl_error err = {0};
     int status = tl__conversation_read(&conversation, o->messages, o->tools, &err);
     bool tools = json_array_size(json_object_get(conversation, "tools")) > 0;
-    if (!status && model && !o->file) status = tl__chat_template_open(&chat, model, tools, &err);
-    else if (!status && model) status = tl__chat_template_tokens(&chat, model, &err);
+    if (!status && model && !o->file) status = tl__chat_template_open(&chat, model, NULL, tools, &err);
+    else if (!status && model) status = tl__chat_template_tokens(&chat, model, NULL, &err);
     if (!status && o->file) status = tl__chat_template_file(&chat, o->file, &err);
     if (!status) json_object_update_missing(values, chat.tokens);
     if (!status) status = tl__settings_add(values, &o->set, &err);

@@ -295,7 +295,7 @@ static char *render(const char *model, char why[200]) {
     tl_error err = {0};
     char *text = NULL;
     json_t *talk = json_loads(conversation, 0, NULL);
-    int status = tl__chat_template_open(&chat, model, false, &err);
+    int status = tl__chat_template_open(&chat, model, NULL, false, &err);
     if (!status) {
         json_t *with = json_deep_copy(chat.tokens ? chat.tokens : talk);
         json_object_set_new(with, "add_generation_prompt", json_true());

@@ -3,7 +3,8 @@
  *
  * Promises: a job is started again only after a loss (status 75, or a rank's death by a signal); what would fail again
  * (wrong usage, a run that failed, a rank that computed wrongly) is not tried again. Starting again without a newer
- * checkpoint is done --max-restarts times at most, so that it ends. What the user asks by a signal reaches the job,
+ * checkpoint is done --max-restarts times at most, and without a host that the launcher cannot reach once for each
+ * host, so that it ends. What the user asks by a signal reaches the job,
  * which checkpoints and stops. The supervisor computes nothing and holds nothing: killed, it takes the job along in
  * order. */
 #include "cli/supervise.h"
@@ -18,7 +19,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "cli/child.h"
+#include "cli/hosts.h"
 #include "io/file.h"
 #include "train/checkpoint_format.h"
 
@@ -78,6 +79,29 @@ static void hear_rank(tl_job_news *news, const char *line) {
     }
 }
 
+/* What is between `before` and `after` (NULL: the end) is the name of a host that cannot be reached. */
+static void hear_gone(tl_job_news *news, const char *line, const char *before, const char *after) {
+    const char *from = strstr(line, before);
+    if (!from) return;
+    from += strlen(before);
+    from += strspn(from, " ");
+    const char *to = after ? strstr(from, after) : from + strcspn(from, " \r");
+    if (!to || to == from || to - from >= TL_JOB_HOST || news->gones == TL_JOB_GONE) return;
+    if ((size_t)(to - from) > strcspn(from, " ")) return;
+    for (int i = 0; i < news->gones; i++)
+        if (strncmp(news->gone[i], from, (size_t)(to - from)) == 0 && !news->gone[i][to - from]) return;
+    snprintf(news->gone[news->gones++], TL_JOB_HOST, "%.*s", (int)(to - from), from);
+}
+
+/* mpirun's notices, within rules, when a daemon of its is silent or was never heard of; and ssh's lines. */
+static void hear_host(tl_job_news *news, const char *line) {
+    if (strstr(line, "Remote daemon:")) hear_gone(news, line, " on node ", NULL);
+    if (news->noise) hear_gone(news, line, "target node: ", NULL);
+    if (strncmp(line, "ssh: ", 5) != 0) return;
+    hear_gone(news, line, "connect to host ", " port ");
+    hear_gone(news, line, "Could not resolve hostname ", ": ");
+}
+
 static void keep_notice(tl_job_news *news, const char *line) {
     int n = snprintf(news->notice + news->notice_bytes, sizeof news->notice - news->notice_bytes, "%s\n", line);
     news->notice_bytes += (size_t)n;
@@ -95,9 +119,10 @@ bool tl__job_hear(tl_job_news *news, const char *line) {
     bool rule = strlen(line) >= LEAST_RULE && strspn(line, "-") == strlen(line);
     hear_mpirun(news, line);
     hear_srun(news, line);
+    hear_host(news, line);
     if (rule) news->noise = !news->noise;
     if (rule || news->noise || from_library(line) || strncmp(line, "mpirun", 6) == 0 ||
-        strncmp(line, "srun: ", 6) == 0 || strncmp(line, "slurmstepd: ", 12) == 0) {
+        strncmp(line, "ssh: ", 5) == 0 || strncmp(line, "srun: ", 6) == 0 || strncmp(line, "slurmstepd: ", 12) == 0) {
         if (!rule && *line) keep_notice(news, line);
         return false;
     }
@@ -147,18 +172,13 @@ static bool is_supervision(const tl_option *o) {
     return false;
 }
 
-static int make_arguments(tl_arguments *a, const tl_cli *cli, const tl_supervise_options *o, int ranks, bool resume,
-                          tl_error *err) {
+static int make_arguments(tl_arguments *a, tl_hosts *hosts, const tl_cli *cli, const tl_supervise_options *o, int ranks,
+                          bool resume, tl_error *err) {
     char number[16], self[PATH_BYTES];
     ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
     if (n < 0) return tl__fail_errno(err, "cannot tell where this program lies");
     self[n] = 0;
-    char *words = strdup(o->launcher), *rest = NULL;
-    for (char *word = words ? strtok_r(words, " ", &rest) : NULL; word; word = strtok_r(NULL, " ", &rest))
-        tl__arguments_add(a, word, NULL);
-    free(words);
-    if (a->n == 0)
-        return tl__fail(err, TL_EINVALID, "--launcher names no program; leave it out, or give one such as mpirun");
+    TRY(tl__hosts_launcher(a, hosts, o->launcher, err));
     snprintf(number, sizeof number, "%d", ranks);
     tl__arguments_add(a, "-n", NULL);
     tl__arguments_add(a, number, NULL);
@@ -253,21 +273,52 @@ static int64_t newest_step(const char *out) {
     return newest;
 }
 
-static void tell_restart(const tl_job_news *news, int ranks, int code, int64_t step) {
-    char who[256] = "", from[64] = "its beginning";
+/* Of `names`, apart by commas. */
+static void list_names(char *out, size_t size, const char names[][TL_JOB_HOST], int n) {
+    size_t used = 0;
+    *out = 0;
+    for (int i = 0; i < n && used < size; i++)
+        used += (size_t)snprintf(out + used, size - used, "%s%s", i ? ", " : "", names[i]);
+}
+
+static void tell_restart(const tl_job_news *news, int ranks, int code, int64_t step, int dropped) {
+    char who[256] = "", from[64] = "its beginning", hosts[512];
     size_t used = 0;
     for (int r = 0; r < news->ranks && used < sizeof who - 16; r++)
         if (news->lost[r]) used += (size_t)snprintf(who + used, sizeof who - used, "%s%d", used ? ", " : "", r);
     if (step > 0) snprintf(from, sizeof from, "step %lld", (long long)step);
     if (used) fprintf(stderr, "restart  lost rank %s (%s); ", who, news->how);
-    else fprintf(stderr, "restart  the job ended with status %d; ", code);
+    else if (!dropped) fprintf(stderr, "restart  the job ended with status %d; ", code);
+    else fputs("restart  ", stderr);
+    list_names(hosts, sizeof hosts, news->gone, news->gones);
+    if (news->gones > 0)
+        fprintf(stderr, "host%s %s cannot be reached and %s; ", news->gones > 1 ? "s" : "", hosts,
+                dropped ? "is left out" : "is in no --hostfile or --host of --launcher that it could be left out of");
     fprintf(stderr, "%d rank%s on from %s\n", ranks, ranks == 1 ? " goes" : "s go", from);
+}
+
+/* Out of the launcher's lists with hosts that it cannot reach; how many of them were there. */
+static int drop_hosts(tl_hosts *hosts, const tl_job_news *news, const char *launcher) {
+    int dropped = 0;
+    for (int i = 0; i < news->gones; i++) dropped += tl__hosts_drop(hosts, launcher, news->gone[i]);
+    return dropped;
+}
+
+/* Those of whom nobody said that they are lost; and where hosts were left out no more than there is room for on the
+ * others, or as much fewer as there is less room where there was too little before. */
+static int ranks_left(const tl_job_news *news, int64_t slots, int64_t left) {
+    int64_t ranks = news->ranks;
+    for (int r = 0; r < news->ranks; r++) ranks -= news->lost[r];
+    int64_t room = news->ranks <= slots ? left : slots > 0 ? news->ranks * left / slots : ranks;
+    if (left < slots && room < ranks) ranks = room;
+    return ranks > 1 ? (int)ranks : 1;
 }
 
 int tl__supervise_run(tl_cli *cli, const tl_supervise_options *o) {
     char path[PATH_BYTES];
     sigset_t held;
     tl_error err = {0};
+    tl_hosts hosts = {0};
     int ranks = (int)o->ranks, code = TL_EXIT_DONE, status = 0;
     int64_t without_progress = 0, step = newest_step(o->out);
     tl_verdict verdict = TL_JOB_AGAIN;
@@ -277,13 +328,16 @@ int tl__supervise_run(tl_cli *cli, const tl_supervise_options *o) {
         tl_arguments a = {0};
         tl_job_news news = {.ranks = ranks, .lost = calloc((size_t)ranks, sizeof(bool))};
         bool resume = start == 0 ? o->resume : o->resume || tl__path_exists(path);
-        int ended = 0, lost = 0;
-        status = news.lost ? make_arguments(&a, cli, o, ranks, resume, &err)
+        int ended = 0, dropped = 0;
+        status = news.lost ? make_arguments(&a, &hosts, cli, o, ranks, resume, &err)
                            : tl__fail(&err, TL_ENOMEM, "no memory for a job of %d ranks", ranks);
         if (!status) status = run_job(a.list, start, &held, &news, &ended, &err);
         if (!status) verdict = tl__job_verdict(ended, &code);
+        int64_t slots = hosts.left;
+        if (!status && verdict != TL_JOB_DONE) dropped = drop_hosts(&hosts, &news, o->launcher);
+        if (dropped && !news.spoke) verdict = TL_JOB_AGAIN, code = TL_EXIT_LOST; /* it did not start for want of them */
         if (!status && (!news.spoke || verdict == TL_JOB_AGAIN) && verdict != TL_JOB_DONE && !stop_asked &&
-            !news.how[0])
+            !news.how[0] && !dropped)
             fputs(news.notice, stderr);
         if (!status && verdict == TL_JOB_GIVE_UP && !news.spoke)
             status = tl__fail(&err, TL_EINVALID, "the job did not start; %s says why above", a.list[0]);
@@ -291,19 +345,25 @@ int tl__supervise_run(tl_cli *cli, const tl_supervise_options *o) {
         if (stop_asked) verdict = code == TL_EXIT_DONE ? TL_JOB_DONE : TL_JOB_GIVE_UP;
         if (!status && verdict == TL_JOB_AGAIN) {
             int64_t now = newest_step(o->out);
-            without_progress = now > step ? 1 : without_progress + 1;
+            without_progress = now > step ? 1 : without_progress + !dropped;
             step = now;
-            for (int r = 0; r < ranks; r++) lost += news.lost[r];
-            if (without_progress > o->max_restarts) {
+            if (hosts.none) {
+                fprintf(stderr,
+                        "%s: none of the hosts that --launcher names can be reached; the job is not started "
+                        "again\n",
+                        cli->name);
+                verdict = TL_JOB_GIVE_UP, code = TL_EXIT_LOST;
+            } else if (without_progress > o->max_restarts) {
                 fprintf(stderr, "%s: the job was lost %lld times without a new checkpoint; it is not started again\n",
                         cli->name, (long long)without_progress);
                 verdict = TL_JOB_GIVE_UP;
             } else {
-                ranks = ranks - lost > 1 ? ranks - lost : 1;
-                tell_restart(&news, ranks, code, step);
+                ranks = ranks_left(&news, slots, hosts.left);
+                tell_restart(&news, ranks, code, step, dropped);
             }
         }
         free(news.lost);
     }
+    tl__hosts_close(&hosts);
     return status ? tl__cli_fail(cli, &err) : code;
 }

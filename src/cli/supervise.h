@@ -18,12 +18,16 @@ int tl__supervise_run(tl_cli *cli, const tl_supervise_options *options);
 
 /* ---- what the job's standard error tells, line by line; for tests ---- */
 
+enum { TL_JOB_GONE = 16, TL_JOB_HOST = 128 };
+
 typedef struct tl_job_news {
     int ranks;
     bool *lost;          /* [ranks]: named as dead, silent or missing */
     bool spoke;          /* the program itself has said something */
     bool noise;          /* inside one of the launcher's notices */
     char how[160];       /* of the first one lost: "killed by signal 9 on node7" */
+    char gone[TL_JOB_GONE][TL_JOB_HOST]; /* hosts that the launcher cannot reach, as it calls them */
+    int gones;
     char notice[4096];   /* what the launcher said, for when it did not start */
     size_t notice_bytes;
 } tl_job_news;

@@ -86,7 +86,11 @@ static int verify(const tl_engine *e, tl_error *err) {
         return tl__fail(err, TL_ENOTFOUND, "%s: a GGUF file holds no hashes to verify its weights against", e->folder);
     int status = tl__manifest_read(&manifest, e->folder, err);
     if (status == TL_ENOTFOUND) return tl__error_prefix(err, "there is nothing to verify the weights against");
-    if (!status) status = tl__manifest_verify(manifest, e->folder, TL_WEIGHTS_NAME, err);
+    enum { PARTS = 16 }; /* between which it can be told to stop */
+    for (int i = 0; !status && i < PARTS; i++)
+        status = e->stop && atomic_load(e->stop)
+                     ? tl__fail(err, TL_ESTOPPED, "%s was no longer wanted while it was verified", e->folder)
+                     : tl__manifest_verify_part(manifest, e->folder, TL_WEIGHTS_NAME, i, PARTS, err);
     json_decref(manifest);
     return status;
 }
@@ -112,7 +116,7 @@ int tl__engine_load(tl_engine *e, const tl_engine_options *o, tl_error *err) {
     TRY(tl__ctx_open(&e->ctx, o->threads, NULL, err));
     tl_weight_source *source = e->source;
     e->source = NULL;
-    TRY(tl__model_open(&e->model, source, &e->arch, o->positions, o->dtype, e->ctx.pool, err));
+    TRY(tl__model_open(&e->model, source, &e->arch, o->positions, o->dtype, e->ctx.pool, e->stop, err));
     e->ctx.contract = o->dtype == TL_DTYPE_BF16 ? TL_CONTRACT_BF16 : TL_CONTRACT_F32;
     e->scratch = malloc(tl__sampler_bytes(e->arch.V));
     return e->scratch ? 0 : tl__fail(err, TL_ENOMEM, "not enough memory to sample among %d ids", e->arch.V);

@@ -14,6 +14,7 @@ struct tl_engine {
     tl_ctx ctx;
     tl_model model; /* .weight NULL until loaded */
     void *scratch;  /* of the sampler; NULL until loaded */
+    const atomic_bool *stop; /* set before loading: once it is true, loading gives up with TL_ESTOPPED; NULL: it cannot */
 };
 
 /* The model that `given` means: a folder, the newest checkpoint of a run folder, or a GGUF file, which may be the only

@@ -39,6 +39,11 @@ typedef struct pick_work {
     int first; /* pick of the first row of logits */
 } pick_work;
 
+/* Whether log-probabilities are told of a pick. */
+static bool is_told(const tl_pick *p, bool guess) {
+    return !guess && (p->sequence->copy->asked.logprobs || p->target >= 0);
+}
+
 static void pick_one(void *user, int64_t i, int worker) {
     const pick_work *w = user;
     tl_batcher *b = w->b;
@@ -52,7 +57,7 @@ static void pick_one(void *user, int64_t i, int worker) {
     alone.workspace = tl__workspace(b->ctx, worker);
     alone.workspace_bytes = TL_WORKSPACE_PER_WORKER_BYTES;
     /* What the model says comes first: a masked row is no longer its own. */
-    const bool told = !w->guess && (r->logprobs || p->target >= 0);
+    const bool told = is_told(p, w->guess);
     const float log_z = told ? tl__log_z(&alone, logits, V) : 0;
     p->n_top = told ? tl__top_logprobs(p->top, r->alternatives, logits, V, log_z) : 0;
     p->id = p->target;
@@ -77,6 +82,14 @@ void tl__pick(tl_batcher *b, const tl_head *h, bool guess) {
             memcpy(h->gathered + (int64_t)i * C, h->acts->hidden + (int64_t)b->pick[first + i].row * C,
                    (size_t)C * sizeof(float));
         tl__model_logits(h->ctx, h->model, h->acts->logits, h->gathered, n);
+        tl__span_begin(h->ctx->spans, "sample", TL_BUCKET_SAMPLE);
         tl__parallel_for(h->ctx->pool, n, pick_one, &(pick_work){b, h, guess, first});
+        tl_cost cost = {0, 0};
+        for (int i = 0; h->ctx->spans && i < n; i++) {
+            const tl_pick *p = &b->pick[first + i];
+            const tl_cost one = tl__sample_cost(&p->sequence->sampling, is_told(p, guess), h->model->arch.V);
+            cost.flops += one.flops, cost.bytes += one.bytes;
+        }
+        tl__span_end(h->ctx->spans, cost.flops, cost.bytes, n, h->model->arch.V, 0);
     }
 }

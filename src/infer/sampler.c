@@ -275,6 +275,17 @@ size_t tl__sampler_bytes(int V) {
     return 4 * (size_t)V * sizeof(int32_t);
 }
 
+/* The largest is looked for; weights are made, and gone through once for a band of candidates, likely the only one. */
+tl_cost tl__sample_cost(const tl_sampling *s, bool told, int V) {
+    const double pass = (double)V * sizeof(float); /* a comparison for each */
+    const tl_cost weigh = tl__op_cost(TL_OP_WEIGH, V, 0, 0), loss = tl__op_cost(TL_OP_SOFTMAX_LOSS, 1, V, 0);
+    tl_cost cost = {V, pass};
+    if (tl__sampling_penalises(s)) cost.bytes += 2 * pass;
+    if (s->temperature > 0) cost.flops += weigh.flops + V, cost.bytes += weigh.bytes + pass;
+    if (told) cost.flops += loss.flops, cost.bytes += loss.bytes;
+    return cost;
+}
+
 int32_t tl__sample(tl_ctx *ctx, const tl_sampling *s, const tl_steering *steering, const float *logits, int V,
                    int64_t position, void *scratch, float *logp) {
     float *p = scratch, *near = p + V;

@@ -44,6 +44,8 @@ bool tl__sampling_penalises(const tl_sampling *s);
 /* Scratch of a draw, 64-byte aligned or not. Several threads may draw at once, each with its own and a context without
  * pool and spans. */
 size_t tl__sampler_bytes(int V);
+/* What drawing a token costs (law L4), told of with log-probabilities or not. */
+tl_cost tl__sample_cost(const tl_sampling *sampling, bool told, int V);
 /* logits[V] is left as it is; steering may be NULL. logp (may be NULL): log-probability of the pick under the model's
  * own distribution (temperature 1, nothing changed or cut), by the contract's softmax_loss. A logit that is not a
  * number is never picked, nor one of −INFINITY where there is another. */

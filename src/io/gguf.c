@@ -139,6 +139,7 @@ static const unsigned char *take(cursor *c, uint64_t n, const char *what) {
 
 static uint64_t little(const unsigned char *p, int bytes) {
     uint64_t x = 0;
+    if (bytes == 4) return (uint64_t)p[0] | (uint64_t)p[1] << 8 | (uint64_t)p[2] << 16 | (uint64_t)p[3] << 24; /* one load */
     for (int i = bytes - 1; i >= 0; i--) x = x << 8 | p[i];
     return x;
 }

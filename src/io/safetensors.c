@@ -58,10 +58,13 @@ static int read_entry(tl_tensor_info *t, const char *name, const json_t *entry, 
                       tl_error *err) {
     const char *type = json_string_value(json_object_get(entry, "dtype"));
     const json_t *shape = json_object_get(entry, "shape"), *range = json_object_get(entry, "data_offsets");
-    if (!type || !json_is_array(shape) || !json_is_array(range) || json_array_size(range) != 2)
-        return tl__fail(err, TL_EFORMAT,
-                        "%s: tensor \"%.200s\" lacks a dtype, shape or two data_offsets; fetch or write the file again",
-                        path, name);
+    const char *lacks = !type                                                  ? "\"dtype\", a string"
+                        : !json_is_array(shape)                                ? "\"shape\", a list"
+                        : !json_is_array(range) || json_array_size(range) != 2 ? "\"data_offsets\", a list of two"
+                                                                               : NULL;
+    if (lacks)
+        return tl__fail(err, TL_EFORMAT, "%s: tensor \"%.200s\" has no %s; fetch or write the file again", path, name,
+                        lacks);
     t->name = name;
     t->type = tl__type_named(type);
     if (t->type == TL_TYPES || tl__type_quantised(t->type))
@@ -78,10 +81,10 @@ static int read_entry(tl_tensor_info *t, const char *name, const json_t *entry, 
     for (int d = 0; d < t->dims; d++) {
         t->shape[d] = natural(json_array_get(shape, (size_t)d));
         if (t->shape[d] < 0)
-            return tl__fail(
-                err, TL_EFORMAT,
-                "%s: tensor \"%.200s\" has a shape that is not made of whole numbers; fetch or write the file again",
-                path, name);
+            return tl__fail(err, TL_EFORMAT,
+                            "%s: tensor \"%.200s\": number %d of its shape is no whole number from 0 on; fetch or "
+                            "write the file again",
+                            path, name, d + 1);
         empty |= t->shape[d] == 0;
         overflow |= __builtin_mul_overflow(t->size_bytes, t->shape[d] ? t->shape[d] : 1, &t->size_bytes);
     }
@@ -93,9 +96,10 @@ static int read_entry(tl_tensor_info *t, const char *name, const json_t *entry, 
     int64_t begin = natural(json_array_get(range, 0)), end = natural(json_array_get(range, 1));
     if (begin < 0 || end < begin || end > data_bytes)
         return tl__fail(err, TL_EFORMAT,
-                        "%s: the data_offsets of tensor \"%.200s\" are not a range within the file's %" PRId64
+                        "%s: the data_offsets of tensor \"%.200s\" are %" PRId64 " to %" PRId64
+                        ", not a range within the file's %" PRId64
                         " bytes of data; the file is cut short or damaged: fetch it again",
-                        path, name, data_bytes);
+                        path, name, begin, end, data_bytes);
     if (end - begin != t->size_bytes)
         return tl__fail(err, TL_EFORMAT,
                         "%s: tensor \"%.200s\" holds %" PRId64 " bytes where its shape and type ask for %" PRId64
@@ -148,8 +152,11 @@ static int open_shard(tl_safetensors *st, const char *path, tl_error *err) {
     int64_t data_bytes = file_bytes - s->data_at;
 
     size_t entries = json_object_size(s->header);
-    if (entries > INT_MAX - (size_t)st->n_tensors - 1)
-        return tl__fail(err, TL_EFORMAT, "%s holds too many tensors", path);
+    if (entries > 64 + (uint64_t)file_bytes * 2 / sizeof *st->tensors || entries > INT_MAX - (size_t)st->n_tensors - 1)
+        return tl__fail(err, TL_EFORMAT,
+                        "%s has a header of %zu tensors, more than a file of %" PRId64
+                        " bytes holds; it is damaged: fetch it again",
+                        path, entries, file_bytes);
     tl_tensor_info *grown = realloc(st->tensors, ((size_t)st->n_tensors + entries + 1) * sizeof *grown);
     if (!grown)
         return tl__fail(err, TL_ENOMEM, "no memory for the %zu tensors of %s; free some and try again", entries, path);
@@ -170,9 +177,12 @@ static int open_shard(tl_safetensors *st, const char *path, tl_error *err) {
     int64_t covered = 0;
     for (tl_tensor_info *i = first; i < t; i++) {
         if (i->offset_bytes != covered)
-            return tl__fail(err, TL_EFORMAT, "%s: the data of tensor \"%.200s\" %s; fetch or write the file again",
-                            path, i->name,
-                            i->offset_bytes < covered ? "overlaps another tensor's" : "leaves a hole before it");
+            return tl__fail(
+                err, TL_EFORMAT,
+                "%s: the data of tensor \"%.200s\" %s: it begins at byte %" PRId64 ", where %s%.200s ends at %" PRId64
+                "; fetch or write the file again",
+                path, i->name, i->offset_bytes < covered ? "overlaps another tensor's" : "leaves a hole before it",
+                i->offset_bytes, i > first ? "tensor " : "the header", i > first ? i[-1].name : "", covered);
         covered += i->size_bytes;
         i->offset_bytes += s->data_at;
     }

@@ -44,7 +44,8 @@ tl_cost tl__op_cost(tl_op op, int64_t d0, int64_t d1, int64_t d2) {
     case TL_OP_KV_STORE:
         return (tl_cost){0, 2 * a * b * (F32 + (double)tl__type_bytes((tl_type)d2) / tl__type_block((tl_type)d2))};
     /* A pair of query and key in a head: q·k and p·v are 2D each; scale, maximum, exp of a difference and sum. Bytes:
-     * nothing is kept of a pair, and operands are the rows that their product counted. */
+     * nothing is kept of a pair, and rows are those that their product counted; keys and values as stored are counted by
+     * tl__attention_cost. */
     case TL_OP_ATTENTION:
         return (tl_cost){a * b * (4 * c + EXP + 4), 0};
     /* q·k again, dout·v, dq, dk, dv: 2D each; p and ds. */
@@ -105,6 +106,15 @@ tl_cost tl__stored_cost(const tl_product *products, int n, int R) {
         cost.flops += 2.0 * R * weights;
         cost.bytes += (packed ? (double)packed : weights * (double)tl__type_bytes(w->type)) + (double)F32 * R * w->N;
     }
+    return cost;
+}
+
+tl_cost tl__attention_cost(tl_op op, const tl_rows *rows, const tl_attention_form *form, tl_type kv_type) {
+    const int64_t pairs = tl__attention_pairs(rows, form->window), keys = tl__attention_keys(rows, form->window);
+    tl_cost cost = tl__op_cost(op, pairs, form->H, form->D);
+    if (form->softcap != 0) cost.flops += tl__op_cost(TL_OP_SOFTCAP, pairs * form->H, 0, 0).flops;
+    const double head = 2 * (double)tl_kv_part_bytes(kv_type, form->D) / TL_KV_BLOCK; /* a key and a value */
+    cost.bytes += (double)keys * form->Hkv * head;
     return cost;
 }
 
@@ -195,4 +205,15 @@ int64_t tl__attention_pairs(const tl_rows *rows, int window) {
         pairs += window && keys > window ? window : keys;
     }
     return pairs;
+}
+
+int64_t tl__attention_keys(const tl_rows *rows, int window) {
+    int64_t keys = 0;
+    for (int s = 0; s < rows->S; s++) {
+        const int first = rows->seq_row[s], end = rows->seq_row[s + 1];
+        if (first == end) continue;
+        const int64_t from = window ? (int64_t)rows->pos[first] + 1 - window : 0;
+        keys += (int64_t)rows->pos[end - 1] + 1 - (from > 0 ? from : 0);
+    }
+    return keys;
 }

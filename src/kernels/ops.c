@@ -171,23 +171,23 @@ void tl__kv_store(tl_ctx *ctx, tl_kv kv, const float *k, int64_t ldk, const floa
     end(ctx, TL_OP_KV_STORE, rows->R, (int64_t)Hkv * D, kv.type);
 }
 
-static void end_attention(tl_ctx *ctx, tl_op op, const tl_rows *rows, const tl_attention_form *form) {
+static void end_attention(tl_ctx *ctx, tl_op op, tl_type kv_type, const tl_rows *rows, const tl_attention_form *form) {
     if (!ctx->spans) return;
-    const int64_t pairs = tl__attention_pairs(rows, form->window);
-    end_capped(ctx, op, pairs, form->H, form->D, form->softcap != 0 ? pairs * form->H : 0);
+    const tl_cost cost = tl__attention_cost(op, rows, form, kv_type);
+    tl__span_end(ctx->spans, cost.flops, cost.bytes, tl__attention_pairs(rows, form->window), form->H, form->D);
 }
 void tl__attention(tl_ctx *ctx, float *out, int64_t ldo, float *max_sum, const float *q, int64_t ldq, tl_kv kv,
                    const tl_rows *rows, const tl_attention_form *form) {
     begin(ctx, "attention", TL_OP_ATTENTION);
     ctx->ops->attention(ctx, out, ldo, max_sum, q, ldq, kv, rows, form);
-    end_attention(ctx, TL_OP_ATTENTION, rows, form);
+    end_attention(ctx, TL_OP_ATTENTION, kv.type, rows, form);
 }
 void tl__attention_backward(tl_ctx *ctx, float *dq, float *dk, float *dv, int64_t ld, const float *dout,
                             const float *out, int64_t ldo, const float *max_sum, const float *q, int64_t ldq, tl_kv kv,
                             const tl_rows *rows, const tl_attention_form *form) {
     begin(ctx, "attention_backward", TL_OP_ATTENTION_BACKWARD);
     ctx->ops->attention_backward(ctx, dq, dk, dv, ld, dout, out, ldo, max_sum, q, ldq, kv, rows, form);
-    end_attention(ctx, TL_OP_ATTENTION_BACKWARD, rows, form);
+    end_attention(ctx, TL_OP_ATTENTION_BACKWARD, kv.type, rows, form);
 }
 
 void tl__gelu(tl_ctx *ctx, float *y, const float *x, int64_t n) {

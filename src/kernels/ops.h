@@ -307,11 +307,15 @@ typedef enum tl_op {
 tl_cost tl__op_cost(tl_op op, int64_t d0, int64_t d1, int64_t d2);
 /* Of products with stored weights, which share R rows of x: the weights' bytes as stored. */
 tl_cost tl__stored_cost(const tl_product *products, int n, int R);
+/* Of attention or its backward: tl__op_cost's, a soft-cap's FLOPs, and the bytes of the keys and values that are read. */
+tl_cost tl__attention_cost(tl_op op, const tl_rows *rows, const tl_attention_form *form, tl_type kv_type);
 tl_contract tl__op_type(tl_op op); /* whose peak its FLOPs count against */
 const char *tl__op_name(tl_op op);
 tl_bucket tl__op_bucket(tl_op op);
 /* Query–key pairs of causal attention for these rows, within the window if it is not 0. */
 int64_t tl__attention_pairs(const tl_rows *rows, int window);
+/* Keys that these rows see, each counted once for a sequence, however many of its rows see it. */
+int64_t tl__attention_keys(const tl_rows *rows, int window);
 
 /* What callers use: the table's operator inside a span with its cost. For each table entry but gemm* there is a tl__NAME with the
  * same arguments. Products with a weight, by the context's contract: y[R,N] = x[R,K]·W + b. */

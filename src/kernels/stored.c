@@ -63,8 +63,11 @@ static void take_six_bits(group *g, const uint8_t *s, int i) {
     }
 }
 
+/* What packs is made anew for each type, in which all that depends on it is constant: a model's opening waits for it. */
+#define FOR_A_TYPE static inline __attribute__((always_inline))
+
 /* Group i of the block at b. */
-static void take(group *g, tl_type type, const uint8_t *b, int i) {
+FOR_A_TYPE void take(group *g, tl_type type, const uint8_t *b, int i) {
     memset(g, 0, sizeof *g);
     switch (type) {
     case TL_Q8_0: /* d, 32 int8 */
@@ -129,7 +132,7 @@ static void take(group *g, tl_type type, const uint8_t *b, int i) {
 }
 
 /* A super-block's d, and dmin where there is one. */
-static void take_super(uint16_t out[2], tl_type type, const uint8_t *b) {
+FOR_A_TYPE void take_super(uint16_t out[2], tl_type type, const uint8_t *b) {
     const uint8_t *at = b + (type == TL_Q2_K ? 80 : type == TL_Q3_K ? 108 : type == TL_Q6_K ? 208 : 0);
     out[0] = read16(at);
     out[1] = type == TL_Q2_K || type == TL_Q4_K || type == TL_Q5_K ? read16(at + 2) : 0;
@@ -142,7 +145,7 @@ size_t tl__packed_bytes(tl_type type, int N, int K) {
 }
 
 /* q's words to output n's places in the group's lines. */
-static void put_words(uint8_t *lines, const tl_form *f, int n, const group *g) {
+FOR_A_TYPE void put_words(uint8_t *lines, const tl_form *f, int n, const group *g) {
     uint32_t line[10] = {0};
     if (f->low == 8)
         for (int w = 0; w < 8; w++) line[w] = g->word[w];
@@ -158,7 +161,7 @@ static void put_words(uint8_t *lines, const tl_form *f, int n, const group *g) {
     for (int i = 0; i < f->low + f->high; i++) memcpy(lines + 64 * i + 4 * n, &line[i], 4);
 }
 
-static void put_scales(uint8_t *at, const tl_form *f, int n, const group *g) {
+FOR_A_TYPE void put_scales(uint8_t *at, const tl_form *f, int n, const group *g) {
     if (f->d == TL_D_HALF) {
         memcpy(at + 2 * n, &g->half_d, 2);
         if (f->o == TL_O_HALF) memcpy(at + 32 + 2 * n, &g->half_o, 2);
@@ -169,31 +172,51 @@ static void put_scales(uint8_t *at, const tl_form *f, int n, const group *g) {
     if (f->o == TL_O_BYTE) at[16 * halves + n] = g->o;
 }
 
+/* A row of K elements as output j of a panel. */
+FOR_A_TYPE void pack_row(uint8_t *panel, tl_type type, const tl_form *f, int K, int j, const uint8_t *row) {
+    const int groups = K / TL_GROUP, per_block = f->d == TL_D_HALF ? 1 : TL_SUPER / TL_GROUP;
+    const int64_t block_bytes = (int64_t)tl__type_bytes(type);
+    uint8_t *scales = panel + groups * tl_quants_bytes(f), *supers = scales + groups * tl_scales_bytes(f);
+    for (int block = 0; block < groups / per_block; block++, row += block_bytes) {
+        for (int i = 0; i < per_block; i++) {
+            const int at = block * per_block + i;
+            group g;
+            take(&g, type, row, i);
+            put_words(panel + at * tl_quants_bytes(f), f, j, &g);
+            put_scales(scales + at * tl_scales_bytes(f), f, j, &g);
+        }
+        if (tl_supers_bytes(f)) {
+            uint16_t super[2];
+            take_super(super, type, row);
+            memcpy(supers + block * tl_supers_bytes(f) + 2 * j, &super[0], 2);
+            if (f->o != TL_O_NONE) memcpy(supers + block * tl_supers_bytes(f) + 32 + 2 * j, &super[1], 2);
+        }
+    }
+}
+
+#define PACK_ROW(type, low, high, zero, sub, d, o, looked_up)                                                          \
+    static void pack_row_##type(uint8_t *panel, int K, int j, const uint8_t *row) {                                    \
+        static const tl_form form = {low, high, zero, sub, d, o, looked_up};                                           \
+        pack_row(panel, TL_##type, &form, K, j, row);                                                                  \
+    }
+TL_FORMS(PACK_ROW)
+#undef PACK_ROW
+
+static void (*const pack_row_of[TL_TYPES])(uint8_t *panel, int K, int j, const uint8_t *row) = {
+#define ROW_OF(type, low, high, zero, sub, d, o, looked_up) [TL_##type] = pack_row_##type,
+    TL_FORMS(ROW_OF)
+#undef ROW_OF
+};
+
 void tl__pack_rows(void *packed, tl_type type, int N, int K, int first, int n, const void *rows) {
     const tl_form *f = &tl__forms[type];
     assert(f->low && first % 16 == 0 && n >= 0 && first + n <= N && (n % 16 == 0 || first + n == N));
-    const int groups = K / TL_GROUP, per_block = tl__type_block(type) / TL_GROUP;
-    const int64_t block_bytes = (int64_t)tl__type_bytes(type), row_bytes = tl__type_size(type, K);
-    const int64_t panel_bytes = tl_panel_bytes(f, K);
+    const int64_t row_bytes = tl__type_size(type, K), panel_bytes = tl_panel_bytes(f, K);
     for (int p = 0; p * 16 < n; p++) {
         uint8_t *panel = (uint8_t *)packed + (first / 16 + p) * panel_bytes;
-        uint8_t *scales = panel + groups * tl_quants_bytes(f), *supers = scales + groups * tl_scales_bytes(f);
         if (n - p * 16 < 16) memset(panel, 0, (size_t)panel_bytes);
-        for (int j = 0; j < 16 && p * 16 + j < n; j++) {
-            const uint8_t *row = (const uint8_t *)rows + (p * 16 + j) * row_bytes;
-            for (int i = 0; i < groups; i++) {
-                group g;
-                take(&g, type, row + i / per_block * block_bytes, i % per_block);
-                put_words(panel + i * tl_quants_bytes(f), f, j, &g);
-                put_scales(scales + i * tl_scales_bytes(f), f, j, &g);
-            }
-            for (int i = 0; tl_supers_bytes(f) && i < K / TL_SUPER; i++) {
-                uint16_t super[2];
-                take_super(super, type, row + i * block_bytes);
-                memcpy(supers + i * tl_supers_bytes(f) + 2 * j, &super[0], 2);
-                if (f->o != TL_O_NONE) memcpy(supers + i * tl_supers_bytes(f) + 32 + 2 * j, &super[1], 2);
-            }
-        }
+        for (int j = 0; j < 16 && p * 16 + j < n; j++)
+            pack_row_of[type](panel, K, j, (const uint8_t *)rows + (p * 16 + j) * row_bytes);
     }
 }
 

@@ -83,7 +83,9 @@ int tl__arch_check(const tl_arch *a, const char *where, tl_error *err) {
         return tl__fail(err, TL_EUNSUPPORTED, "%s: %d experts in %d layers; at most %d in all are supported", where,
                         a->E, a->L, MOST_EXPERTS);
     if ((int64_t)a->H * a->D > TL_MOST_WIDTH || (int64_t)a->V * a->C > INT64_C(1) << 40)
-        return tl__fail(err, TL_EINVALID, "%s: the model is larger than this version can address", where);
+        return tl__fail(err, TL_EINVALID,
+                        "%s: 'vocab_size' %d of width %d, or %d heads of %d, are more than this version can address",
+                        where, a->V, a->C, a->H, a->D);
     return 0;
 }
 

@@ -86,9 +86,9 @@ bool tl__arch_gated(const tl_arch *arch);
 
 /* How many a model holds: none, one, or another for sliding layers. */
 int tl__rope_tables(const tl_arch *arch);
-/* cos_sin[position][D] = D/2 cosines, then D/2 sines, for layers that slide (local) or not. Frequencies and angles are f32
- * products in transformers' order. */
-void tl__rope_fill(float *cos_sin, const tl_arch *arch, bool local, int positions);
+/* Rows [first, end) of cos_sin[position][D] = D/2 cosines, then D/2 sines, for layers that slide (local) or not. Frequencies
+ * and angles are f32 products in transformers' order. */
+void tl__rope_fill(float *cos_sin, const tl_arch *arch, bool local, int first, int end);
 
 /* ---- parameters ---- */
 

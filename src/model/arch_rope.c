@@ -245,7 +245,7 @@ static float yarn_frequency(const tl_rope *r, ramp line, int i, float power) {
     return stretched * (1.0f - keep) + kept * keep;
 }
 
-void tl__rope_fill(float *cos_sin, const tl_arch *a, bool local, int positions) {
+void tl__rope_fill(float *cos_sin, const tl_arch *a, bool local, int first, int end) {
     int half = a->D / 2;
     const tl_rope *r = &a->rope;
     double theta = local ? r->local_theta : r->theta;
@@ -262,10 +262,12 @@ void tl__rope_fill(float *cos_sin, const tl_arch *a, bool local, int positions) 
         if (scaling == TL_ROPE_YARN) frequency = yarn_frequency(r, line, i, power);
         frequencies[i] = frequency;
     }
-    for (int p = 0; p < positions; p++, cos_sin += a->D)
+    for (int p = first; p < end; p++) {
+        float *row = cos_sin + (int64_t)p * a->D;
         for (int i = 0; i < half; i++) {
             float angle = (float)p * frequencies[i];
-            cos_sin[i] = tl__cos(angle) * magnitude;
-            cos_sin[half + i] = tl__sin(angle) * magnitude;
+            row[i] = tl__cos(angle) * magnitude;
+            row[half + i] = tl__sin(angle) * magnitude;
         }
+    }
 }

@@ -361,7 +361,10 @@ static int read_value(json_t *meta, const char *key, const field *like, const tl
     }
     static const char *const wanted[] = {"a whole number", "a number", "true or false", "a text",
                                          "a whole number or a list of true and false"};
-    if (!out) return tl__fail(err, TL_EFORMAT, "%s: '%s' should be %s", where, key, wanted[like->kind]);
+    if (!out)
+        return tl__fail(err, TL_EFORMAT, "%s: '%s' is %s%s; %s was expected", where, key,
+                        v->kind == TL_GGUF_ARRAY ? "an array of kind " : "of kind ", tl__gguf_kind_name(v->of),
+                        wanted[like->kind]);
     json_object_set_new(meta, like->key, out);
     return 0;
 }

@@ -499,11 +499,44 @@ static void look_up(tl_ctx *ctx, const tl_model *m, float *x, const tl_rows *row
     else tl__embed(ctx, x, weight(m, -1, TL_ROLE_EMBED), P, rows->token, rows->pos, a->embed_scale, rows->R, a->C);
 }
 
+enum { TURN_ROWS = 16, TURN_AHEAD = 64 }; /* of a task; filled in at once */
+
+typedef struct turning {
+    const tl_model *model;
+    int first, end;
+} turning;
+
+static void turn_rows(void *user, int64_t task, int worker) {
+    const turning *t = user;
+    const tl_model *m = t->model;
+    const int first = t->first + (int)task * TURN_ROWS, end = t->end - first < TURN_ROWS ? t->end : first + TURN_ROWS;
+    (void)worker;
+    tl__rope_fill(m->cos_sin, &m->arch, false, first, end);
+    if (m->cos_sin_local) tl__rope_fill(m->cos_sin_local, &m->arch, true, first, end);
+}
+
+/* A model may have many more positions than anybody reaches, and their angles take long: they are worked out as far as
+ * they are asked for. */
+static void turn_as_far(tl_ctx *ctx, const tl_model *m, const tl_rows *rows) {
+    int last = -1;
+    for (int r = 0; r < rows->R; r++) last = rows->pos[r] > last ? rows->pos[r] : last;
+    if (!m->cos_sin || last < *m->turned) return;
+    turning t = {m, *m->turned, (last / TURN_AHEAD + 1) * TURN_AHEAD};
+    if (t.end > m->positions) t.end = m->positions;
+    assert(last < t.end);
+    tl__span_begin(ctx->spans, "rope_table", TL_BUCKET_ELEMENTWISE);
+    tl__parallel_for(ctx->pool, (t.end - t.first + TURN_ROWS - 1) / TURN_ROWS, turn_rows, &t);
+    *m->turned = t.end;
+    const int64_t floats = (int64_t)(t.end - t.first) * m->arch.D * tl__rope_tables(&m->arch);
+    tl__span_end(ctx->spans, 0, 4.0 * (double)floats, t.end - t.first, m->arch.D, 0);
+}
+
 void tl__model_forward(tl_ctx *ctx, const tl_model *m, tl_acts *acts, const tl_rows *rows) {
     const tl_arch *a = &m->arch;
     int R = rows->R;
     assert(R > 0 && R <= acts->R);
     tl__spans_set(ctx->spans, -1, -1);
+    turn_as_far(ctx, m, rows);
     need(acts, 0, 1);
     look_up(ctx, m, acts->layer[0].x, rows);
     for (int l = 0; l < a->L; l++) {

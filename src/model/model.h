@@ -5,6 +5,7 @@
 #ifndef TL_MODEL_MODEL_H
 #define TL_MODEL_MODEL_H
 
+#include <stdatomic.h>
 #include "base/arena.h"
 #include "model/arch.h"
 #include "model/moe.h"
@@ -18,16 +19,19 @@ typedef struct tl_model {
     float *flat;            /* [flat_count] a trainer's; else NULL */
     int64_t flat_count;     /* params.count, or of the parameters that this rank owns */
     int64_t *at;            /* [params.n] where a parameter lies in flat; −1: elsewhere; NULL without flat */
-    float *cos_sin;         /* RoPE table [max positions in use][D], or NULL */
+    float *cos_sin;         /* RoPE table [positions][D], or NULL */
     float *cos_sin_local;   /* of sliding layers, where they have their own theta; else NULL */
-    int positions;          /* rows of each */
+    int *turned;            /* [1] rows of each that are filled in: those that a forward has reached */
+    int positions;
     tl_weight_source *source;      /* kept open while mapped */
     tl_arena arena;         /* owns flat, the tables, and what is not mapped */
 } tl_model;
 
 /* For use, not training: of a source, which it takes over, whatever comes of it. arch is the source's. Weights stay in their file's type and
- * are mapped where nothing has to be done to them (dtype: trilith.h). positions 0: all that the model has. pool (may be NULL) packs. */
-int tl__model_open(tl_model *model, tl_weight_source *source, const tl_arch *arch, int positions, tl_dtype dtype, tl_pool *pool, tl_error *err);
+ * are mapped where nothing has to be done to them (dtype: trilith.h). positions 0: all that the model has. pool (may be NULL) packs. stop
+ * (may be NULL): once set, from any thread, what is left is not read, and the status is TL_ESTOPPED. */
+int tl__model_open(tl_model *model, tl_weight_source *source, const tl_arch *arch, int positions, tl_dtype dtype, tl_pool *pool, const atomic_bool *stop,
+                   tl_error *err);
 /* What that will take, from headers alone. */
 typedef struct tl_model_size {
     int64_t mapped_bytes;  /* of the file, used where they lie */

@@ -70,6 +70,7 @@ static void place(tl_model *m, tl_arena *arena, const tl_weight_source *s, const
     const int64_t table = (int64_t)m->positions * m->arch.D;
     m->cos_sin = tables > 0 ? TL_TAKE(arena, float, table) : NULL;
     m->cos_sin_local = tables > 1 ? TL_TAKE(arena, float, table) : NULL;
+    m->turned = tables > 0 ? TL_TAKE(arena, int, 1) : NULL;
 }
 
 /* Everything but memory for numbers. */
@@ -86,8 +87,6 @@ static int take(tl_model *m, const tl_weight_source *s, const form *forms, tl_er
     place(m, &dry, s, forms);
     if (dry.used_bytes) TRY(tl__arena_open(&m->arena, dry.used_bytes, err));
     place(m, dry.used_bytes ? &m->arena : &dry, s, forms);
-    if (m->cos_sin) tl__rope_fill(m->cos_sin, &m->arch, false, m->positions);
-    if (m->cos_sin_local) tl__rope_fill(m->cos_sin_local, &m->arch, true, m->positions);
     return 0;
 }
 
@@ -177,6 +176,7 @@ typedef struct loading {
     const tl_weight_source *source;
     const form *forms;
     int64_t *first_task; /* [params.n + 1] */
+    const atomic_bool *stop;
     atomic_flag failed;
     tl_error err;
 } loading;
@@ -209,6 +209,7 @@ static void load_rows(void *user, int64_t task, int worker) {
     tl_error err = {0};
     int i = 0, status = 0;
     (void)worker;
+    if (j->stop && atomic_load(j->stop)) return;
     for (int step = m->params.n; step > 0; step /= 2) /* the last whose first task is not beyond this one */
         while (i + step < m->params.n && j->first_task[i + step] <= task) i += step;
     const tl_stored *w = &m->stored[i];
@@ -223,8 +224,9 @@ static void load_rows(void *user, int64_t task, int worker) {
     if (status && !atomic_flag_test_and_set(&j->failed)) j->err = err;
 }
 
-static int load(tl_model *m, const tl_weight_source *s, const form *forms, tl_pool *pool, tl_error *err) {
-    loading j = {.model = m, .source = s, .forms = forms, .failed = ATOMIC_FLAG_INIT};
+static int load(tl_model *m, const tl_weight_source *s, const form *forms, tl_pool *pool, const atomic_bool *stop,
+                tl_error *err) {
+    loading j = {.model = m, .source = s, .forms = forms, .stop = stop, .failed = ATOMIC_FLAG_INIT};
     j.first_task = calloc((size_t)m->params.n + 1, sizeof *j.first_task);
     if (!j.first_task) return tl__fail(err, TL_ENOMEM, "no memory to load %d parameters", m->params.n);
     for (int i = 0; i < m->params.n; i++) {
@@ -234,6 +236,7 @@ static int load(tl_model *m, const tl_weight_source *s, const form *forms, tl_po
     }
     tl__parallel_for(pool, j.first_task[m->params.n], load_rows, &j);
     free(j.first_task);
+    if (stop && atomic_load(stop)) return tl__fail(err, TL_ESTOPPED, "the model was no longer wanted while it was read");
     if (err && j.err.status) *err = j.err;
     return j.err.status;
 }
@@ -270,11 +273,11 @@ int tl__model_size(tl_model_size *out, tl_weight_source *s, const tl_arch *arch,
 }
 
 int tl__model_open(tl_model *m, tl_weight_source *source, const tl_arch *arch, int positions, tl_dtype dtype,
-                   tl_pool *pool, tl_error *err) {
+                   tl_pool *pool, const atomic_bool *stop, tl_error *err) {
     form *forms;
     int status = plan(m, &forms, source, arch, positions, dtype, err);
     if (!status) status = take(m, source, forms, err);
-    if (!status) status = load(m, source, forms, pool, err);
+    if (!status) status = load(m, source, forms, pool, stop, err);
     bool mapped = false;
     for (int i = 0; !status && i < m->params.n; i++) mapped = mapped || forms[i] == MAPPED || forms[i] == STORED;
     free(forms);

@@ -139,6 +139,7 @@ static const char *const is_what[TL_BUCKETS] = {
     [TL_BUCKET_ELEMENTWISE] = "elementwise work (activations, positions, residual sums)",
     [TL_BUCKET_EMBED] = "embedding look-ups",
     [TL_BUCKET_LOSS] = "softmax and cross-entropy",
+    [TL_BUCKET_SAMPLE] = "drawing tokens",
     [TL_BUCKET_OPTIMIZER] = "the optimizer",
     [TL_BUCKET_COMM] = "exposed communication",
     [TL_BUCKET_DATA] = "waiting for data",

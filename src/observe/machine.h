@@ -20,7 +20,8 @@ typedef struct tl_machine {
     /* Of the link between ranks, as every rank measured it together with all others (observe/link.c); a process alone has none. */
     int ranks;                    /* that took part; 0: not measured */
     double link_latency_seconds;  /* of one exchange in which each rank sends next to nothing to each other */
-    double link_bytes_per_second; /* that a rank sends and receives, both added, while all do */
+    double link_bytes_per_second; /* that a rank sends and receives, both added, while all do and none computes */
+    double link_beside_computing; /* how much of that is left while it computes; 0: not known, all of it */
     /* Seconds that a step took for each second that its operators take at the peaks, by bucket, once one has been seen
      * (plan/traffic.h), in backward passes and outside of them: exchanges compete with the former. 0: not seen, as 1. */
     double pace[2][TL_BUCKETS];

@@ -287,8 +287,8 @@ static void put_line(tl_page *p, const tl_run *run, const char *title, const cha
 
 static const char *bucket_words(int b) {
     static const char *const words[TL_BUCKETS] = {
-        "matrix products", "attention",        "norms",      "elementwise", "embedding", "loss",        "optimizer",
-        "communication",   "waiting for data", "validation", "checkpoint",  "logging",   "unattributed"};
+        "matrix products", "attention",     "norms",            "elementwise", "embedding",  "loss",    "drawing tokens",
+        "optimizer",       "communication", "waiting for data", "validation",  "checkpoint", "logging", "unattributed"};
     return words[b];
 }
 

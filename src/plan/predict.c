@@ -1,6 +1,7 @@
 /* predict.c — a step's time before it is run: the model's own code, called with a table of operators that do nothing,
  * leaves a list of spans with their FLOPs and bytes; the roofline turns it into seconds. No second description of the
  * model exists that could go stale. */
+#include <math.h>
 #include <stdlib.h>
 
 #include "plan/traffic.h"
@@ -271,8 +272,9 @@ int tl__train_predict_ranks(tl_totals *out, tl_train_traffic *traffic, const tl_
     return status;
 }
 
-void tl__machine_learn(tl_machine *m, const tl_totals *predicted, const tl_train_traffic *traffic,
-                       const tl_totals *seen, const tl_comm_traffic *seen_traffic) {
+/* ---- what a step teaches ---- */
+
+static void learn_paces(tl_machine *m, const tl_totals *predicted, const tl_totals *seen) {
     for (int b = 0; b <= TL_BUCKET_OPTIMIZER; b++)
         for (int backward = 0; backward < 2; backward++) {
             double *pace = &m->pace[backward][b], was = *pace > 0 ? *pace : 1;
@@ -281,8 +283,30 @@ void tl__machine_learn(tl_machine *m, const tl_totals *predicted, const tl_train
             double s = backward ? seen->backward_seconds[b] : seen->seconds[b] - seen->backward_seconds[b];
             if (p > 0 && s > 0) *pace = was * s / p;
         }
-    if (traffic->seconds > 0 && seen_traffic->seconds > 0)
-        m->link_bytes_per_second *= traffic->seconds / seen_traffic->seconds;
+}
+
+int tl__machine_learn(tl_machine *m, const tl_arch *arch, const tl_train_shape *shape, const tl_totals *predicted,
+                      const tl_train_traffic *traffic, const tl_totals *seen, const tl_comm_traffic *seen_traffic,
+                      tl_error *err) {
+    double exposed = fmin(seen->seconds[TL_BUCKET_COMM], seen_traffic->seconds),
+           hidden = seen_traffic->seconds - exposed;
+    double beside = m->link_beside_computing > 0 ? m->link_beside_computing : 1, rate = m->link_bytes_per_second;
+    double alone = traffic->exposed_seconds + beside * (traffic->seconds - traffic->exposed_seconds);
+    learn_paces(m, predicted, seen);
+    if (!(alone > 0 && seen_traffic->seconds > 0)) return 0;
+    /* All that went over the link went at its own pace while the engine waited and at a part of it beside computing.
+     * The smaller that part, the faster the link and the less is exposed: so much that it is what was seen. */
+    double least = 0, most = 1;
+    for (int i = 0; i < 12; i++) {
+        tl_totals step;
+        tl_train_traffic again;
+        m->link_beside_computing = (least + most) / 2;
+        m->link_bytes_per_second = rate * alone / (exposed + m->link_beside_computing * hidden);
+        TRY(tl__train_predict_ranks(&step, &again, arch, shape, m, err));
+        if (again.exposed_seconds > exposed) most = m->link_beside_computing;
+        else least = m->link_beside_computing;
+    }
+    return 0;
 }
 
 int tl__train_predict(tl_totals *out, const tl_arch *arch, const tl_train_shape *s, const tl_machine *machine,

@@ -182,6 +182,8 @@ void tl__train_place(tl_train_memory *memory, tl_arena *arena, const tl_arch *ar
         memory->owner = place_owners(arena, &params, owner);
         count_collectives(memory, &params, owner, arch->L, s);
         memory->ticket = TL_TAKE(arena, tl_ticket, memory->tickets);
+        if (s->shard == TL_SHARD_ZERO1 || s->shard == TL_SHARD_ZERO2)
+            memory->spread = TL_TAKE(arena, tl_spread, memory->tickets);
         place_optimizer(memory, arena, arch, &params, owner, s);
         place_gradients(memory, arena, &params, owner, arch->L, s);
         memory->weight_count = params.count;

@@ -45,6 +45,12 @@ int tl__micro_batch(int *micro_batch, const tl_arch *arch, int wanted, int batch
 enum { TL_SLOTS = 4 };
 int tl__block_slot(int block, int L);
 
+/* Weights on their way from the parameter's owner to all. */
+typedef struct tl_spread {
+    tl_ticket ticket;
+    int block;
+} tl_spread;
+
 /* Columns of leaf_sums: nats, log²Z, the experts' two losses, then each layer with experts' largest load over mean. */
 enum { TL_LEAF_LOSS, TL_LEAF_Z, TL_LEAF_BALANCE, TL_LEAF_ROUTER_Z, TL_LEAF_LOAD };
 
@@ -72,6 +78,8 @@ typedef struct tl_train_memory {
     double *norms;                 /* [params.n] sums of squares */
     tl_ticket *ticket;             /* [tickets] of a step's collectives, most under way at once */
     int tickets, slot_tickets;     /* of these, of one block's */
+    tl_spread *spread;             /* [tickets] zero1, zero2: what the last update sent, in the blocks' order */
+    int spread_n, spread_arrived;  /* of these: sent, and waited for; both 0 when all are here */
     float *embed_grad;             /* [slots, C] tied embeddings: look-up gradients of a leaf; NULL untied */
     int32_t *slot;                 /* [V] row of embed_grad */
     int slots;

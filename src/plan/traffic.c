@@ -1,5 +1,6 @@
 /* traffic.c — owns the course of a step between engine and link: which exchanges begin when, and what is left of them
- * when the engine has nothing else to do. The walk is that of train/step.c, without its arithmetic. */
+ * when the engine has nothing else to do. The walk is that of train/step.c, without its arithmetic. What an update
+ * sends is waited for in the step after it: two steps are walked, and the second is told of. */
 #include "plan/traffic.h"
 
 #include <math.h>
@@ -14,32 +15,38 @@ typedef struct slot {
     double over;
 } slot;
 
-/* Times are seconds since the step began. Exchanges of different owners overlap: each rank has its own way in and way
- * out, a half of the measured bandwidth each, since that was measured while every rank did both. */
+/* Times are the link's: seconds in which it carries at its measured pace, as it does while the engine waits. While the
+ * engine computes it may carry less, and this clock goes slower. Exchanges of different owners overlap: each rank has
+ * its own way in and way out, a half of the measured bandwidth each, since that was measured while every rank did both.
+ */
 typedef struct course {
     const tl_train_shape *shape;
     const tl_machine *machine;
     const tl_train_pace *pace;
     const struct places *places;
     tl_train_traffic *sum;
-    double engine;         /* the engine is here */
+    double now;
+    double beside;         /* seconds of the link in one of computing */
     double *way;           /* [2 · ranks] free from here on: out of rank r, into rank r */
     double last;           /* when all that was started is over */
-    double under_way;      /* until here the seconds of exchanges are counted */
+    double *spread;        /* [L + 2] when the weights that the last update sent of a block are here */
+    double counted;        /* when the step's tokens are */
     int round;             /* of the rank's leaves */
     bool gathers, streams; /* weights (zero3), gradients (exchange.h) */
     slot weight[TL_SLOTS], gradient[TL_SLOTS];
 } course;
 
 static void compute(course *c, double seconds) {
-    c->engine += seconds;
+    double passes = seconds * c->beside;
+    c->sum->seconds += fmin(passes, fmax(0, c->last - c->now)) / c->beside;
+    c->now += passes;
 }
 
 /* When it will be over. */
 static double start(course *c, tl_collective kind, int64_t n, int root) {
     int ranks = c->shape->ranks;
     double rate = c->machine->link_bytes_per_second / 2;
-    double ready = c->engine + c->machine->link_latency_seconds, over = ready;
+    double ready = c->now + c->machine->link_latency_seconds, over = ready;
     c->sum->exchanges++;
     for (int r = 0; r < ranks; r++) {
         tl_comm_cost cost = tl__comm_cost(kind, n, ranks, r, root);
@@ -50,17 +57,16 @@ static double start(course *c, tl_collective kind, int64_t n, int root) {
         *in = fmax(*in, ready) + cost.received_bytes / rate;
         over = fmax(over, fmax(*out, *in));
     }
-    if (!(rate > 0)) return c->engine;
-    c->sum->seconds += fmax(0, over - fmax(c->under_way, c->engine));
-    c->under_way = fmax(c->under_way, over);
+    if (!(rate > 0)) return c->now;
     c->last = fmax(c->last, over);
     return over;
 }
 
 static void wait_until(course *c, double over) {
-    if (over <= c->engine) return;
-    c->sum->exposed_seconds += over - c->engine;
-    c->engine = over;
+    if (over <= c->now) return;
+    c->sum->exposed_seconds += over - c->now;
+    c->sum->seconds += over - c->now;
+    c->now = over;
 }
 
 static void sum_f64(course *c, int64_t n) {
@@ -87,7 +93,7 @@ static int run_end(const places *p, int i, int end) {
 static double start_runs(course *c, tl_collective kind, int block) {
     const places *p = c->places;
     int64_t unit = kind == TL_COLLECTIVE_BROADCAST ? (int64_t)sizeof(float) : 1;
-    double over = c->engine;
+    double over = c->now;
     int i, end;
     tl__param_block(&i, &end, &p->params, p->L, block);
     for (int j; i < end; i = j) {
@@ -108,6 +114,7 @@ static void gather(course *c, int block) {
 
 static void need(course *c, int block, int next) {
     int L = c->places->L;
+    wait_until(c, c->spread[block]); /* 0 but under zero1 and zero2 */
     if (!c->gathers) return;
     slot *s = &c->weight[tl__block_slot(block, L)];
     if (s->block != block) gather(c, block);
@@ -153,6 +160,7 @@ static void pass(course *c, bool idle, bool send, int head_block) {
     int L = c->places->L;
     for (int b = 0; b <= L + 1; b++) {
         need(c, b, b <= L ? b + 1 : -1);
+        if (!idle && b > L) wait_until(c, c->counted); /* before the loss */
         if (!idle) compute(c, pace->forward[b]);
     }
     need(c, head_block, -1);
@@ -184,26 +192,28 @@ static void walk_gradient(course *c, const tl_arch *arch) {
 }
 
 /* Owners update, block by block, and each run goes to all as soon as it is done: a rank has its part of the update. */
-static void spread_weights(course *c) {
+static void update(course *c) {
     const places *p = c->places;
-    double a_parameter = c->pace->update / (double)p->params.count / c->shape->ranks;
+    bool spreads = c->shape->shard == TL_SHARD_ZERO1 || c->shape->shard == TL_SHARD_ZERO2;
+    double a_parameter = c->pace->update / (double)p->params.count;
+    if (c->shape->shard != TL_SHARD_NONE) a_parameter /= c->shape->ranks;
     for (int b = 0, i, end; b < p->L + 2; b++) {
         tl__param_block(&i, &end, &p->params, p->L, b);
         if (i == end) continue;
         compute(c, a_parameter * (double)elements(p, i, end));
-        start_runs(c, TL_COLLECTIVE_BROADCAST, b);
+        if (spreads) c->spread[b] = start_runs(c, TL_COLLECTIVE_BROADCAST, b);
     }
-    wait_until(c, c->last);
 }
 
 static void walk(course *c, const tl_arch *arch) {
     const tl_train_shape *s = c->shape;
+    for (int i = 0; i < TL_SLOTS; i++) c->weight[i] = c->gradient[i] = (slot){.block = -1};
     start(c, TL_COLLECTIVE_SUM_F64, 2, 0); /* whether to stop, and whose checkpoint is written; waited for at the end */
-    sum_f64(c, 1);                         /* the step's tokens */
+    c->counted = start(c, TL_COLLECTIVE_SUM_F64, 1, 0);
     walk_gradient(c, arch);
     sum_f64(c, (int64_t)s->leaves * (TL_LEAF_LOAD + tl__moe_layers(arch)));
     sum_f64(c, c->places->params.n); /* of the gradient's norm */
-    if (s->shard == TL_SHARD_ZERO1 || s->shard == TL_SHARD_ZERO2) spread_weights(c);
+    update(c);
 }
 
 int tl__traffic_predict(tl_train_traffic *out, const tl_arch *arch, const tl_train_shape *shape,
@@ -216,18 +226,22 @@ int tl__traffic_predict(tl_train_traffic *out, const tl_arch *arch, const tl_tra
                 .pace = pace,
                 .places = &p,
                 .sum = out,
+                .beside = machine->link_beside_computing > 0 ? machine->link_beside_computing : 1,
                 .gathers = shape->shard == TL_SHARD_ZERO3,
                 .streams = tl__train_streams(shape)};
-    for (int s = 0; s < TL_SLOTS; s++) c.weight[s].block = c.gradient[s].block = -1;
     TRY(tl__params_make(&p.params, arch, err));
     p.owner = calloc((size_t)p.params.n, sizeof *p.owner);
     c.way = calloc(2 * (size_t)shape->ranks, sizeof *c.way);
-    int status = p.owner && c.way ? 0 : tl__fail(err, TL_ENOMEM, "no memory to predict what ranks exchange");
+    c.spread = calloc((size_t)arch->L + 2, sizeof *c.spread);
+    int status =
+        p.owner && c.way && c.spread ? 0 : tl__fail(err, TL_ENOMEM, "no memory to predict what ranks exchange");
     if (!status) {
         tl__shard_owners(p.owner, &p.params, arch->L, shape->ranks);
         walk(&c, arch);
+        *out = (tl_train_traffic){0};
+        walk(&c, arch);
     }
-    free(p.owner), free(c.way);
+    free(p.owner), free(c.way), free(c.spread);
     tl__params_free(&p.params);
     return status;
 }

@@ -24,8 +24,8 @@ int tl__train_predict_ranks(tl_totals *out, tl_train_traffic *traffic, const tl_
 
 /* From a step that was predicted for m and then run: m with the pace at which it really computes and exchanges. What is
  * predicted with it is the same walk over the same operators, at that pace. */
-void tl__machine_learn(tl_machine *m, const tl_totals *predicted, const tl_train_traffic *traffic, const tl_totals *seen,
-                       const tl_comm_traffic *seen_traffic);
+int tl__machine_learn(tl_machine *m, const tl_arch *arch, const tl_train_shape *shape, const tl_totals *predicted,
+                      const tl_train_traffic *traffic, const tl_totals *seen, const tl_comm_traffic *seen_traffic, tl_error *err);
 
 /* The traffic alone. All zeros with one rank; no seconds where the link was not measured. */
 int tl__traffic_predict(tl_train_traffic *out, const tl_arch *arch, const tl_train_shape *shape, const tl_machine *machine,

@@ -380,7 +380,8 @@ static void put_pages(page *p, const tl_batcher_facts *f) {
 /* ---- the ledger ---- */
 
 static bool is_shown(const tl_totals *ledger, int bucket) {
-    return bucket <= TL_BUCKET_EMBED || bucket == TL_BUCKET_OTHER || ledger->seconds[bucket] > 0;
+    return bucket <= TL_BUCKET_EMBED || bucket == TL_BUCKET_SAMPLE || bucket == TL_BUCKET_OTHER ||
+           ledger->seconds[bucket] > 0;
 }
 
 static void put_by_bucket(page *p, const tl_totals *ledger, const double *x) {

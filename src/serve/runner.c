@@ -19,24 +19,23 @@ static void name_of(char *out, size_t size, const char *path) {
     snprintf(out, size, "%.*s", (int)(n - begin), path + begin);
 }
 
-/* A model without a template serves all but chats. */
+/* A model without a template serves all but chats. chat_tools stays empty where one template serves both. */
 static int open_templates(tl_runner *r, tl_error *err) {
     const char *model = r->engine.folder, *file = r->options->template;
+    const tl_gguf *gguf = tl__source_gguf(r->engine.source);
     tl_error none;
     if (!r->engine.tokenizer) return 0;
     if (file) {
-        TRY(tl__chat_template_tokens(&r->chat, model, err));
-        TRY(tl__chat_template_file(&r->chat, file, err));
-        TRY(tl__chat_template_tokens(&r->chat_tools, model, err));
-        return tl__chat_template_file(&r->chat_tools, file, err);
+        TRY(tl__chat_template_tokens(&r->chat, model, gguf, err));
+        return tl__chat_template_file(&r->chat, file, err);
     }
-    int status = tl__chat_template_open(&r->chat, model, false, &none);
+    int status = tl__chat_template_open(&r->chat, model, gguf, false, &none);
     if (status == TL_ENOTFOUND) {
         tl__chat_template_close(&r->chat);
-        return tl__chat_template_tokens(&r->chat, model, err);
+        return tl__chat_template_tokens(&r->chat, model, gguf, err);
     }
     if (status) return tl__fail(err, status, "%s", none.text);
-    return tl__chat_template_open(&r->chat_tools, model, true, err);
+    return gguf ? 0 : tl__chat_template_open(&r->chat_tools, model, NULL, true, err);
 }
 
 int tl__runner_open(tl_runner *r, const tl_runner_options *o, tl_error *err) {
@@ -48,8 +47,9 @@ int tl__runner_open(tl_runner *r, const tl_runner_options *o, tl_error *err) {
     else name_of(r->name, sizeof r->name, o->model);
     TRY(tl__engine_open(e, o->model, false, err));
     if (o->draft) TRY(tl__engine_open(&r->draft, o->draft, false, err));
+    e->stop = r->draft.stop = &r->end;
     TRY(open_templates(r, err));
-    TRY(tl__conversation_stops(r->stops, &r->n_stops, e->folder, e->arch.V, err));
+    TRY(tl__conversation_stops(r->stops, &r->n_stops, e->folder, tl__source_gguf(e->source), e->arch.V, err));
     if (r->how.positions == 0) r->how.positions = e->arch.max_positions;
     if (r->how.positions <= e->arch.max_positions) return 0;
     return tl__fail(err, TL_EINVALID, "--context %d is more than the %d positions of this model", r->how.positions,
@@ -94,8 +94,9 @@ static void set_state(tl_runner *r, tl_runner_state state) {
 
 static void *run(void *user) {
     tl_runner *r = user;
-    if (load(r, &r->err)) {
-        set_state(r, TL_RUNNER_FAILED);
+    const int status = load(r, &r->err);
+    if (status) {
+        set_state(r, status == TL_ESTOPPED ? TL_RUNNER_ENDED : TL_RUNNER_FAILED);
         return NULL;
     }
     r->ready_ns = tl__now_ns();

@@ -25,7 +25,8 @@ typedef struct tl_token {
     bool present; /* false: a gap between ids */
     bool model;   /* in the model's vocabulary (an added token need not be) */
     bool added, special;
-    bool byte; /* "<0xE2>" to a decoder with byte fallback */
+    bool byte;   /* "<0xE2>" to a decoder with byte fallback */
+    bool unused; /* UNIGRAM: found like another, but its score does not count as the lowest */
 } tl_token;
 
 /* A token that is found in the text before it is cut. raw: before normalising (the others are matched on the normalised
@@ -149,6 +150,8 @@ int tl__bpe_add_added(tl_tokenizer *tok, const char *text, size_t n, int64_t id,
 int tl__bpe_expect(tl_tokenizer *tok, int tokens, size_t text_bytes, tl_error *err);
 /* Byte-level BPE after one scanner, as we train and most models have it. */
 void tl__bpe_set_plain(tl_tokenizer *tok, tl_split split);
+/* This text will be added or looked for in a moment: its place in a large table comes into the cache meanwhile. */
+void tl__bpe_will_ask(const tl_tokenizer *tok, const char *text, size_t n);
 /* Builds what encoding needs. */
 int tl__bpe_finish(tl_tokenizer *tok, const char *where, tl_error *err);
 /* Appends n bytes to the tokenizer's texts; their place, or −1 when memory or the 4 GiB of places end. */
@@ -170,6 +173,7 @@ static inline int tl__bpe_char(const tl_tokenizer *tok, uint32_t c, const uint8_
 }
 
 /* unigram.c: builds the trie and the score of the unknown; the ids of a piece. */
+#define TL_UNKNOWN_PENALTY 10.0 /* of an unknown character, below the lowest score (sentencepiece's kUnkPenalty) */
 int tl__unigram_finish(tl_tokenizer *tok, const char *where, tl_error *err);
 /* Calls put for each id; false: no memory. room is scratch that grows. */
 bool tl__unigram_encode(const tl_tokenizer *tok, const uint8_t *s, size_t n, tl_textbuf *room,

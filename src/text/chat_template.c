@@ -125,41 +125,43 @@ static int take_gguf_token(json_t *tokens, const tl_gguf *g, const char *key, co
     return 0;
 }
 
-static int open_gguf(tl_chat_template *chat, const char *path, bool source_too, tl_error *err) {
+static int read_gguf(tl_chat_template *chat, const tl_gguf *g, bool source_too, tl_error *err) {
     static const char *const kinds[][2] = {
         {"bos", "bos_token"},     {"eos", "eos_token"}, {"unknown", "unk_token"}, {"seperator", "sep_token"},
         {"padding", "pad_token"}, {"cls", "cls_token"}, {"mask", "mask_token"}};
-    tl_gguf *g = NULL;
-    int status = tl__gguf_open(&g, path, err);
-    if (status) return status;
-    for (size_t i = 0; i < sizeof kinds / sizeof *kinds && !status; i++) {
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
         char key[64];
         snprintf(key, sizeof key, "tokenizer.ggml.%s_token_id", kinds[i][0]);
-        status = take_gguf_token(chat->tokens, g, key, kinds[i][1], err);
+        TRY(take_gguf_token(chat->tokens, g, key, kinds[i][1], err));
     }
+    if (!source_too) return 0;
     const tl_gguf_value *source = tl__gguf_find(g, "tokenizer.chat_template");
     char where[4096];
-    snprintf(where, sizeof where, "%s: tokenizer.chat_template", path);
-    if (!status && source_too && (!source || source->kind != TL_GGUF_STRING || !source->texts))
-        status = tl__fail(err, TL_ENOTFOUND,
-                          "%s has no chat template (tokenizer.chat_template); give one with --template", path);
-    if (!status && source_too)
-        status = compile(chat, source->texts[0].bytes, source->texts[0].n, where, err);
-    tl__gguf_close(g);
+    snprintf(where, sizeof where, "%s: tokenizer.chat_template", tl__gguf_path(g));
+    if (!source || source->kind != TL_GGUF_STRING || !source->texts)
+        return tl__fail(err, TL_ENOTFOUND,
+                        "%s has no chat template (tokenizer.chat_template); give one with --template",
+                        tl__gguf_path(g));
+    return compile(chat, source->texts[0].bytes, source->texts[0].n, where, err);
+}
+
+static int open_model(tl_chat_template *chat, const char *model, const tl_gguf *gguf, bool tools, bool source_too,
+                      tl_error *err) {
+    *chat = (tl_chat_template){.tokens = json_object()};
+    if (!chat->tokens) return tl__fail(err, TL_ENOMEM, "not enough memory for a template");
+    if (gguf) return read_gguf(chat, gguf, source_too, err);
+    if (tl__path_is_folder(model)) return open_folder(chat, model, tools, source_too, err);
+    tl_gguf *opened;
+    TRY(tl__gguf_open(&opened, model, err));
+    int status = read_gguf(chat, opened, source_too, err);
+    tl__gguf_close(opened);
     return status;
 }
 
-static int open_model(tl_chat_template *chat, const char *model, bool tools, bool source_too, tl_error *err) {
-    *chat = (tl_chat_template){.tokens = json_object()};
-    if (!chat->tokens) return tl__fail(err, TL_ENOMEM, "not enough memory for a template");
-    return tl__path_is_folder(model) ? open_folder(chat, model, tools, source_too, err)
-                                     : open_gguf(chat, model, source_too, err);
+int tl__chat_template_open(tl_chat_template *chat, const char *model, const tl_gguf *gguf, bool tools, tl_error *err) {
+    return open_model(chat, model, gguf, tools, true, err);
 }
 
-int tl__chat_template_open(tl_chat_template *chat, const char *model, bool tools, tl_error *err) {
-    return open_model(chat, model, tools, true, err);
-}
-
-int tl__chat_template_tokens(tl_chat_template *chat, const char *model, tl_error *err) {
-    return open_model(chat, model, false, false, err);
+int tl__chat_template_tokens(tl_chat_template *chat, const char *model, const tl_gguf *gguf, tl_error *err) {
+    return open_model(chat, model, gguf, false, false, err);
 }

@@ -13,10 +13,11 @@ typedef struct tl_chat_template {
 } tl_chat_template;
 
 /* model: a folder (chat_template.jinja, else chat_template.json, else tokenizer_config.json) or a GGUF file
- * (tokenizer.chat_template). tools: of several templates the one for tools is taken, if there is one. */
-int tl__chat_template_open(tl_chat_template *chat, const char *model, bool tools, tl_error *err);
+ * (tokenizer.chat_template); gguf: the file, where the caller has it open; else NULL. tools: of a folder's several
+ * templates the one for tools is taken, if there is one; a GGUF file has one. */
+int tl__chat_template_open(tl_chat_template *chat, const char *model, const tl_gguf *gguf, bool tools, tl_error *err);
 /* The special tokens alone. */
-int tl__chat_template_tokens(tl_chat_template *chat, const char *model, tl_error *err);
+int tl__chat_template_tokens(tl_chat_template *chat, const char *model, const tl_gguf *gguf, tl_error *err);
 /* A template in a file of its own, beside the tokens that are there. */
 int tl__chat_template_file(tl_chat_template *chat, const char *path, tl_error *err);
 void tl__chat_template_close(tl_chat_template *chat);

@@ -5,7 +5,6 @@
 #include <string.h>
 #include "base/json.h"
 #include "io/file.h"
-#include "io/gguf.h"
 
 /* transformers fills `reasoning_content` from older names, and `thinking` for templates that read that. */
 static json_t *with_reasoning(const json_t *message) {
@@ -63,21 +62,19 @@ static int read_stops(int32_t *stops, int *n_stops, const char *folder, const ch
     return 0;
 }
 
-int tl__conversation_stops(int32_t stops[TL_CHAT_STOPS], int *n, const char *model, int V, tl_error *err) {
+int tl__conversation_stops(int32_t stops[TL_CHAT_STOPS], int *n, const char *model, const tl_gguf *gguf, int V,
+                           tl_error *err) {
     *n = 0;
-    if (tl__path_is_folder(model)) {
+    if (!gguf) {
         TRY(read_stops(stops, n, model, "config.json", V, err));
         return read_stops(stops, n, model, "generation_config.json", V, err);
     }
     static const char *const keys[] = {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id",
                                        "tokenizer.ggml.eom_token_id"};
-    tl_gguf *g;
-    TRY(tl__gguf_open(&g, model, err));
     for (int i = 0; i < 3; i++) {
         int64_t id;
-        const tl_gguf_value *v = tl__gguf_find(g, keys[i]);
+        const tl_gguf_value *v = tl__gguf_find(gguf, keys[i]);
         if (v && tl__gguf_int(v, 0, &id)) add_stop(stops, n, id, V);
     }
-    tl__gguf_close(g);
     return 0;
 }

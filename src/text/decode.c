@@ -130,6 +130,49 @@ static bool keep_text(tl_tokenizer *tok, tl_token *t, bool first, tl_textbuf *te
     return true;
 }
 
+/* Most vocabularies of marks have one step that matters: the mark becomes a space. What is short and no byte of fallback
+ * goes through it without a buffer. */
+typedef struct mark {
+    const uint8_t *bytes; /* [n]; NULL: there are other steps */
+    size_t n;
+    const char *by;
+    size_t by_n;
+} mark;
+
+enum { SHORT_BYTES = 128 };
+
+static mark only_mark(const tl_tokenizer *tok) {
+    mark m = {0};
+    bool regex;
+    for (int i = 0; i < tok->n_decode && tok->decode[i].kind != TL_DECODE_FUSE; i++) {
+        const tl_decode *step = &tok->decode[i];
+        if (i > 0 && step->kind == TL_DECODE_BYTE_FALLBACK) continue;
+        if (i > 0 || step->kind != TL_DECODE_REPLACE) return (mark){0};
+        m.bytes = (const uint8_t *)tl__pattern_source(step->pattern, &m.n, &regex);
+        m.by = step->text, m.by_n = step->text_n;
+        if (regex || m.by_n == 0 || m.by_n > m.n || m.by[0] == '<') return (mark){0};
+    }
+    return m;
+}
+
+/* false: no memory. */
+static bool keep_unmarked(tl_tokenizer *tok, tl_token *t, const mark *m) {
+    const uint8_t *s = (const uint8_t *)tok->text + t->decodes_at;
+    char out[SHORT_BYTES];
+    size_t n = 0;
+    for (size_t i = 0; i < t->decodes_n;) {
+        const bool here = s[i] == m->bytes[0] && m->n <= t->decodes_n - i && memcmp(s + i, m->bytes, m->n) == 0;
+        if (here) memcpy(out + n, m->by, m->by_n);
+        else out[n] = (char)s[i];
+        n += here ? m->by_n : 1, i += here ? m->n : 1;
+    }
+    if (n == t->bytes_n && memcmp(out, tok->text + t->bytes_at, n) == 0) return true;
+    const int64_t place = tl__bpe_keep(tok, out, n);
+    if (place < 0) return false;
+    t->bytes_at = (uint32_t)place, t->bytes_n = (uint32_t)n;
+    return true;
+}
+
 int tl__decode_finish(tl_tokenizer *tok, const char *where, tl_error *err) {
     bool fused = false, bytes = false;
     for (int i = 0; i < tok->n_decode; i++) {
@@ -154,6 +197,7 @@ int tl__decode_finish(tl_tokenizer *tok, const char *where, tl_error *err) {
     tl_textbuf text = {0}, spare = {0};
     bool kept = true;
     const bool marked = uses(tok, TL_DECODE_METASPACE);
+    const mark only = only_mark(tok);
     for (int id = 0; id < tok->vocab && kept; id++) {
         tl_token *t = &tok->token[id];
         if (!t->present) continue;
@@ -162,6 +206,11 @@ int tl__decode_finish(tl_tokenizer *tok, const char *where, tl_error *err) {
         t->first_at = t->bytes_at, t->first_n = t->bytes_n;
         while (passed < t->decodes_n && !watched[s[passed]]) passed++;
         if (passed == t->decodes_n && t->decodes_at == t->text_at) continue;
+        if (only.bytes && t->decodes_n <= SHORT_BYTES && t->decodes_n > 0 && s[0] != '<') {
+            kept = keep_unmarked(tok, t, &only);
+            t->first_at = t->bytes_at, t->first_n = t->bytes_n;
+            continue;
+        }
         text.most = spare.most = tl__textbuf_most(t->decodes_n);
         if (tok->text_used > most) text.failed = true;
         kept = keep_text(tok, t, false, &text, &spare, &t->bytes_at, &t->bytes_n);

@@ -110,6 +110,10 @@ int tl__bpe_find(const tl_tokenizer *tok, const char *text, size_t n) {
     return (int)(uint32_t)tok->id_of_text[probe(tok, text, n, XXH3_64bits(text, n))] - 1;
 }
 
+void tl__bpe_will_ask(const tl_tokenizer *tok, const char *text, size_t n) {
+    if (tok->id_of_text_size) __builtin_prefetch(&tok->id_of_text[XXH3_64bits(text, n) & (tok->id_of_text_size - 1)]);
+}
+
 /* A table of texts for so many, filled at most by half. */
 static bool make_room(tl_tokenizer *tok, size_t texts) {
     if (2 * texts <= tok->id_of_text_size) return true;

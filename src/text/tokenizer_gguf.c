@@ -13,6 +13,7 @@
 enum { TYPE_NORMAL = 1, TYPE_UNKNOWN, TYPE_CONTROL, TYPE_USER_DEFINED, TYPE_UNUSED, TYPE_BYTE };
 
 #define MARK "\xE2\x96\x81"
+#define TRIMMED "\\A +| +\\z"
 
 typedef struct reader {
     tl_tokenizer *tok;
@@ -28,7 +29,8 @@ static int get_array(const reader *r, const char *key, bool strings, int64_t cou
     const tl_gguf_value *v = *out = tl__gguf_find(r->gguf, key);
     if (!v) return 0;
     if (v->kind != TL_GGUF_ARRAY || (v->of == TL_GGUF_STRING) != strings || v->of == TL_GGUF_ARRAY)
-        return tl__fail(r->err, TL_EFORMAT, "%s: %s is not an array of %s; check the file", r->where, key,
+        return tl__fail(r->err, TL_EFORMAT, "%s: %s is %s%s; an array of %s was expected: check the file", r->where, key,
+                        v->kind == TL_GGUF_ARRAY ? "an array of kind " : "of kind ", tl__gguf_kind_name(v->of),
                         strings ? "strings" : "numbers");
     if (count >= 0 && v->count != count)
         return tl__fail(r->err, TL_EFORMAT, "%s: %s has %lld elements where tokenizer.ggml.tokens has %lld", r->where, key,
@@ -40,7 +42,8 @@ static int get_flag(const reader *r, const char *key, bool usual, bool *out) {
     const tl_gguf_value *v = tl__gguf_find(r->gguf, key);
     int64_t value = usual;
     if (v && (v->kind != TL_GGUF_BOOL || !tl__gguf_int(v, 0, &value)))
-        return tl__fail(r->err, TL_EFORMAT, "%s: %s is not a boolean; check the file", r->where, key);
+        return tl__fail(r->err, TL_EFORMAT, "%s: %s is of kind %s; a bool was expected: check the file", r->where, key,
+                        tl__gguf_kind_name(v->kind));
     *out = value != 0;
     return 0;
 }
@@ -49,7 +52,8 @@ static int get_id(const reader *r, const char *key, int usual, int *out) {
     const tl_gguf_value *v = tl__gguf_find(r->gguf, key);
     int64_t value = usual < r->tok->vocab ? usual : -1;
     if (v && (v->kind == TL_GGUF_ARRAY || v->kind == TL_GGUF_STRING || !tl__gguf_int(v, 0, &value)))
-        return tl__fail(r->err, TL_EFORMAT, "%s: %s is not a whole number; check the file", r->where, key);
+        return tl__fail(r->err, TL_EFORMAT, "%s: %s is of kind %s; a whole number was expected: check the file", r->where, key,
+                        tl__gguf_kind_name(v->kind));
     if (value == UINT32_MAX) value = -1; /* none, as some writers put it */
     if (value < -1 || value >= r->tok->vocab)
         return tl__fail(r->err, TL_EFORMAT, "%s: %s is %lld; ids are 0 to %d", r->where, key, (long long)value,
@@ -88,9 +92,11 @@ static int read_tokens(const reader *r) {
         tok->score_n = n;
         if (!tok->score) status = tl__fail(r->err, TL_ENOMEM, "%s: not enough memory for %d scores", r->where, n);
     }
+    enum { AHEAD = 12 };
     for (int id = 0; id < n && !status; id++) {
         tl_gguf_text text = tokens->texts[id];
         int64_t type = TYPE_NORMAL;
+        if (id + AHEAD < n) tl__bpe_will_ask(tok, tokens->texts[id + AHEAD].bytes, tokens->texts[id + AHEAD].n);
         if (types && !tl__gguf_int(types, id, &type))
             return tl__fail(r->err, TL_EFORMAT, "%s: tokenizer.ggml.token_type %d is not a whole number", r->where, id);
         if (scored && (!tl__gguf_real(scores, id, &tok->score[id]) || !isfinite((float)tok->score[id])))
@@ -108,6 +114,7 @@ static int read_tokens(const reader *r) {
             status = tl__bpe_add_added(tok, text.bytes, text.n, id,
                                        (tl_added){.special = type != TYPE_USER_DEFINED, .raw = true}, r->where, r->err);
         if (tok->model == TL_MODEL_UNIGRAM && type == TYPE_USER_DEFINED) tok->score[id] = 0;
+        tok->token[id].unused = tok->model == TL_MODEL_UNIGRAM && type == TYPE_UNUSED;
         if (tok->model == TL_MODEL_UNIGRAM && (type == TYPE_CONTROL || type == TYPE_UNKNOWN || type == TYPE_BYTE))
             tok->token[id].model = false;
     }
@@ -189,7 +196,7 @@ static int read_marks(const reader *r) {
         if (!status) tok->norm[tok->n_norm++] = step;
     }
     /* llama.cpp squeezes spaces in unigram models only. */
-    if (!status && unigram && squeeze) status = add_replace(r, "\\A +| +\\z", "", true);
+    if (!status && unigram && squeeze) status = add_replace(r, TRIMMED, "", true);
     if (!status && unigram && squeeze) status = add_replace(r, " +", " ", true);
     if (!status && (prefix || (unigram && squeeze))) status = add_prepend(r);
     if (!status) status = add_replace(r, " ", MARK, false);
@@ -304,7 +311,7 @@ static void put_tokens(writer *w) {
             int named = snprintf(names[id], sizeof names[id], "[PAD%d]", id);
             texts[id] = t->present ? (tl_gguf_text){tok->text + t->text_at, t->text_n} : (tl_gguf_text){names[id], (size_t)named};
             bool byte = t->byte && !t->added;
-            types[id] = !t->present               ? TYPE_UNUSED
+            types[id] = !t->present || t->unused   ? TYPE_UNUSED
                         : id == tok->unk           ? TYPE_UNKNOWN
                         : t->added && t->special   ? TYPE_CONTROL
                         : t->added                 ? TYPE_USER_DEFINED
@@ -343,16 +350,17 @@ static void put_merges(writer *w) {
     free(all.bytes);
 }
 
-/* Scores as they were, or, of merges, the higher the earlier a token is made. */
+/* Scores as they were (in 32 bits, as sentencepiece has them), or, of merges, the higher the earlier a token is made. */
 static void put_scores(writer *w) {
+    static const float of_gaps = -10000; /* as llama.cpp's converter has it: never the best way to a text */
     const tl_tokenizer *tok = w->tok;
-    float *scores = calloc((size_t)w->rows + 1, sizeof *scores);
+    float *scores = malloc(((size_t)w->rows + 1) * sizeof *scores);
     if (!scores) {
         w->status = tl__fail(w->err, TL_ENOMEM, "not enough memory to write %d scores", w->rows);
         return;
     }
     if (tok->score) {
-        for (int id = 0; id < tok->score_n; id++) scores[id] = (float)tok->score[id];
+        for (int id = 0; id < w->rows; id++) scores[id] = id < tok->score_n ? (float)tok->score[id] : of_gaps;
     } else {
         for (int id = 0; id < w->rows; id++) scores[id] = -1e9f;
         for (int i = tok->n_merges; i-- > 0;) scores[tok->merge[i].made] = -(float)i;
@@ -361,34 +369,106 @@ static void put_scores(writer *w) {
     free(scores);
 }
 
-/* Is the text normalised as GGUF's models with ▁ have it: perhaps ▁ put before, ▁ for spaces? */
-static bool marks_spaces(const tl_tokenizer *tok, bool *prefix) {
-    int i = 0;
-    *prefix = false;
+/* How the text of a model with ▁ is normalised, where GGUF can say it. */
+typedef struct marks {
+    bool prefix;  /* ▁ before the text */
+    bool squeeze; /* UNIGRAM: spaces in a row are one, and none at the ends */
+    const tl_charsmap *map;
+} marks;
+
+static bool source_is(const tl_pattern *pattern, bool regex, const char *text) {
     size_t n;
-    bool regex;
-    if (tok->n_norm == 0 && tok->n_pre == 1 && tok->pre[0].kind == TL_PRE_METASPACE) {
-        *prefix = tok->pre[0].prepend != TL_PREPEND_NEVER;
-        return strcmp(tl__pattern_source(tok->pre[0].pattern, &n, &regex), MARK) == 0;
+    bool is_regex;
+    const char *source = tl__pattern_source(pattern, &n, &is_regex);
+    return is_regex == regex && n == strlen(text) && memcmp(source, text, n) == 0;
+}
+
+static bool replaces(const tl_norm *step, bool regex, const char *from, const char *to) {
+    return step->kind == TL_NORM_REPLACE && strcmp(step->text, to) == 0 && source_is(step->pattern, regex, from);
+}
+
+static bool is_metaspace(const tl_pre *step) {
+    return step->kind == TL_PRE_METASPACE && source_is(step->pattern, false, MARK);
+}
+
+/* Perhaps ▁ put before, then ▁ for spaces, and nothing cut. */
+static bool marks_spaces(const tl_tokenizer *tok, int first, marks *m) {
+    int i = first;
+    if (tok->n_norm == first && tok->n_pre == 1 && is_metaspace(&tok->pre[0])) {
+        m->prefix = tok->pre[0].prepend != TL_PREPEND_NEVER;
+        return true;
     }
-    if (i < tok->n_norm && tok->norm[i].kind == TL_NORM_PREPEND && strcmp(tok->norm[i].text, MARK) == 0) *prefix = true, i++;
-    if (i + 1 != tok->n_norm || tok->norm[i].kind != TL_NORM_REPLACE || strcmp(tok->norm[i].text, MARK) != 0) return false;
-    const char *source = tl__pattern_source(tok->norm[i].pattern, &n, &regex);
-    if (regex || strcmp(source, " ") != 0) return false;
-    /* Gemma's Split at spaces finds none any more. */
-    for (i = 0; i < tok->n_pre; i++) {
-        if (tok->pre[i].kind != TL_PRE_SPLIT || tok->pre[i].name) return false;
-        source = tl__pattern_source(tok->pre[i].pattern, &n, &regex);
-        if (regex || strcmp(source, " ") != 0) return false;
-    }
+    if (i < tok->n_norm && tok->norm[i].kind == TL_NORM_PREPEND && strcmp(tok->norm[i].text, MARK) == 0) m->prefix = true, i++;
+    if (i + 1 != tok->n_norm || !replaces(&tok->norm[i], false, " ", MARK)) return false;
+    for (i = 0; i < tok->n_pre; i++) /* Gemma's Split at spaces finds none any more */
+        if (tok->pre[i].kind != TL_PRE_SPLIT || tok->pre[i].name || !source_is(tok->pre[i].pattern, false, " ")) return false;
     return true;
+}
+
+/* May pieces that begin with ▁ be encoded together? A token with ▁ elsewhere would join them, and so would unknown
+ * characters if ▁ were one. */
+static bool joins_nothing(const tl_tokenizer *tok) {
+    for (int id = 0; id < tok->vocab; id++) {
+        const tl_token *t = &tok->token[id];
+        if (t->model && t->text_n > 1 && memmem(tok->text + t->text_at + 1, t->text_n - 1, MARK, strlen(MARK))) return false;
+    }
+    return tl__bpe_find(tok, MARK, strlen(MARK)) >= 0;
+}
+
+/* Does the map make a space, or nothing, of white space, so that what strips and splits there sees spaces alone? U+0085,
+ * which sentencepiece's maps leave, is not asked for. */
+static bool maps_white_space(const tl_charsmap *map) {
+    static const char *const others[] = {"\t", "\n", "\v", "\f", "\r", "\u00a0", "\u1680", "\u2000", "\u2001",
+                                         "\u2002", "\u2003", "\u2004", "\u2005", "\u2006", "\u2007", "\u2008", "\u2009",
+                                         "\u200a", "\u2028", "\u2029", "\u202f", "\u205f", "\u3000"};
+    tl_textbuf out = {0};
+    bool all = true, kept;
+    for (size_t i = 0; i < sizeof others / sizeof *others && all; i++) {
+        out.n = 0;
+        tl__charsmap_apply(map, (const uint8_t *)others[i], strlen(others[i]), &out, &kept);
+        all = !out.failed && (out.n == 0 || (out.n == 1 && out.bytes[0] == ' '));
+    }
+    free(out.bytes);
+    return all;
+}
+
+/* sentencepiece's unigram: what a GGUF file was read as, or what transformers makes of a sentencepiece model, whose spaces
+ * are stripped and squeezed by other steps. */
+static bool marks_unigram(const tl_tokenizer *tok, marks *m) {
+    int i = 0;
+    if (tok->unk < 0 || tok->byte_fallback) return false;
+    if (i < tok->n_norm && tok->norm[i].kind == TL_NORM_CHARSMAP) m->map = tok->norm[i++].map;
+    if (tok->n_norm - i >= 2 && replaces(&tok->norm[i], true, TRIMMED, "") && replaces(&tok->norm[i + 1], true, " +", " "))
+        return m->squeeze = marks_spaces(tok, i + 2, m) && m->prefix && tok->n_pre == 0;
+    const tl_pre *last = tok->n_pre ? &tok->pre[tok->n_pre - 1] : NULL;
+    if (!last || !is_metaspace(last)) return marks_spaces(tok, i, m) && tok->n_pre == 0;
+    if (last->cut && !joins_nothing(tok)) return false;
+    if (last->prepend == TL_PREPEND_NEVER) return marks_spaces(tok, i, m) && tok->n_norm == i;
+    /* Put before the text, but where it begins with a space: the same only where spaces are stripped or squeezed. */
+    const bool words = tok->n_pre == 2 && tok->pre[0].name && strcmp(tok->pre[0].name, "WhitespaceSplit") == 0;
+    bool strips = false, single = false;
+    if (i < tok->n_norm && tok->norm[i].kind == TL_NORM_STRIP) strips = tok->norm[i++].right;
+    if (i < tok->n_norm && (replaces(&tok->norm[i], true, " {2,}", " ") || replaces(&tok->norm[i], true, " {2,}", MARK)))
+        single = true, i++;
+    m->prefix = m->squeeze = true;
+    return i == tok->n_norm && m->map && maps_white_space(m->map) &&
+           (words ? last->prepend == TL_PREPEND_ALWAYS && joins_nothing(tok) : tok->n_pre == 1 && strips && single);
+}
+
+static void put_map(writer *w, const tl_charsmap *map) {
+    size_t n;
+    bool whole;
+    const uint8_t *bytes = tl__charsmap_bytes(map, &n, &whole);
+    if (!w->status)
+        w->status = tl__gguf_put(w->out, "tokenizer.ggml.precompiled_charsmap", TL_GGUF_U8, true, bytes, NULL, (int64_t)n, w->err);
 }
 
 int tl__tokenizer_to_gguf(const tl_tokenizer *tok, int rows, tl_gguf_out *out, tl_error *err) {
     if (rows < tok->vocab)
         return tl__fail(err, TL_EUNSUPPORTED, "the tokenizer has %d ids, where the model has rows for %d", tok->vocab, rows);
     writer w = {.tok = tok, .rows = rows, .out = out, .err = err};
-    bool prefix = false;
+    marks m = {0};
+    const bool unigram = tok->model == TL_MODEL_UNIGRAM;
     /* Bytes that a vocabulary lacks made its model one of characters, which stand for bytes; the file is as before. */
     tl_tokenizer steps = *tok;
     const bool spelled = tok->model == TL_MODEL_CHARS && !tok->byte_fallback && tok->n_pre > 0 &&
@@ -404,13 +484,20 @@ int tl__tokenizer_to_gguf(const tl_tokenizer *tok, int rows, tl_gguf_out *out, t
                             "tokenizer.json only");
         put_text(&w, "tokenizer.ggml.model", "gpt2", 4);
         put_text(&w, "tokenizer.ggml.pre", pre, strlen(pre));
-    } else if ((tok->model == TL_MODEL_SCORES || (tok->model == TL_MODEL_CHARS && tok->byte_fallback)) && marks_spaces(tok, &prefix)) {
+    } else if (unigram && marks_unigram(tok, &m)) {
+        put_text(&w, "tokenizer.ggml.model", "t5", 2);
+        put_text(&w, "tokenizer.ggml.pre", "default", 7);
+        put_flag(&w, "tokenizer.ggml.remove_extra_whitespaces", m.squeeze);
+        if (m.map) put_map(&w, m.map);
+    } else if ((tok->model == TL_MODEL_SCORES || (tok->model == TL_MODEL_CHARS && tok->byte_fallback)) && marks_spaces(tok, 0, &m)) {
         put_text(&w, "tokenizer.ggml.model", "llama", 5);
         put_text(&w, "tokenizer.ggml.pre", "default", 7);
     } else {
         return tl__fail(err, TL_EUNSUPPORTED,
-                        "a tokenizer of this kind has no form in GGUF; byte-level BPE and SentencePiece's BPE with byte "
-                        "fallback do");
+                        unigram ? "GGUF has no form for this unigram tokenizer's steps; sentencepiece's have one (its map of "
+                                  "characters, spaces squeezed or kept, \"" MARK "\" for spaces, an unknown token, no bytes)"
+                                : "a tokenizer of this kind has no form in GGUF; byte-level BPE, SentencePiece's BPE with byte "
+                                  "fallback and its unigram do");
     }
     if (!w.status) put_tokens(&w);
     if (!w.status && bytes) put_merges(&w);
@@ -421,6 +508,6 @@ int tl__tokenizer_to_gguf(const tl_tokenizer *tok, int rows, tl_gguf_out *out, t
     put_id(&w, "tokenizer.ggml.padding_token_id", tok->pad);
     put_flag(&w, "tokenizer.ggml.add_bos_token", tok->n_prefix > 0);
     put_flag(&w, "tokenizer.ggml.add_eos_token", tok->n_suffix > 0);
-    put_flag(&w, "tokenizer.ggml.add_space_prefix", prefix);
+    put_flag(&w, "tokenizer.ggml.add_space_prefix", m.prefix);
     return w.status;
 }

@@ -266,19 +266,24 @@ static void print_scored_merges(tl_textbuf *p, const tl_tokenizer *tok) {
     free(all);
 }
 
+/* A token's place in the list is its id: those that the model does not find (control tokens of GGUF, texts that stand
+ * twice) keep theirs, the latter under a name of their own. */
 static void print_unigram(tl_textbuf *p, const tl_tokenizer *tok) {
+    const double least = tok->unk_score + TL_UNKNOWN_PENALTY;
     print(p, "  \"model\": {\n    \"type\": \"Unigram\",\n    \"unk_id\": ");
     if (tok->unk >= 0) print_int(p, tok->unk);
     else print(p, "null");
     print(p, ",\n    \"byte_fallback\": ");
     print_bool(p, tok->byte_fallback);
     print(p, ",\n    \"vocab\": [");
-    for (int id = 0; id < tok->vocab; id++) {
-        if (!tok->token[id].model) continue;
-        char score[40];
-        snprintf(score, sizeof score, ", %.17g]", tok->score[id]);
+    for (int id = 0; id < tok->score_n; id++) {
+        const tl_token *t = &tok->token[id];
+        char score[40], name[24];
+        snprintf(score, sizeof score, ", %.17g]", t->unused && tok->score[id] < least ? least : tok->score[id]);
+        snprintf(name, sizeof name, "\"[PAD%d]\"", id);
         print(p, id ? ",\n      [" : "\n      [");
-        print_text_of(p, tok, id);
+        if (tl__bpe_find(tok, tok->text + t->text_at, t->text_n) == id || t->model) print_text_of(p, tok, id);
+        else print(p, name);
         print(p, score);
     }
     print(p, "\n    ]\n  }\n}\n");

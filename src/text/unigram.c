@@ -6,8 +6,6 @@
 
 #include "text/bpe.h"
 
-static const double unknown_penalty = 10; /* below the lowest score (sentencepiece's kUnkPenalty) */
-
 static inline size_t slot_of(const tl_tokenizer *tok, uint64_t edge) {
     size_t mask = tok->trie_size - 1;
     size_t at = (edge * 0x9E3779B97F4A7C15u) >> 20 & mask;
@@ -36,7 +34,7 @@ int tl__unigram_finish(tl_tokenizer *tok, const char *where, tl_error *err) {
     for (int id = 0; id < tok->vocab; id++) {
         const tl_token *t = &tok->token[id];
         if (!t->model) continue;
-        if (tok->score[id] < least) least = tok->score[id];
+        if (!t->unused && tok->score[id] < least) least = tok->score[id];
         uint64_t node = 0;
         for (uint32_t i = 0; i < t->text_n; i++) {
             if (!make_room(tok))
@@ -52,7 +50,7 @@ int tl__unigram_finish(tl_tokenizer *tok, const char *where, tl_error *err) {
         }
     }
     if (!make_room(tok)) return tl__fail(err, TL_ENOMEM, "%s: not enough memory for the trie", where);
-    tok->unk_score = least - unknown_penalty;
+    tok->unk_score = (least < DBL_MAX ? least : 0) - TL_UNKNOWN_PENALTY;
     return 0;
 }
 

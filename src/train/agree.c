@@ -169,13 +169,13 @@ int tl__agree(tl_agree *agree, tl_ctx *ctx, tl_comm *comm, const tl_model *model
 
 /* ---- two ranks' notes ---- */
 
-void tl__agree_note(tl_agree *agree, tl_ctx *ctx, const tl_model *model, int64_t step, bool replayed) {
+void tl__agree_note(tl_agree *agree, tl_ctx *ctx, const tl_model *model, int64_t step) {
     const int64_t i = step - agree->agreed_step - 1;
     if (i < 0 || i >= agree->notes) return;
     tl__span_begin(ctx->spans, "note_weights", TL_BUCKET_EVAL);
     tl_hash now = hash_all(agree, ctx, &model->params, model->flat);
     tl__span_end(ctx->spans, 0, (double)model->params.count * sizeof(float), 0, 0, 0);
-    if (!replayed) agree->note[i] = now, agree->mine_first = 0;
+    if (!agree->replaying) agree->note[i] = now, agree->mine_first = 0;
     else if (!agree->mine_first && !same(&now, &agree->note[i], sizeof now)) agree->mine_first = step;
 }
 

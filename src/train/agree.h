@@ -20,6 +20,7 @@ typedef struct tl_agree { /* taken before the first step */
     int64_t agreed_step;        /* the last at which all were the same */
     tl_hash *note;              /* [notes] of two ranks: this one's weights after each step since; NULL with more, who have a majority */
     int64_t notes;
+    bool replaying;             /* steps are taken again: what is noted is compared instead */
     int64_t mine_first, *first; /* [ranks] the first step whose weights a replay did not give again; 0: none */
     int speaker;                /* after a difference: the rank that tells of it */
     bool undecided;             /* two ranks differ in their weights, and nothing tells yet whose are wrong */
@@ -34,9 +35,9 @@ void tl__agree_close(tl_agree *agree);
 int tl__agree(tl_agree *agree, tl_ctx *ctx, tl_comm *comm, const tl_model *model, tl_train_memory *memory, const tl_train_shape *shape,
               int64_t step, tl_error *err);
 
-/* After the update of `step`: remember these weights for a replay (replayed: compare them with what is remembered). Of two ranks; of
- * more it does nothing. One read of the weights, no heap call. */
-void tl__agree_note(tl_agree *agree, tl_ctx *ctx, const tl_model *model, int64_t step, bool replayed);
+/* After the update of `step` and before the next: remember these weights for a replay (replaying: compare them with what is
+ * remembered). Of two ranks; of more it does nothing. One read of the weights, no heap call. */
+void tl__agree_note(tl_agree *agree, tl_ctx *ctx, const tl_model *model, int64_t step);
 /* After tl__agree left it undecided, and every rank has gone back to the weights of step `from` and come to `step` once more: whose
  * weights first differ from those noted was wrong then; from the next step on its gradients had led the other astray too.
  * TL_EDIVERGED in any case; err is left as it is where that tells nothing. */

@@ -21,12 +21,42 @@ static int64_t elements(const tl_params *params, int first, int end) {
     return params->list[end - 1].offset + params->list[end - 1].count - params->list[first].offset;
 }
 
-void tl__exchange_weights(tl_exchange *x, int first, int end) {
+/* ---- weights that an update sends ---- */
+
+void tl__exchange_weights(tl_exchange *x, int block, int first, int end) {
     const tl_params *params = &x->model->params;
+    tl_train_memory *memory = x->memory;
     int64_t bytes = elements(params, first, end) * (int64_t)sizeof(float);
-    if (!x->status)
-        x->status = tl__comm_broadcast_start(x->comm, TL_AXIS_DP, x->model->flat + params->list[first].offset, bytes,
-                                             x->memory->owner[first], next_ticket(x), &x->error);
+    if (x->status) return;
+    assert(memory->spread_n < memory->tickets);
+    tl_spread *spread = &memory->spread[memory->spread_n++];
+    spread->block = block;
+    x->status = tl__comm_broadcast_start(x->comm, TL_AXIS_DP, x->model->flat + params->list[first].offset, bytes,
+                                         memory->owner[first], &spread->ticket, &x->error);
+}
+
+/* Wait for those of blocks up to this one. A pass asks for them in the order in which they come. */
+static void arrive(void *user, int block, int next) {
+    tl_exchange *x = user;
+    tl_train_memory *m = x->memory;
+    (void)next;
+    if (m->spread_arrived == m->spread_n || m->spread[m->spread_arrived].block > block) return;
+    tl__span_begin(x->ctx->spans, "spread_weights", TL_BUCKET_COMM);
+    for (; m->spread_arrived < m->spread_n && m->spread[m->spread_arrived].block <= block; m->spread_arrived++)
+        if (!x->status)
+            x->status =
+                tl__comm_wait(x->comm, m->spread[m->spread_arrived].ticket, tl__comm_patience(x->comm), &x->error);
+    tl__span_end(x->ctx->spans, 0, 0, block, 0, 0);
+    if (m->spread_arrived == m->spread_n) m->spread_arrived = m->spread_n = 0;
+}
+
+int tl__exchange_settle(tl_ctx *ctx, tl_comm *comm, const tl_model *model, tl_train_memory *memory,
+                        const tl_train_shape *shape, tl_error *err) {
+    tl_exchange x;
+    tl__exchange_open(&x, ctx, comm, model, memory, shape);
+    arrive(&x, model->arch.L + 1, -1);
+    if (x.status && err) *err = x.error;
+    return x.status;
 }
 
 /* ---- blocks in slots ---- */
@@ -184,8 +214,18 @@ void tl__exchange_open(tl_exchange *x, tl_ctx *ctx, tl_comm *comm, const tl_mode
     *x = (tl_exchange){.ctx = ctx, .comm = comm, .model = (tl_model *)model, .memory = memory, .shape = shape};
     for (int s = 0; s < TL_SLOTS; s++) x->gradient[s].block = x->weight[s].block = -1;
     x->blocks.user = x;
-    if (shape->shard == TL_SHARD_ZERO3) x->blocks.need = need;
+    if (shape->shard != TL_SHARD_NONE) x->blocks.need = shape->shard == TL_SHARD_ZERO3 ? need : arrive;
     if (tl__train_streams(shape)) x->blocks.gradient = stream_gradient;
+}
+
+static int wait_all(tl_exchange *x, tl_error *err) {
+    tl__span_begin(x->ctx->spans, "sum_gradients", TL_BUCKET_COMM);
+    for (int i = 0; !x->status && i < x->tickets; i++)
+        x->status = tl__comm_wait(x->comm, x->memory->ticket[i], tl__comm_patience(x->comm), &x->error);
+    tl__span_end(x->ctx->spans, 0, 0, x->tickets, 0, 0);
+    x->tickets = 0;
+    if (x->status && err) *err = x->error;
+    return x->status;
 }
 
 int tl__exchange_close(tl_exchange *x, tl_error *err) {
@@ -195,20 +235,10 @@ int tl__exchange_close(tl_exchange *x, tl_error *err) {
     }
     for (int i = 0; x->blocks.need && i < x->model->params.n; i++) /* lent no longer */
         if (x->model->at[i] < 0) x->model->weight[i] = NULL;
-    return tl__exchange_wait(x, "sum_gradients", err);
+    return wait_all(x, err);
 }
 
-/* ---- waiting ---- */
-
-int tl__exchange_wait(tl_exchange *x, const char *span, tl_error *err) {
-    tl__span_begin(x->ctx->spans, span, TL_BUCKET_COMM);
-    for (int i = 0; !x->status && i < x->tickets; i++)
-        x->status = tl__comm_wait(x->comm, x->memory->ticket[i], tl__comm_patience(x->comm), &x->error);
-    tl__span_end(x->ctx->spans, 0, 0, x->tickets, 0, 0);
-    x->tickets = 0;
-    if (x->status && err) *err = x->error;
-    return x->status;
-}
+/* ---- sums of a few numbers ---- */
 
 int tl__exchange_sum(tl_exchange *x, double *values, int64_t n, tl_error *err) {
     tl_ticket ticket;
@@ -217,4 +247,18 @@ int tl__exchange_sum(tl_exchange *x, double *values, int64_t n, tl_error *err) {
     if (!status) status = tl__comm_wait(x->comm, ticket, tl__comm_patience(x->comm), err);
     tl__span_end(x->ctx->spans, 0, 0, n, 0, 0);
     return status;
+}
+
+void tl__exchange_count(tl_exchange *x, double tokens) {
+    x->tokens = tokens;
+    x->status = tl__comm_sum_f64_start(x->comm, TL_AXIS_DP, &x->tokens, 1, &x->counting, &x->error);
+}
+
+double tl__exchange_tokens(tl_exchange *x) {
+    if (x->counting.sequence == 0) return x->tokens;
+    tl__span_begin(x->ctx->spans, "count_tokens", TL_BUCKET_COMM);
+    if (!x->status) x->status = tl__comm_wait(x->comm, x->counting, tl__comm_patience(x->comm), &x->error);
+    tl__span_end(x->ctx->spans, 0, 0, 1, 0, 0);
+    x->counting.sequence = 0;
+    return x->tokens;
 }

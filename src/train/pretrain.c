@@ -41,11 +41,12 @@ static int evaluate(tl_run *run, const tl_model *model, double *loss, tl_error *
     tl_exchange exchange;
     tl__exchange_open(&exchange, &run->ctx, run->comm, model, &run->memory, &run->shape);
     run->memory.acts.blocks = &exchange.blocks;
+    bool gathers = run->shape.shard == TL_SHARD_ZERO3; /* which needs all ranks in step */
     for (int64_t at = 0; !status && at < samples; at += stride) {
         int64_t i = at + at_once * run->rank;
-        bool idle = i >= samples; /* weights that are gathered need all ranks in step: then one more window */
+        bool idle = i >= samples; /* then one more window */
         double unused[2];
-        if (idle && !exchange.blocks.need) break;
+        if (idle && !gathers) break;
         int n = idle ? 1 : (int)(samples - i < at_once ? samples - i : at_once);
         status = tl__run_load_validation(run, idle ? 0 : i, n, err);
         if (!status) tl__step_evaluate(&run->ctx, model, &run->memory, n, run->shape.T, idle ? unused : sums + 2 * i);
@@ -113,6 +114,16 @@ static int final_checkpoint(tl_run *run, bool begun, tl_error *err) {
 
 /* ---- one step ---- */
 
+/* What an update has sent is here, for whoever reads weights as they lie. */
+static int settle_weights(tl_run *run, tl_error *err) {
+    return tl__exchange_settle(&run->ctx, run->comm, &run->model, &run->memory, &run->shape, err);
+}
+
+/* Of the last step's weights, which the next update overwrites: until then the ranks' exchange of them may last. */
+static void note_weights(tl_run *run) {
+    tl__agree_note(&run->agree, &run->ctx, &run->model, run->state.step);
+}
+
 static int step_once(tl_run *run, tl_step_metrics *m, tl_error *err) {
     const tl_train_config *c = run->config;
     tl_step_result result;
@@ -133,6 +144,7 @@ static int step_once(tl_run *run, tl_step_metrics *m, tl_error *err) {
     tl__span_end(run->ctx.spans, 0, 0, 0, 0, 0);
     if (status) return status;
 
+    note_weights(run);
     double rate = tl__schedule_rate(&run->schedule, step);
     bool finite = isfinite(result.loss) && isfinite(result.grad_norm);
     if (finite) {
@@ -142,6 +154,7 @@ static int step_once(tl_run *run, tl_step_metrics *m, tl_error *err) {
                                  .rate_ratio = c->muon_lr > 0 && c->lr > 0 ? c->muon_lr / c->lr : 1};
         TRY(tl__step_update(&run->ctx, run->comm, &run->model, &run->memory, &run->shape, &c->adamw, &muon, rate,
                             result.grad_norm, run->state.updates, err));
+        if (run->memory.average || run->faults.n > 0) TRY(settle_weights(run, err));
         if (run->memory.average) tl__step_average(&run->ctx, &run->model, &run->memory, c->ema, run->state.updates);
         run->last_loss = result.loss;
     } else {
@@ -194,7 +207,7 @@ static void record_step(tl_run *run, tl_step_metrics *m, double model_flops) {
     }
     run->step_seconds[run->step_seconds_n++] = m->totals.wall_seconds;
     run->stalled_seconds += m->totals.seconds[TL_BUCKET_CHECKPOINT];
-    if (run->step_seconds_n >= 2 && run->step_seconds_n < 2 + TL_WARM_STEPS) run->warm[run->step_seconds_n - 2] = *m;
+    if (run->step_seconds_n >= 2 && run->warm_n < TL_WARM_STEPS) run->warm[run->warm_n++] = *m;
     if (run->rank == 0) {
         int n = tl__metrics_line(line, sizeof line, m);
         tl__run_folder_metrics(&run->folder, line, (size_t)n);
@@ -235,14 +248,16 @@ static int replay(tl_run *run, tl_error *err) {
     tl_step_metrics unused;
     int status = tl__run_rewind(run, &failure);
     int64_t from = run->state.step;
+    run->agree.replaying = true;
     if (!status && run->rank == 0)
         tl__info("ranks differ at step %lld: all take the steps from %lld again, to see whose weights were wrong",
                  (long long)step, (long long)from);
     while (!status && run->state.step < step) {
         tl__comm_set_step(run->comm, run->state.step + 1);
         status = step_once(run, &unused, &failure);
-        if (!status) tl__agree_note(&run->agree, &run->ctx, &run->model, run->state.step, true);
     }
+    if (!status) status = settle_weights(run, &failure);
+    if (!status) note_weights(run);
     return status ? status : tl__agree_replayed(&run->agree, run->comm, from, step, err);
 }
 
@@ -252,8 +267,11 @@ static int compare_ranks(tl_run *run, tl_error *err) {
     const tl_train_config *c = run->config;
     tl__span_begin(run->ctx.spans, "compare_ranks", TL_BUCKET_EVAL);
     int status = tl__dataset_train_sample(run->data, c->seed, 0, c->document_mask, m->input, m->target, m->pos, err);
-    if (!status)
+    if (!status) status = settle_weights(run, err);
+    if (!status) {
+        note_weights(run);
         status = tl__agree(&run->agree, &run->ctx, run->comm, &run->model, m, &run->shape, run->state.step, err);
+    }
     tl__span_end(run->ctx.spans, 0, 0, run->ranks, 0, 0);
     if (status != TL_EDIVERGED) return status;
     /* What is being written is from before: once it is there it can be named, and gone back to. */
@@ -294,12 +312,12 @@ static int loop(tl_run *run, tl_train_outcome *outcome, tl_error *err) {
     tl_totals all = {0};
     tl__spans_take(run->ctx.spans); /* what came before is not the first step's */
     tl__comm_take_traffic(run->comm);
-    while (run->state.step < steps) {
+    outcome->stopped = c->stop_after > 0 && run->state.step >= c->stop_after && run->state.step < steps; /* already */
+    while (run->state.step < steps && !outcome->stopped) {
         tl_step_metrics m;
         bool asked;
         TRY(ask_others(run, err));
         TRY(step_once(run, &m, err));
-        tl__agree_note(&run->agree, &run->ctx, &run->model, run->state.step, false);
         TRY(hear_others(run, &asked, err));
         int status;
         int64_t step = run->state.step;
@@ -311,6 +329,7 @@ static int loop(tl_run *run, tl_train_outcome *outcome, tl_error *err) {
             run->last_validation_loss = m.validation_loss;
         }
         if (due(step, c->sample_every, steps)) TRY(take_sample(run, err));
+        if (stop || step == steps) TRY(settle_weights(run, err)); /* no pass comes that would */
         record_step(run, &m, model_flops);
         tl__totals_add(&all, &m.totals);
 
@@ -331,10 +350,7 @@ static int loop(tl_run *run, tl_train_outcome *outcome, tl_error *err) {
             return tl__fail(err, TL_ENONFINITE, "%lld steps in a row were not finite: the run stops at step %lld",
                             (long long)c->max_skipped, (long long)step);
         }
-        if (stop && step < steps) {
-            outcome->stopped = true;
-            break;
-        }
+        outcome->stopped = stop && step < steps;
     }
     tl__ledger_bottleneck(outcome->bottleneck, sizeof outcome->bottleneck, &all, &run->traffic, &run->machine);
     TRY(final_checkpoint(run, saved, err));

@@ -129,34 +129,6 @@ static json_t *record_predicted(const tl_run *run) {
     return predicted;
 }
 
-static int by_wall(const void *a, const void *b) {
-    double x = ((const tl_step_metrics *)a)->totals.wall_seconds, y = ((const tl_step_metrics *)b)->totals.wall_seconds;
-    return (x > y) - (x < y);
-}
-
-/* The prediction again, at the pace of the middle one of the first warm steps. */
-static json_t *record_learnt(const tl_run *run) {
-    tl_step_metrics warm[TL_WARM_STEPS];
-    int n = 0;
-    while (n < TL_WARM_STEPS && run->warm[n].step > 0) warm[n] = run->warm[n], n++;
-    qsort(warm, (size_t)n, sizeof *warm, by_wall);
-    const tl_step_metrics *w = &warm[n / 2];
-    tl_machine machine = run->machine;
-    tl_totals seconds;
-    tl_train_traffic t;
-    double tokens = (double)run->shape.batch * run->shape.T;
-    if (n == 0) return NULL;
-    tl__machine_learn(&machine, &run->seconds, &run->expected_traffic, &w->totals, &w->traffic);
-    if (tl__train_predict_ranks(&seconds, &t, &run->model.arch, &run->shape, &machine, NULL)) return NULL;
-    json_t *learnt =
-        json_pack("{s:I,s:o,s:o}", "step", (json_int_t)w->step, "step_seconds", real_or_null(seconds.wall_seconds),
-                  "tokens_per_second", real_or_null(tokens / seconds.wall_seconds));
-    if (run->ranks > 1)
-        json_object_set_new(learnt, "comm",
-                            record_traffic(t.exposed_seconds, fmax(0, t.seconds - t.exposed_seconds), t.bytes));
-    return learnt;
-}
-
 static int by_value(const void *a, const void *b) {
     double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);
@@ -165,6 +137,46 @@ static int by_value(const void *a, const void *b) {
 static double median_of(double *values, int64_t n) {
     qsort(values, (size_t)n, sizeof *values, by_value);
     return n > 0 ? values[n / 2] : NAN;
+}
+
+/* What the warm steps took, each part the middle one of all: what disturbed one of them, and no two alike, is left out.
+ */
+static void middle_step(const tl_run *run, tl_totals *seen, tl_comm_traffic *traffic) {
+    double ahead[TL_WARM_STEPS], back[TL_WARM_STEPS], under_way[TL_WARM_STEPS];
+    int n = run->warm_n;
+    *seen = (tl_totals){0};
+    for (int b = 0; b < TL_BUCKETS; b++) {
+        for (int i = 0; i < n; i++) {
+            const tl_totals *t = &run->warm[i].totals;
+            back[i] = t->backward_seconds[b], ahead[i] = t->seconds[b] - back[i];
+        }
+        seen->backward_seconds[b] = median_of(back, n);
+        seen->seconds[b] = median_of(ahead, n) + seen->backward_seconds[b];
+    }
+    for (int i = 0; i < n; i++) under_way[i] = run->warm[i].traffic.seconds;
+    *traffic = (tl_comm_traffic){.bytes = run->warm[0].traffic.bytes, .seconds = median_of(under_way, n)};
+}
+
+/* The prediction again, at the pace of the warm steps. */
+static json_t *record_learnt(const tl_run *run) {
+    tl_machine machine = run->machine;
+    tl_totals seen, seconds;
+    tl_comm_traffic traffic;
+    tl_train_traffic t;
+    double tokens = (double)run->shape.batch * run->shape.T;
+    if (run->warm_n == 0) return NULL;
+    middle_step(run, &seen, &traffic);
+    if (tl__machine_learn(&machine, &run->model.arch, &run->shape, &run->seconds, &run->expected_traffic, &seen,
+                          &traffic, NULL))
+        return NULL;
+    if (tl__train_predict_ranks(&seconds, &t, &run->model.arch, &run->shape, &machine, NULL)) return NULL;
+    json_t *learnt =
+        json_pack("{s:i,s:o,s:o}", "learnt_from_steps", run->warm_n, "step_seconds", real_or_null(seconds.wall_seconds),
+                  "tokens_per_second", real_or_null(tokens / seconds.wall_seconds));
+    if (run->ranks > 1)
+        json_object_set_new(learnt, "comm",
+                            record_traffic(t.exposed_seconds, fmax(0, t.seconds - t.exposed_seconds), t.bytes));
+    return learnt;
 }
 
 static json_t *record_happened(const tl_run *run, const tl_train_outcome *o) {

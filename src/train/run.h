@@ -11,8 +11,8 @@
 #include "train/pretrain.h"
 #include "train/run_folder.h"
 
-/* The prediction is made again at the pace of the middle one of so many steps. */
-enum { TL_WARM_STEPS = 3 };
+/* The prediction is made again at the pace of so many steps: of each part of a step the middle one. */
+enum { TL_WARM_STEPS = 5 };
 
 typedef struct tl_run {
     const tl_train_config *config; /* &resolved */
@@ -64,7 +64,8 @@ typedef struct tl_run {
     double *step_comm; /* [3, steps] of several ranks: exposed and hidden seconds, bytes */
     int64_t peak_bytes, *peaks; /* [ranks] at the end */
     tl_comm_traffic traffic; /* of all steps of this process */
-    tl_step_metrics warm[TL_WARM_STEPS]; /* of this process, after the first, which touches memory anew; step 0: not yet */
+    tl_step_metrics warm[TL_WARM_STEPS]; /* of this process, after the first, which touches memory anew */
+    int warm_n;
     double stalled_seconds;  /* of all steps, for checkpoints */
     double last_loss, last_validation_loss;
 } tl_run;

@@ -65,7 +65,7 @@ static void finish_block(void *user, int block) {
 
 /* n sequences from `first` of the rank's, into grad, or block by block where gradients stream; sums: the leaf's row of
  * leaf_sums; send: its blocks are complete with it. */
-static void leaf_gradient(tl_exchange *x, int first, int n, float *grad, float grad_scale, double *sums, bool send) {
+static void leaf_gradient(tl_exchange *x, int first, int n, float *grad, double *sums, bool send) {
     tl_ctx *ctx = x->ctx;
     const tl_model *model = x->model;
     const tl_train_shape *shape = x->shape;
@@ -83,7 +83,9 @@ static void leaf_gradient(tl_exchange *x, int first, int n, float *grad, float g
         memory->acts.experts.leaf_part = 1.0f / (float)shape->leaves;
         x->blocks.finished = send && i + count == n ? finish_block : NULL;
         tl__model_forward(ctx, model, &memory->acts, &rows);
-        tl__model_loss(ctx, model, &memory->acts, memory->target + at, rows.R, memory->logp + at, grad, grad_scale);
+        double tokens = tl__exchange_tokens(x);
+        tl__model_loss(ctx, model, &memory->acts, memory->target + at, rows.R, memory->logp + at, grad,
+                       1.0f / (float)(tokens > 0 ? tokens : 1));
         if (shape->z_coef > 0) /* row after row, wherever micro-batches are cut */
             for (int r = 0; r < rows.R; r++)
                 sums[TL_LEAF_Z] += (double)memory->acts.logz[r] * (double)memory->acts.logz[r];
@@ -140,8 +142,7 @@ int tl__step_gradient(tl_ctx *ctx, tl_comm *comm, const tl_model *model, tl_trai
     double tokens = 0, *sums = memory->leaf_sums;
     tl__exchange_open(&x, ctx, comm, model, memory, shape);
     for (int64_t i = 0; i < n; i++) tokens += memory->target[i] >= 0;
-    TRY(tl__exchange_sum(&x, &tokens, 1, err));
-    float grad_scale = 1.0f / (float)(tokens > 0 ? tokens : 1);
+    tl__exchange_count(&x, tokens);
     memset(sums, 0, sizeof *sums * (size_t)shape->leaves * (size_t)columns);
 
     /* A stack of partial sums, as in binary counting: after leaf i, one addition for each trailing one bit of i. The
@@ -150,13 +151,13 @@ int tl__step_gradient(tl_ctx *ctx, tl_comm *comm, const tl_model *model, tl_trai
     bool streams = x.blocks.gradient != NULL;
     int depth = 0;
     memory->acts.blocks = &x.blocks;
-    if (x.blocks.need) keep_in_step(&x, leaves);
+    if (shape->shard == TL_SHARD_ZERO3) keep_in_step(&x, leaves);
     for (int i = 0; i < leaves; i++) {
         bool last = i + 1 == leaves;
         assert(depth < memory->grads && (!last || streams || depth == memory->grads - 1));
         x.round = i;
-        leaf_gradient(&x, i * leaf, leaf, memory->grad[depth], grad_scale,
-                      sums + (int64_t)tl__train_leaf(shape, i) * columns, last || streams);
+        leaf_gradient(&x, i * leaf, leaf, memory->grad[depth], sums + (int64_t)tl__train_leaf(shape, i) * columns,
+                      last || streams);
         depth += !streams;
         for (int ones = i; !last && !streams && ones & 1; ones >>= 1, depth--)
             tl__add(ctx, memory->grad[depth - 2], memory->grad[depth - 2], memory->grad[depth - 1],
@@ -166,6 +167,7 @@ int tl__step_gradient(tl_ctx *ctx, tl_comm *comm, const tl_model *model, tl_trai
     TRY(tl__exchange_close(&x, err));
     TRY(tl__exchange_sum(&x, sums, (int64_t)shape->leaves * columns, err));
     add_leaves(sums, shape->leaves, columns);
+    tokens = x.tokens;
     *result = (tl_step_result){.tokens = (int64_t)tokens,
                                .loss = tokens > 0 ? sums[TL_LEAF_LOSS] / tokens : 0,
                                .z_loss = tokens > 0 ? shape->z_coef * sums[TL_LEAF_Z] / tokens : 0,
@@ -182,7 +184,8 @@ void tl__step_probe(tl_ctx *ctx, const tl_model *model, tl_train_memory *memory,
     ctx->spans = NULL;
     tl_exchange x;
     tl__exchange_open(&x, ctx, NULL, model, memory, shape);
-    leaf_gradient(&x, 0, 1, memory->grad[0], 1.0f / (float)shape->T, memory->leaf_sums, false);
+    x.tokens = shape->T;
+    leaf_gradient(&x, 0, 1, memory->grad[0], memory->leaf_sums, false);
     ctx->spans = spans;
 }
 
@@ -240,6 +243,7 @@ int tl__step_update(tl_ctx *ctx, tl_comm *comm, tl_model *model, tl_train_memory
                     .momentum = m ? m->momentum : 0};
     tl_exchange x;
     int n = model->params.n;
+    TRY(tl__exchange_settle(ctx, comm, model, memory, shape, err)); /* after a pass there is nothing to wait for */
     tl__exchange_open(&x, ctx, comm, model, memory, shape);
     if (shape->shard == TL_SHARD_NONE) {
         update_run(ctx, model, memory, 0, n, &adamw, (float)s->weight_decay, &muon);
@@ -251,10 +255,11 @@ int tl__step_update(tl_ctx *ctx, tl_comm *comm, tl_model *model, tl_train_memory
             j = tl__exchange_run(memory, i, end);
             if (memory->owner[i] == shape->rank)
                 update_run(ctx, model, memory, i, j, &adamw, (float)s->weight_decay, &muon);
-            if (shape->shard < TL_SHARD_ZERO3) tl__exchange_weights(&x, i, j);
+            if (shape->shard < TL_SHARD_ZERO3) tl__exchange_weights(&x, b, i, j);
         }
     }
-    return tl__exchange_wait(&x, "spread_weights", err);
+    if (x.status && err) *err = x.error;
+    return x.status;
 }
 
 void tl__step_average(tl_ctx *ctx, const tl_model *model, tl_train_memory *memory, double decay, int64_t update) {

@@ -18,6 +18,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "sanitized.h"
 
 static void sentences(void **state) {
     (void)state;
@@ -121,9 +122,7 @@ static size_t resident(void) {
  * may touch meanwhile. */
 static void resident_is_the_size(void **state) {
     (void)state;
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-    skip(); /* shadow memory counts too */
-#endif
+    if (SANITIZED) skip(); /* shadow memory counts too */
     size_t size = ((size_t)37 << 20) + 12345, before = resident();
     if (!before) skip();
     tl_arena arena;

@@ -77,6 +77,8 @@ head -c 100 "$work/text" >"$work/few"
 members generate --model "$work/run" --prompt a --max-tokens 2
 members score --model "$work/run" --text "$work/few"
 members inspect "$work/run"
+members inspect "$source/tests/vectors/gguf-models/qwen3-moe.gguf"
+members inspect "$source/tests/vectors/gguf/blocks.gguf"
 members doctor --seconds 0
 members bench --seconds 0 --only add --batch 1 --seq 8 --width 32 --heads 2 --vocabulary 64
 members bench --model "$work/run" --prefill 8 --decode 2 --repeat 1

@@ -59,6 +59,54 @@ supervise --ranks 4 --leaves 4 --out progress --launcher ./one.sh --max-restarts
 same_weights calm progress
 unset TRILITH_FAULT
 
+# ---- hosts that cannot be reached are left out of the launcher's list, one start after another, until none is left
+cat >fleet.sh <<'END'
+#!/bin/sh
+# fleet.sh --hostfile FILE|--host LIST -n N COMMAND…: as mpirun over ssh; hosts named in `down` do not answer, those in `failing` do so later.
+case $1 in --hostfile) hosts=$(sed '/^#/d; s/ .*//' "$2") ;; --host) hosts=$(echo "$2" | tr ',' ' ') ;; esac
+echo "$4:" $hosts >>starts
+for host in $hosts; do
+    grep -qx "$host" down || continue
+    echo "ssh: connect to host $host port 22: No route to host" >&2
+    echo --------------------------------------------------------------------------  >&2
+    echo 'ORTE was unable to reliably start one or more daemons.' >&2
+    echo --------------------------------------------------------------------------  >&2
+    exit 1
+done
+shift 4
+"$@" || code=$?
+for host in $hosts; do
+    [ "${code-0}" -gt 128 ] && grep -qx "$host" failing || continue
+    echo --------------------------------------------------------------------------  >&2
+    echo "  HNP daemon   : [[1,0],0] on node n1" >&2
+    echo "  Remote daemon: [[1,0],2] on node $host" >&2
+    echo --------------------------------------------------------------------------  >&2
+    echo "$host" >>down
+done
+exit ${code-0}
+END
+chmod +x fleet.sh
+printf '# ours\nn1 slots=2\nn2 slots=2\nn3 slots=1 # the old one\nn4 slots=1\n' >hosts
+cp hosts hosts-as-given
+printf 'n2\nn4\n' >down
+echo n3 >failing
+rm -f starts
+export TRILITH_FAULT='kill:rank=0,step=6,at=checkpoint,restart=2'
+supervise --ranks 6 --leaves 4 --out fleet --launcher './fleet.sh --hostfile hosts' --max-restarts 1 --quiet || fail 'a fleet that loses three of four hosts'
+unset TRILITH_FAULT
+printf '6: n1 n2 n3 n4\n4: n1 n3 n4\n3: n1 n3\n2: n1\n' | cmp -s - starts || fail "four starts expected, each without the host that was gone, not $(tr '\n' '/' <starts)"
+[ "$(count '^restart  host n2 cannot be reached and is left out; 4 ranks go on from its beginning$')" -eq 1 ] || fail 'it is not said that n2 is left out'
+[ "$(count '^restart  host n3 cannot be reached and is left out; 2 ranks go on from step [36]$')" -eq 1 ] || fail 'it is not said that n3 is left out'
+[ "$(count '^restart')" -eq 3 ] || fail 'three restarts expected, each told of in one line'
+cmp -s hosts hosts-as-given || fail "the user's list of hosts was changed"
+same_weights calm fleet
+printf 'n1\nn2\n' >down
+supervise --ranks 2 --out nobody --launcher './fleet.sh --host n1,n2' --quiet
+code=$?
+[ $code -eq 75 ] || fail "no host is left: exit status $code, expected 75"
+grep -q 'none of the hosts that --launcher names can be reached; the job is not started again$' err || fail 'it is not said that no host is left'
+[ ! -e nobody ] || fail 'a job that never started left a folder'
+
 # ---- what is not tried again
 ends_with() { # STATUS NAME: a rank that ends so is not replaced (75: is)
     rm -f starts

@@ -194,4 +194,29 @@ works '"weights_hash":"[0-9a-f]\{32\}"' inspect "$m" --json
 hash=$(sed 's/.*"weights_hash":"\([0-9a-f]*\)".*/\1/' "$work/out")
 works "\"weights_hash\":\"$hash\"" inspect "$m/model.safetensors" --json
 
+# ---- a GGUF file, as a folder ----
+g=$vectors/gguf-models/qwen3-moe.gguf
+works '^  architecture qwen3_moe: 2 layers of 24, 2 heads and 1 key/value heads of 16' inspect "$g"
+works '^  parameters .*(15,136) in 26 tensors, 424 of F32, 14.7k of F16' inspect "$g"
+works '^  blk\.\*\.ffn_gate_exps\.weight  *F16   \[5, 12, 24\]  x 2$' inspect "$g"
+works '^  to run .* with a context of 96 tokens' inspect "$g"
+works '"kind":"gguf","parameters":15136,"bytes":31120,"files":1,"types":{"F32":424,"F16":14712}' inspect "$g" --json
+works '"architecture":{"family":"qwen3_moe","vocabulary":61,.*"kv_bytes_per_token":256,' inspect "$g" --json
+works '{"name":"blk.0.ffn_gate_exps.weight","type":"F16","shape":\[5,12,24\],"bytes":2880}' inspect "$g" --json
+works '"unknown":".*architecture.* is .test.' inspect "$vectors/gguf/blocks.gguf" --json
+works 'IQ4_XS' inspect "$vectors/gguf/blocks.gguf"
+# The folder that it was made from says the same of itself, but for what a tensor is called.
+member() { sed -n "s/.*\"$1\":\({[^}]*}\|[^,}]*\).*/\1/p" "$work/out"; }
+for name in architecture kv_bytes_per_token session_bytes parameters; do
+    run inspect "$g" --json && member $name >"$work/a"
+    run inspect "$vectors/gguf-models/qwen3-moe" --json && member $name >"$work/b"
+    [ -s "$work/a" ] && cmp "$work/a" "$work/b" || fail "inspect of a GGUF file and of its folder differ in $name"
+done
+size=$(wc -c <"$g")
+for n in 3 4 23 24 100 $((size / 2)) $((size - 1)); do
+    head -c "$n" "$g" >"$work/cut.gguf"
+    refuses 'cut.gguf' inspect "$work/cut.gguf"
+    refuses 'cut.gguf' score --model "$work/cut.gguf" --tokens "$work/ids.json"
+done
+
 finish

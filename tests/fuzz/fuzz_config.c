@@ -3,6 +3,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include "heap.h"
 #include "model/arch.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -28,15 +29,17 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     tl_error err = {0};
     tl_arch a, again;
     tl_params params;
+    heap_watch();
     int rc = tl__arch_parse(&a, (const char *)data, size, "input", &err);
+    heap_check(4096, 8, size);
     if (rc) {
         if (rc != err.status || !err.text[0]) abort();
         return 0;
     }
     if (a.positions == TL_POS_ROPE) { /* tables of any parameters can be made; NaN at worst */
         float table[2 * TL_MAX_HEAD_DIM];
-        tl__rope_fill(table, &a, false, 2);
-        if (tl__rope_tables(&a) > 1) tl__rope_fill(table, &a, true, 2);
+        tl__rope_fill(table, &a, false, 0, 2);
+        if (tl__rope_tables(&a) > 1) tl__rope_fill(table, &a, true, 0, 2);
     }
     if (a.L > 64) return 0; /* a list of parameters is proportional to L: bounded, but slow to fuzz */
     if (tl__params_make(&params, &a, &err)) abort();

@@ -4,6 +4,7 @@
 #include <string.h>
 #include "base/blocks.h"
 #include "folder.h"
+#include "heap.h"
 #include "io/gguf.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -64,7 +65,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         setenv("TRILITH_MMAP", mapped ? "1" : "0", 1);
         tl_error err = {0};
         tl_gguf *g;
+        heap_watch();
         int rc = tl__gguf_open(&g, second ? parts_path : path, &err);
+        heap_check(4352, 2, size); /* a path's */
         if (rc) {
             if (rc != err.status || !err.text[0] || g) abort();
             continue;

@@ -4,12 +4,15 @@
 #include <stdlib.h>
 #include <string.h>
 #include "base/json.h"
+#include "heap.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     tl_error err = {0};
+    heap_watch();
     json_t *root = tl__json_parse((const char *)data, size, "input", &err);
+    heap_check(4096, 8, size); /* a list's pointers, eight bytes for "0,", at most doubled */
     if (!root && (err.status >= 0 || !err.text[0])) abort();
     if (json_is_object(root)) {
         const char *key, *text;

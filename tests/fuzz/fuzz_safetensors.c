@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#include "heap.h"
 #include "io/safetensors.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -44,7 +45,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     }
     tl_error err = {0};
     tl_safetensors *st;
+    heap_watch();
     int rc = tl__safetensors_open(&st, open, &err);
+    heap_check(16384, 8, size); /* JSON's (fuzz_json.c) */
     if (rc) {
         if (rc != err.status || !err.text[0] || st) abort();
         return 0;

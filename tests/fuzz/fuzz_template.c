@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "base/json.h"
+#include "heap.h"
 #include "text/template.h"
 #include "text/unicode.h"
 
@@ -23,7 +24,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     size_t n = parted ? (size_t)(parted - text) : size, rest = parted ? size - n - (sizeof cut - 1) : 0;
     tl_error err = {0};
     tl_template *t;
-    if (tl__template_compile(&t, text, n, "input", &err)) {
+    heap_watch();
+    int compiled = tl__template_compile(&t, text, n, "input", &err);
+    heap_check((size_t)128 << 10, 32, n); /* an arena, whose pieces double */
+    if (compiled) {
         if (err.status >= 0 || !err.text[0] || t) abort();
         return 0;
     }

@@ -1,11 +1,15 @@
 /* Any bytes as a tokenizer.json: a sentence, or a tokenizer that encodes and decodes whatever text, prints itself, and
  * is read back as the same. */
+#include "heap.h"
 #include "tokenizer_use.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     tl_tokenizer *tok = NULL, *again = NULL;
     tl_error err = {0};
-    if (tl__tokenizer_parse(&tok, (const char *)data, size, "input", &err)) {
+    heap_watch();
+    int rc = tl__tokenizer_parse(&tok, (const char *)data, size, "input", &err);
+    heap_check((size_t)8 << 20, 64, size); /* a record for each of 65,536 ids and twice as many as tokens */
+    if (rc) {
         if (err.status >= 0 || !err.text[0]) abort();
         return 0;
     }

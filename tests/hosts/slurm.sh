@@ -50,13 +50,13 @@ SelectTypeParameters=CR_CPU
 SlurmdParameters=config_overrides
 SchedulerParameters=batch_sched_delay=0,sched_interval=1
 ReturnToService=2
-KillWait=2
+KillWait=20
 END
     i=0
     while [ $i -lt $host_count ]; do
         i=$((i + 1))
         mkdir -p "$slurm/spool-h$i" "$slurm/tmp-h$i"
-        echo "NodeName=h$i NodeAddr=$net.$i CPUs=2 State=UNKNOWN"
+        echo "NodeName=h$i NodeAddr=$net.$i CPUs=8 State=UNKNOWN"
     done >>"$slurm/slurm.conf"
     echo "PartitionName=all Nodes=h[1-$host_count] Default=YES MaxTime=10 State=UP" >>"$slurm/slurm.conf"
     on 1 env SLURM_CONF="$slurm/slurm.conf" slurmctld -D -i >"$slurm/log/slurmctld" 2>&1 &

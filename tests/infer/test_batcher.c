@@ -1,5 +1,10 @@
 /* test_batcher.c — L1 through a crowd: every request gets the tokens and the log-probability bits that a plain session
- * gives it, whoever else is there, in whatever order they come, however steps are cut, pages run out or are shared. */
+ * gives it, whoever else is there, in whatever order they come, however steps are cut, pages run out or are shared.
+ *
+ * Models are made here, of every family. Of models in files instead: TRILITH_TEST_MODELS=a.gguf:b.gguf, with requests
+ * that are short (a shuffle of a hundred million parameters takes half a second); one is then another's draft where they
+ * have the same vocabulary. TRILITH_TEST_SHUFFLES=N: so many shuffles (24), of each file; TRILITH_TEST_FIRST=N: from the
+ * one of that number on, so that many may be made in pieces. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -18,7 +23,7 @@
 #include "infer/session.h"
 #include "infer/thinking_definition.h"
 
-enum { MAX_V = 331, REQUESTS = 20, CHOICES = 3, MOST_MADE = 64, MOST_PROMPT = 120, MODELS = 1 + TEST_FAMILIES };
+enum { REQUESTS = 64, CHOICES = 3, MOST_MADE = 64, MOST_PROMPT = 120, MODELS = 1 + TEST_FAMILIES, FILES = 8 };
 enum { MOST_TEXT = 32 * MOST_MADE, STOPS = 3, MOST_STOP = 24 };
 
 static const char larger[] =
@@ -34,7 +39,15 @@ static const char smaller[] =
     "theta\":10000,"
     "\"initializer_range\":0.15,\"tie_word_embeddings\":true}";
 
-static tl_engine engines[MODELS], drafts[MODELS];
+static tl_engine engines[MODELS > FILES ? MODELS : FILES], drafts[MODELS];
+static int n_files; /* 0: the models are made here */
+
+/* What is asked of them at most. */
+static struct {
+    int requests, prompt, made;
+    int alike;     /* tokens; prompts begin alike by a multiple of so many */
+    int positions; /* 0: the model's */
+} bounds = {20, MOST_PROMPT, MOST_MADE, 25, 0};
 
 static int open_engines(void **state) {
     tl_error err = {0};
@@ -56,6 +69,44 @@ static int open_engines(void **state) {
     return status;
 }
 
+static int32_t *file_text; /* [n_file_text] tokens of English, by the tokenizer of the file that is at work */
+static int64_t n_file_text;
+
+static int open_files(void **state) {
+    char *paths = strdup(getenv("TRILITH_TEST_MODELS")), *rest = paths;
+    tl_error err = {0};
+    int status = 0;
+    for (char *path; !status && (path = strtok_r(rest, ":", &rest)) && n_files < FILES; n_files++) {
+        tl_engine *e = &engines[n_files];
+        status = tl__engine_open(e, path, true, &err);
+        if (!status) status = tl__engine_load(e, &(tl_engine_options){.threads = 2}, &err);
+    }
+    bounds.requests = REQUESTS, bounds.prompt = 36, bounds.made = 8, bounds.alike = 11, bounds.positions = 80;
+    free(paths);
+    if (status) fprintf(stderr, "%s\n", err.text);
+    return status;
+}
+
+static int close_files(void **state) {
+    for (int i = 0; i < n_files; i++) tl__engine_close(&engines[i]);
+    free(file_text);
+    return 0;
+}
+
+static int positions_of(const tl_engine *e) {
+    return bounds.positions ? bounds.positions : e->model.positions;
+}
+
+/* What proposes to a model; 1: another of its vocabulary, 2: itself. */
+static tl_engine *draft_of(int model, int kind) {
+    if (kind == 1 && !n_files) return &drafts[model];
+    for (int i = 1; kind == 1 && i < n_files; i++) {
+        tl_engine *other = &engines[(model + i) % n_files];
+        if (other->arch.V == engines[model].arch.V) return other;
+    }
+    return kind ? &engines[model] : NULL;
+}
+
 static int close_engines(void **state) {
     tl__tokenizer_close(engines[0].tokenizer);
     for (int k = 0; k < 2 * MODELS; k++) {
@@ -64,6 +115,19 @@ static int close_engines(void **state) {
         tl__ctx_close(&e->ctx);
     }
     return 0;
+}
+
+enum { FIRST_KEY = 77 };
+
+static int number_of(const char *name, int usual) {
+    char full[64];
+    snprintf(full, sizeof full, "TRILITH_TEST_%s", name);
+    const char *n = getenv(full);
+    return n ? atoi(n) : usual;
+}
+
+static int pages_for(int tokens) {
+    return (tokens + TL_KV_BLOCK - 1) / TL_KV_BLOCK;
 }
 
 static uint32_t draw(uint64_t seed, uint64_t i, uint32_t n) {
@@ -105,27 +169,32 @@ typedef struct item {
     tl_candidate top[MOST_MADE][4]; /* of the first choice's tokens */
     float embedding[64];
     bool embedded;
+    bool answered; /* expected is there */
 } item;
 
 static atomic_int n_ended;
 
 static item items[REQUESTS];
 
+/* Token t of the text that `from` names: drawn, or from some place in a file's. */
+static int32_t text_token(uint64_t from, int t, int V) {
+    if (!n_files) return (int32_t)draw(from, 100 + (uint64_t)t, (uint32_t)V);
+    return file_text[(draw(from, 100, (uint32_t)n_file_text) + (uint32_t)t) % (uint32_t)n_file_text];
+}
+
 /* Prompts of all lengths; most begin with one of two long beginnings, some are equal. */
 static void make_items(const tl_engine *e, uint64_t seed) {
-    const int V = e->arch.V, positions = e->model.positions;
-    const int most = positions - 30 < MOST_PROMPT ? positions - 30 : MOST_PROMPT;
+    const int V = e->arch.V, room = positions_of(e) - 30;
+    const int most = room < bounds.prompt ? room : bounds.prompt;
     memset(items, 0, sizeof items);
-    for (int i = 0; i < REQUESTS; i++) {
+    for (int i = 0; i < bounds.requests; i++) {
         item *it = &items[i];
         const uint64_t key = seed * 1000 + (uint64_t)i;
-        const int n = 1 + (int)draw(key, 0, (uint32_t)most), alike = (int)draw(key, 1, 4) * 25;
-        for (int t = 0; t < n; t++) {
-            const uint64_t from = t < alike ? seed * 7 + draw(key, 2, 2) : key;
-            it->prompt[t] = (int32_t)draw(from, 100 + (uint64_t)t, (uint32_t)V);
-        }
+        const int n = 1 + (int)draw(key, 0, (uint32_t)most), alike = (int)draw(key, 1, 4) * bounds.alike;
+        for (int t = 0; t < n; t++) it->prompt[t] = text_token(t < alike ? seed * 7 + draw(key, 2, 2) : key, t, V);
         it->asked = (tl_request){.prompt = it->prompt, .n_prompt = n, .logprobs = true};
-        it->asked.max_tokens = i % 7 == 3 ? 0 : 1 + (int)draw(key, 3, MOST_MADE - 1);
+        it->asked.max_tokens = i % 7 == 3 ? 0 : 1 + (int)draw(key, 3, (uint32_t)bounds.made - 1);
+        if (n_files && i % 6 == 1) it->asked.max_tokens += 20; /* more than a page was kept back for */
         it->asked.choices = i % 5 == 2 ? CHOICES : 1;
         it->asked.prompt_logprobs = i % 3 == 1;
         if (i % 4) it->asked.sampling = (tl_sampling){.temperature = 0.8f + 0.1f * (float)(i % 4), .seed = key};
@@ -238,12 +307,12 @@ static void choose_thinking(item *it, uint64_t key) {
 
 static void answer_alone(tl_engine *e, item *it, tl_type kv_type) {
     const tl_request *r = &it->asked;
-    const int positions = e->model.positions;
-    float logits[MAX_V], masked[MAX_V];
+    const int positions = positions_of(e);
+    float *logits = malloc(2 * sizeof *logits * (size_t)e->arch.V), *masked = logits + e->arch.V;
     void *scratch = malloc(tl__sampler_bytes(e->arch.V));
     int32_t made[MOST_MADE];
     tl_session *s;
-    assert_non_null(scratch);
+    assert_true(logits && scratch);
     assert_int_equal(tl__session_open_narrow(&s, &e->model, &e->ctx, positions, 33, kv_type, NULL), 0);
     assert_int_equal(tl__session_score(s, r->prompt, r->n_prompt, -1, it->prompt_logp + 1, NULL), 0);
     for (int c = 0; c < (r->choices > 1 ? r->choices : 1); c++) {
@@ -277,6 +346,7 @@ static void answer_alone(tl_engine *e, item *it, tl_type kv_type) {
     }
     tl__session_close(s);
     free(scratch);
+    free(logits);
 }
 
 /* ---- what a batcher tells ---- */
@@ -305,6 +375,8 @@ static void note(void *user, const tl_event *e) {
 
 typedef struct setting {
     int model, threads, step_tokens, pages, running;
+    int requests;   /* so many of all, whichever */
+    uint64_t asked; /* what make_items had */
     bool no_cache, cancels;
     int look_up, draft; /* draft 1: a model that knows nothing, 2: the model itself */
     bool eager;
@@ -349,13 +421,27 @@ static void check_item(const item *it, bool may_be_cut, uint64_t seed, int i) {
                      i, t, (double)it->got_prompt_logp[t], (double)it->prompt_logp[t]);
 }
 
-/* All requests through one batcher, in an order and at times drawn from the seed. */
+/* Works out what is expected of request i of those that make_items had from the seed. */
+static void expect(int i, int model, uint64_t seed, tl_type kv_type) {
+    item *it = &items[i];
+    if (it->answered) return;
+    answer_alone(&engines[model], it, kv_type);
+    if (i % 3 == 2) {
+        choose_thinking(it, seed * 1000 + (uint64_t)i);
+        answer_alone(&engines[model], it, kv_type);
+    }
+    if (i % 2 == 0) choose_stops(it, seed * 1000 + (uint64_t)i);
+    for (int c = 0; c < CHOICES; c++) cut_at_stop(&it->asked, &it->expected[c]);
+    it->answered = true;
+}
+
+/* Requests through one batcher, in an order and at times drawn from the seed. */
 static tl_batcher_facts run(const setting *how, uint64_t seed) {
     tl_engine engine = engines[how->model];
     tl_error err = {0};
     tl_batcher *b;
     assert_int_equal(tl__ctx_open(&engine.ctx, how->threads, NULL, &err), 0);
-    tl_engine *draft = how->draft == 1 ? &drafts[how->model] : how->draft ? &engines[how->model] : NULL;
+    tl_engine *draft = draft_of(how->model, how->draft);
     const int64_t page = page_bytes(&engine, how->kv_type) + (draft ? page_bytes(draft, how->kv_type) : 0);
     tl_batcher_options o = {.kv_bytes = page * how->pages,
                             .draft = draft,
@@ -364,14 +450,16 @@ static tl_batcher_facts run(const setting *how, uint64_t seed) {
                             .eager = how->eager,
                             .step_tokens = how->step_tokens,
                             .running = how->running,
+                            .positions = bounds.positions,
                             .no_prefix_cache = how->no_cache,
                             .look_up = how->look_up};
     if (tl__batcher_open(&b, &engine, &o, &err)) fail_msg("%s", err.text);
     int64_t kv, other;
     assert_int_equal(tl__batcher_size(&kv, &other, &engine, &o, &err), 0);
     assert_int_equal(kv, o.kv_bytes);
+    const bool at_once = draw(seed, 98, 4) == 0;
     int order[REQUESTS], at = 0, steps = 0;
-    for (int i = 0; i < REQUESTS; i++) {
+    for (int i = 0; i < bounds.requests; i++) {
         const int j = (int)draw(seed, (uint64_t)i, (uint32_t)i + 1);
         order[i] = order[j];
         order[j] = i;
@@ -380,9 +468,11 @@ static tl_batcher_facts run(const setting *how, uint64_t seed) {
         it->told = 0;
         it->wrong = false;
     }
-    for (int rows = 1; at < REQUESTS || rows > 0; steps++) {
+    for (int i = 0; i < how->requests; i++) expect(order[i], how->model, how->asked, how->kv_type);
+    for (int rows = 1; at < how->requests || rows > 0; steps++) {
         assert_true(steps < 20000); /* nothing is stuck */
-        for (int n = (int)draw(seed, 100 + (uint64_t)steps, 3); at < REQUESTS && n > 0; n--, at++) {
+        const int come = at_once ? REQUESTS : (int)draw(seed, 100 + (uint64_t)steps, 3);
+        for (int n = come; at < how->requests && n > 0; n--, at++) {
             item *it = &items[order[at]];
             it->asked.event = note;
             it->asked.user = it;
@@ -405,12 +495,13 @@ static tl_batcher_facts run(const setting *how, uint64_t seed) {
     tl__batcher_close(b);
     tl__ctx_close(&engine.ctx);
     int64_t proposed = 0, accepted = 0;
-    for (int i = 0; i < REQUESTS; i++) {
-        check_item(&items[i], how->cancels, seed, i);
-        for (int c = 0; c < items[i].asked.choices; c++) {
-            proposed += items[i].usage[c].proposed;
-            accepted += items[i].usage[c].accepted;
-            if (items[i].asked.no_look_ahead) assert_int_equal(items[i].usage[c].proposed, 0);
+    for (int k = 0; k < how->requests; k++) {
+        const item *it = &items[order[k]];
+        check_item(it, how->cancels, seed, order[k]);
+        for (int c = 0; c < it->asked.choices; c++) {
+            proposed += it->usage[c].proposed;
+            accepted += it->usage[c].accepted;
+            if (it->asked.no_look_ahead) assert_int_equal(it->usage[c].proposed, 0);
         }
     }
     assert_int_equal(facts.proposed, proposed);
@@ -420,56 +511,85 @@ static tl_batcher_facts run(const setting *how, uint64_t seed) {
 
 /* ---- the law ---- */
 
-static void prepare(int model, uint64_t seed, tl_type kv_type) {
-    make_items(&engines[model], seed);
-    for (int i = 0; i < REQUESTS; i++) {
-        item *it = &items[i];
-        answer_alone(&engines[model], it, kv_type);
-        if (i % 3 == 2) {
-            choose_thinking(it, seed * 1000 + (uint64_t)i);
-            answer_alone(&engines[model], it, kv_type);
-        }
-        if (i % 2 == 0) choose_stops(it, seed * 1000 + (uint64_t)i);
-        for (int c = 0; c < CHOICES; c++) cut_at_stop(&it->asked, &it->expected[c]);
-    }
+/* How often what is to be proved harmless took place. */
+typedef struct deeds {
+    int64_t hits, preemptions, stops, thought, proposed, accepted, answers;
+} deeds;
+
+static void shuffle(deeds *d, int model, uint64_t key, uint64_t asked, tl_type kv_type) {
+    static const int steps[] = {1, 3, 17, 40, 64, 512}, running[] = {1, 2, 5, 64}, crowd[] = {1, 2, 3, 5, 8, 12, 20, 64};
+    static const int pages[] = {0, 3, 12, 200}, tight[] = {0, 1, 2, 60};
+    setting how = {.model = model,
+                   .threads = 1 + (int)((key - FIRST_KEY) % 3),
+                   .requests = n_files ? crowd[draw(key, 8, 8)] : bounds.requests,
+                   .asked = asked,
+                   .step_tokens = steps[draw(key, 0, 6)],
+                   .running = running[draw(key, 1, 4)],
+                   .pages = pages_for(positions_of(&engines[model])) + (n_files ? tight : pages)[draw(key, 2, 4)],
+                   .no_cache = draw(key, 3, 3) == 0,
+                   .look_up = (int[]){0, 3, 8}[draw(key, 5, 3)],
+                   .draft = (int)draw(key, 6, 3),
+                   .eager = draw(key, 7, 3) > 0,
+                   .cancels = draw(key, 4, 3) == 0,
+                   .kv_type = kv_type};
+    if (how.requests > 8 && n_files && how.step_tokens < 17) how.step_tokens = 17; /* a file's weights are read in each */
+    const tl_batcher_facts facts = run(&how, key);
+    d->hits += facts.prefix_hits;
+    d->preemptions += facts.preemptions;
+    d->proposed += facts.proposed;
+    d->accepted += facts.accepted;
+    for (int i = 0; i < bounds.requests; i++)
+        for (int c = 0; c < CHOICES; c++)
+            d->answers += items[i].got[c].finish != TL_FINISH_NONE, d->stops += items[i].got[c].stop[0] != 0,
+                d->thought += items[i].got[c].thinking_tokens;
 }
 
-static int shuffles(void) {
-    const char *n = getenv("TRILITH_TEST_SHUFFLES"); /* more of them, by hand */
-    return n ? atoi(n) : 24;
+/* What was to be proved harmless took place. */
+static void expect_deeds(const deeds *d) {
+    const int least = n_files ? 20 : 100; /* short answers, and fewer shuffles at a time */
+    assert_true(d->hits > 0 && d->preemptions > 0 && d->stops > 20 && d->thought > least);
+    assert_true(d->accepted > least && d->proposed > d->accepted + least);
 }
+
+static const tl_type kv_types[] = {TL_F32, TL_F16, TL_BF16, TL_Q8_0};
 
 static void L1_a_crowd_is_answered_as_one(void **state) {
-    static const int steps[] = {1, 3, 17, 40, 64, 512}, running[] = {1, 2, 5, 64};
-    int64_t hits = 0, preemptions = 0, stops = 0, thought = 0, proposed = 0, accepted = 0;
-    for (int k = 0; k < shuffles(); k++) {
-        const uint64_t key = 77 + (uint64_t)k;
-        const int model = k % 2 ? 0 : 1 + (k / 2) % (MODELS - 1), positions = engines[model].model.positions;
-        const int least = (positions + TL_KV_BLOCK - 1) / TL_KV_BLOCK;
-        const tl_type kv_type = (tl_type[]){TL_F32, TL_F16, TL_BF16, TL_Q8_0}[k / 2 % 4];
-        prepare(model, key, kv_type);
-        const setting how = {.model = model,
-                             .threads = 1 + k % 3,
-                             .step_tokens = steps[draw(key, 0, 6)],
-                             .running = running[draw(key, 1, 4)],
-                             .pages = least + (int[]){0, 3, 12, 200}[draw(key, 2, 4)],
-                             .no_cache = draw(key, 3, 3) == 0,
-                             .look_up = (int[]){0, 3, 8}[draw(key, 5, 3)],
-                             .draft = (int)draw(key, 6, 3),
-                             .eager = draw(key, 7, 3) > 0,
-                             .cancels = draw(key, 4, 3) == 0,
-                             .kv_type = kv_type};
-        const tl_batcher_facts facts = run(&how, key);
-        hits += facts.prefix_hits;
-        preemptions += facts.preemptions;
-        proposed += facts.proposed;
-        accepted += facts.accepted;
-        for (int i = 0; i < REQUESTS; i++)
-            stops += items[i].got[0].stop[0] != 0, thought += items[i].got[0].thinking_tokens;
+    deeds d = {0};
+    for (int i = 0, k = number_of("FIRST", 0); i < number_of("SHUFFLES", 24); i++, k++) {
+        const uint64_t key = FIRST_KEY + (uint64_t)k;
+        const int model = k % 2 ? 0 : 1 + (k / 2) % (MODELS - 1);
+        make_items(&engines[model], key);
+        shuffle(&d, model, key, key, kv_types[k / 2 % 4]);
     }
-    /* What was to be proved harmless took place. */
-    assert_true(hits > 0 && preemptions > 0 && stops > 20 && thought > 100);
-    assert_true(accepted > 100 && proposed > accepted + 100);
+    expect_deeds(&d);
+}
+
+/* Requests and what a session answers serve for many shuffles. */
+static void L1_of_files(void **state) {
+    enum { SERVES = 50 };
+    for (int model = 0; model < n_files; model++) {
+        tl_engine *e = &engines[model];
+        tl_error err = {0};
+        char *text;
+        size_t n;
+        deeds d = {0};
+        if (tl__file_slurp(&text, &n, TL_SOURCE_DIR "/docs/decisions.md", 1 << 20, &err)) fail_msg("%s", err.text);
+        free(file_text);
+        n_file_text = tl__engine_encode(e, &file_text, text, n, false, "docs/decisions.md", &err);
+        free(text);
+        assert_true(n_file_text > 1000);
+        const int first = number_of("FIRST", 0), end = first + number_of("SHUFFLES", 24);
+        for (int k = first; k < end; k++) {
+            const uint64_t set = FIRST_KEY + (uint64_t)(k / SERVES);
+            if (k == first || k % SERVES == 0) make_items(e, set);
+            shuffle(&d, model, FIRST_KEY + (uint64_t)k, set, kv_types[(k / SERVES + model) % 4]);
+        }
+        print_message("%s: %d shuffles, %lld answers, %lld tokens found computed, %lld preemptions, %lld stop texts, "
+                      "%lld tokens thought, %lld of %lld proposed kept\n",
+                      e->folder, end - first, (long long)d.answers, (long long)d.hits, (long long)d.preemptions,
+                      (long long)d.stops, (long long)d.thought, (long long)d.accepted, (long long)d.proposed);
+        expect_deeds(&d);
+    }
 }
 
 /* ---- the rest of the contract ---- */
@@ -611,7 +731,7 @@ typedef struct client {
 
 static void *submit_half(void *user) {
     client *c = user;
-    for (int i = c->first; i < REQUESTS; i += 2) {
+    for (int i = c->first; i < bounds.requests; i += 2) {
         c->failed |= tl__batcher_submit(c->b, &items[i].asked, &items[i].id, NULL) != 0;
         tl__batcher_cancel(c->b, 1000000 + (uint64_t)i); /* nobody */
         tl_batcher_facts facts;
@@ -622,9 +742,10 @@ static void *submit_half(void *user) {
 }
 
 static void requests_come_from_any_thread(void **state) {
-    prepare(0, 6, TL_F32);
+    make_items(&engines[0], 6);
     int choices = 0;
-    for (int i = 0; i < REQUESTS; i++) {
+    for (int i = 0; i < bounds.requests; i++) {
+        expect(i, 0, 6, TL_F32);
         items[i].asked.event = note;
         items[i].asked.user = &items[i];
         choices += items[i].asked.choices;
@@ -642,7 +763,7 @@ static void requests_come_from_any_thread(void **state) {
     for (int i = 0; i < 2; i++) pthread_join(threads[i], NULL);
     tl__batcher_close(b);
     assert_false(clients[0].failed || clients[1].failed);
-    for (int i = 0; i < REQUESTS; i++) check_item(&items[i], false, 6, i);
+    for (int i = 0; i < bounds.requests; i++) check_item(&items[i], false, 6, i);
 }
 
 /* ---- what a request may change ---- */
@@ -824,5 +945,7 @@ int main(void) {
         cmocka_unit_test(a_draft_that_agrees_is_always_right),
         cmocka_unit_test(an_embedding_has_unit_length_and_its_bits),
     };
+    const struct CMUnitTest of_files[] = {cmocka_unit_test(L1_of_files)};
+    if (getenv("TRILITH_TEST_MODELS")) return cmocka_run_group_tests(of_files, open_files, close_files);
     return cmocka_run_group_tests(tests, open_engines, close_engines);
 }

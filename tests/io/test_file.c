@@ -454,6 +454,38 @@ static void hashes(void **state) {
     }
 }
 
+/* A file that goes to the disk while it is written is as whole, or as absent, as any other. */
+static void a_large_file(void **state) {
+    (void)state;
+    enum { PIECE = (600 << 10) + 3, PIECES = 160 };
+    for (int whole = 1; whole >= 0; whole--) {
+        tl_sink *sink;
+        tl_error err = {0};
+        char path[PATH_MAX];
+        snprintf(path, sizeof path, "%s/large-%d", folder, whole);
+        assert_int_equal(tl__sink_open(&sink, path, &err), 0);
+        tl_hasher *written = tl__hasher_open();
+        for (int i = 0; i < PIECES; i++) {
+            const unsigned char *piece = text + i * 500; /* what begins elsewhere is other bytes */
+            assert_true(i * 500 + PIECE <= TEXT_BYTES);
+            tl__hasher_add(written, piece, PIECE);
+            assert_int_equal(tl__sink_write(sink, piece, PIECE, &err), 0);
+        }
+        const tl_hash want = tl__hasher_close(written);
+        if (whole) assert_int_equal(tl__sink_publish(sink, &err), 0);
+        else tl__sink_abandon(sink);
+        FILE *f = fopen(path, "rb");
+        assert_true(!!f == !!whole);
+        if (!f) continue;
+        unsigned char *back = malloc((size_t)PIECE * PIECES + 1);
+        assert_non_null(back);
+        assert_int_equal(fread(back, 1, (size_t)PIECE * PIECES + 1, f), (size_t)PIECE * PIECES);
+        const tl_hash got = tl__hash_bytes(back, (size_t)PIECE * PIECES);
+        assert_string_equal(got.hex, want.hex);
+        free(back), fclose(f), unlink(path);
+    }
+}
+
 static int set_up(void **state) {
     (void)state;
     uint32_t x = 1;
@@ -474,6 +506,7 @@ int main(void) {
         cmocka_unit_test(damaged_archives),
         cmocka_unit_test(a_pipe_streams),
         cmocka_unit_test(publishes),
+        cmocka_unit_test(a_large_file),
         cmocka_unit_test(a_full_disk),
         cmocka_unit_test(a_file_size_limit),
         cmocka_unit_test(folders),

@@ -91,6 +91,23 @@ static void test_costs_and_pairs(void **unused) {
     const int32_t pos[] = {0, 1, 2, 5};
     assert_int_equal(tl__attention_pairs(&(tl_rows){.R = 4, .pos = pos}, 0), 1 + 2 + 3 + 6);
     assert_int_equal(tl__attention_pairs(&(tl_rows){.R = 4, .pos = pos}, 2), 1 + 2 + 2 + 2);
+    /* Three rows of one sequence, none of another, a row of a third: keys 0 … 2, and 0 … 5. */
+    const int32_t seq_row[] = {0, 3, 3, 4};
+    const tl_rows rows = {.R = 4, .S = 3, .pos = pos, .seq_row = seq_row};
+    assert_int_equal(tl__attention_keys(&rows, 0), 3 + 6);
+    assert_int_equal(tl__attention_keys(&rows, 2), 3 + 2); /* row 0 sees key 0, row 2 keys 1 and 2 */
+    tl_attention_form form = {.H = 6, .Hkv = 2, .D = 40, .scale = 1};
+    const tl_cost plain = tl__op_cost(TL_OP_ATTENTION, 12, 6, 40);
+    for (int op = TL_OP_ATTENTION; op <= TL_OP_ATTENTION_BACKWARD; op++) {
+        assert_true(tl__attention_cost(op, &rows, &form, TL_F32).flops == tl__op_cost(op, 12, 6, 40).flops);
+        assert_true(tl__attention_cost(op, &rows, &form, TL_F32).bytes == 9 * 2 * 2 * 40 * 4);
+        assert_true(tl__attention_cost(op, &rows, &form, TL_BF16).bytes == 9 * 2 * 2 * 40 * 2);
+        assert_true(tl__attention_cost(op, &rows, &form, TL_Q8_0).bytes == 9 * 2 * 2 * (40 + 2 * 2)); /* two scales */
+    }
+    form.softcap = 20, form.window = 2;
+    const tl_cost capped = tl__attention_cost(TL_OP_ATTENTION, &rows, &form, TL_F32);
+    assert_true(capped.flops == plain.flops * 7 / 12 + tl__op_cost(TL_OP_SOFTCAP, 7 * 6, 0, 0).flops);
+    assert_true(capped.bytes == 5 * 2 * 2 * 40 * 4);
 }
 
 static void test_a_table_that_cannot_be_had_is_refused_in_words(void **unused) {

@@ -213,7 +213,7 @@ static void test_refusals_name_the_field(void **state) {
 static void test_scaled_frequencies(void **state) {
     float plain[16], scaled[16];
     tl_arch a = parsed("{\"model_type\":\"llama\"," LAYERS(1) "\"rope_theta\":10000}");
-    tl__rope_fill(plain, &a, false, 2);
+    tl__rope_fill(plain, &a, false, 0, 2);
     for (int i = 0; i < 4; i++) { /* position 0, then 1 */
         static const float sines[] = {0.841471f, 0.0998334f, 0.00999983f, 0.001f};
         assert_float_equal(plain[i], 1, 0);
@@ -221,14 +221,14 @@ static void test_scaled_frequencies(void **state) {
         assert_float_equal(plain[12 + i], sines[i], 1e-6);
     }
     a = parsed("{\"model_type\":\"llama\"," LAYERS(1) "\"rope_scaling\":{\"type\":\"linear\",\"factor\":10}}");
-    tl__rope_fill(scaled, &a, false, 2);
+    tl__rope_fill(scaled, &a, false, 0, 2);
     for (int i = 0; i < 3; i++)
         assert_float_equal(scaled[12 + i], plain[13 + i], 1e-8); /* each a tenth: the next one */
     /* Wavelengths 6.3, 62.8, 628, 6283: 64/4 = 16 and 64 bound the blend; below kept, above a tenth. */
     a = parsed("{\"model_type\":\"llama\"," LAYERS(
         1) "\"rope_scaling\":{\"type\":\"llama3\",\"factor\":10,"
            "\"low_freq_factor\":1,\"high_freq_factor\":4,\"original_max_position_embeddings\":64}}");
-    tl__rope_fill(scaled, &a, false, 2);
+    tl__rope_fill(scaled, &a, false, 0, 2);
     assert_float_equal(scaled[12], plain[12], 0);
     double smooth = (64 / 62.831853 - 1) / 3, between = (1 - smooth) * 0.01 + smooth * 0.1;
     assert_float_equal(scaled[13], between, 1e-6);
@@ -237,7 +237,7 @@ static void test_scaled_frequencies(void **state) {
     a = parsed(
         "{\"model_type\":\"llama\"," LAYERS(1) "\"rope_scaling\":{\"type\":\"yarn\",\"factor\":10,"
                                                "\"attention_factor\":0.5,\"original_max_position_embeddings\":64}}");
-    tl__rope_fill(scaled, &a, false, 2);
+    tl__rope_fill(scaled, &a, false, 0, 2);
     for (int i = 0; i < 4; i++) assert_float_equal(scaled[i], 0.5f, 0);
     assert_float_equal(scaled[15], 0.5f * 1e-4f, 1e-8); /* the slowest dimension is stretched by ten */
 }

@@ -6,6 +6,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 #include <cmocka.h>
 #include "plan/depth.h"
 #include "plan/traffic.h"
@@ -114,45 +115,75 @@ static void a_slow_link_is_exposed_and_a_fast_one_hidden(void **state) {
     assert_true(bytes[TL_SHARD_ZERO3] > 1.2 * bytes[TL_SHARD_ZERO2]);
 }
 
-/* A machine that has been seen to compute slower hides more of the same exchanges; what it is then predicted to compute
- * is what was seen, and a link seen to be slower takes longer by as much. */
+/* What owners send after an update hides behind the next forward, all of it but the last block's turn: by how much the
+ * forward lengthens, the wait for it shortens. With nothing to send, or to compute, nothing hides. */
+static void weights_hide_behind_the_next_forward(void **state) {
+    (void)state;
+    tl_arch arch = arch_of(4);
+    const int blocks = arch.L + 2;
+    double seconds[2][16] = {{0}};
+    tl_train_pace pace = {.forward = seconds[0], .backward = seconds[1]};
+    tl_machine machine = machine_of(1e8);
+    tl_error err = {0};
+    assert_true(blocks <= 16);
+    for (int shard = 0; shard < TL_SHARD_ZERO3; shard++) {
+        tl_train_shape shape = shape_of(2, 0, 2, (tl_shard)shard);
+        tl_train_traffic idle, busy;
+        memset(seconds, 0, sizeof seconds);
+        if (tl__traffic_predict(&idle, &arch, &shape, &machine, &pace, &err)) fail_msg("%s", err.text);
+        assert_true(fabs(idle.exposed_seconds / idle.seconds - 1) < 1e-9);
+        const double each = 1e-4 * idle.seconds; /* less than any block but the last, a norm, is on its way */
+        for (int b = 0; b < blocks; b++) seconds[0][b] = each;
+        assert_int_equal(tl__traffic_predict(&busy, &arch, &shape, &machine, &pace, &err), 0);
+        double hidden = idle.exposed_seconds - busy.exposed_seconds;
+        if (shard == TL_SHARD_NONE) assert_true(hidden < each);
+        else assert_true(hidden > (blocks - 2.5) * each && hidden < (blocks + 0.5) * each);
+        assert_true(busy.bytes == idle.bytes && busy.exchanges == idle.exchanges);
+    }
+}
+
+/* Machines whose truth is known take the place of those that are run: backward passes take three times what the peaks
+ * say and all else twice, the link carries less beside computing, and less than was measured. Learnt from a step of
+ * theirs is what they are, to 4 %, and so what is predicted again is that step: what it computes to rounding, what it
+ * exposes and hides to 2 %. Another look teaches nothing new. */
 static void a_machine_is_learnt_from_a_step(void **state) {
     (void)state;
     tl_arch arch = arch_of(4);
-    for (int shard = 0; shard < TL_SHARDS; shard++) {
-        tl_train_shape shape = shape_of(2, 0, 4, (tl_shard)shard);
-        tl_machine machine = machine_of(5e8), slower, late;
-        tl_totals step, seen, again;
-        tl_train_traffic before = predict(&arch, &shape, &machine, &step), after, longer;
-        seen = step;
-        for (int b = 0; b < TL_BUCKETS; b++) { /* backward passes three times as slow, all else twice */
-            assert_true(step.backward_seconds[b] <= step.seconds[b]);
-            seen.backward_seconds[b] *= 3;
-            seen.seconds[b] = 2 * (step.seconds[b] - step.backward_seconds[b]) + seen.backward_seconds[b];
-        }
-        assert_true(step.backward_seconds[TL_BUCKET_MATMUL] > 0.4 * step.seconds[TL_BUCKET_MATMUL]);
-        slower = late = machine;
-        tl__machine_learn(&slower, &step, &before, &seen, &(tl_comm_traffic){before.bytes, before.seconds});
-        after = predict(&arch, &shape, &slower, &again);
-        for (int b = 0; b <= TL_BUCKET_OPTIMIZER; b++)
-            assert_true(fabs(again.seconds[b] - seen.seconds[b]) <= 1e-9 * seen.seconds[b]);
-        assert_true(after.bytes == before.bytes && after.exchanges == before.exchanges);
-        assert_true(after.exposed_seconds < before.exposed_seconds);
-        assert_true(slower.link_bytes_per_second == machine.link_bytes_per_second);
-        tl__machine_learn(&slower, &again, &after, &seen,
-                          &(tl_comm_traffic){after.bytes, after.seconds}); /* nothing new */
-        for (int b = 0; b <= TL_BUCKET_OPTIMIZER; b++)
-            for (int backward = 0; backward < 2; backward++)
-                assert_true(slower.pace[backward][b] == 0 || fabs(slower.pace[backward][b] - 2 - backward) < 1e-9);
-        tl__machine_learn(&late, &step, &before, &step, &(tl_comm_traffic){before.bytes, 2 * before.seconds});
-        longer = predict(&arch, &shape, &late, NULL);
-        assert_true(longer.seconds > 1.5 * before.seconds && longer.exposed_seconds > before.exposed_seconds);
-    }
+    for (int shard = 0; shard < TL_SHARDS; shard++)
+        for (double link = 5e8; link <= 2e9; link *= 2)
+            for (double beside = 0.5; beside <= 1; beside += 0.25)
+                for (double measured = 1; measured < 1.2; measured += 0.1) {
+                    tl_train_shape shape = shape_of(2, 0, 4, (tl_shard)shard);
+                    tl_machine truth = machine_of(link), machine = machine_of(link * measured);
+                    for (int b = 0; b < TL_BUCKETS; b++) truth.pace[0][b] = 2, truth.pace[1][b] = 3;
+                    truth.link_beside_computing = beside;
+                    tl_totals seen, step;
+                    tl_train_traffic happened = predict(&arch, &shape, &truth, &seen);
+                    tl_comm_traffic counted = {happened.bytes, happened.seconds};
+                    tl_train_traffic again = predict(&arch, &shape, &machine, &step);
+                    assert_true(step.backward_seconds[TL_BUCKET_MATMUL] > 0.4 * step.seconds[TL_BUCKET_MATMUL]);
+                    for (int look = 0; look < 2; look++) {
+                        assert_int_equal(
+                            tl__machine_learn(&machine, &arch, &shape, &step, &again, &seen, &counted, NULL), 0);
+                        assert_true(fabs(machine.link_bytes_per_second / link - 1) < 0.04);
+                        assert_true(fabs(machine.link_beside_computing / beside - 1) < 0.04);
+                        again = predict(&arch, &shape, &machine, &step);
+                        assert_true(again.bytes == happened.bytes && again.exchanges == happened.exchanges);
+                        assert_true(fabs(again.exposed_seconds / happened.exposed_seconds - 1) < 0.02);
+                        double hidden = happened.seconds - happened.exposed_seconds;
+                        assert_true(fabs((again.seconds - again.exposed_seconds) / hidden - 1) < 0.02);
+                        for (int b = 0; b <= TL_BUCKET_OPTIMIZER; b++)
+                            assert_true(fabs(step.seconds[b] - seen.seconds[b]) <= 1e-9 * seen.seconds[b] &&
+                                        fabs(step.backward_seconds[b] - seen.backward_seconds[b]) <=
+                                            1e-9 * seen.backward_seconds[b]);
+                    }
+                }
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_machine_is_learnt_from_a_step),
+        cmocka_unit_test(weights_hide_behind_the_next_forward),
         cmocka_unit_test(every_rank_takes_part_in_all),
         cmocka_unit_test(a_process_alone_exchanges_nothing),
         cmocka_unit_test(a_slow_link_is_exposed_and_a_fast_one_hidden),

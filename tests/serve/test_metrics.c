@@ -275,6 +275,12 @@ static void heard(void *user, const tl_event *e) {
     assert_int_equal(own_heap_calls, calls);
 }
 
+/* Where a grammar would be asked: planted, while tokens are drawn. */
+static void linger(void *user, const int32_t *made, int n, float *logits) {
+    (void)user, (void)made, (void)logits;
+    if (n == 3) sleep_ms(20);
+}
+
 static void stepped(void *user, const tl_batch_step *s) {
     crowd *c = user;
     c->steps++;
@@ -322,8 +328,13 @@ static void a_crowd_adds_up(void **state) {
     assert_int_equal(pthread_create(&reader, NULL, scrape, &c), 0);
     for (int i = 0; i < REQUESTS; i++) {
         who[i] = (asker){.crowd = &c};
-        const tl_request r = {
-            .prompt = prompt, .n_prompt = 20, .max_tokens = ASKED, .ignore_eos = true, .event = heard, .user = &who[i]};
+        const tl_request r = {.prompt = prompt,
+                              .n_prompt = 20,
+                              .max_tokens = ASKED,
+                              .ignore_eos = true,
+                              .constrain = i ? NULL : linger,
+                              .event = heard,
+                              .user = &who[i]};
         uint64_t id;
         assert_int_equal(tl__batcher_submit(c.batcher, &r, &id, &err), 0);
     }
@@ -367,6 +378,12 @@ static void a_crowd_adds_up(void **state) {
     near(family(text, "trilith:operator_seconds_total"), in_steps, 1e-9 * (1 + in_steps));
     assert_true(idle >= 0.03);
     assert_true(value(text, "trilith:operator_seconds_total{model_name=\"crowd\",operator=\"other\"}") >= 0.02);
+    assert_true(value(text, "trilith:operator_seconds_total{model_name=\"crowd\",operator=\"sample\"}") >= 0.02);
+    /* A token is looked for among as many logits as there are ids: so many comparisons, four bytes each. */
+    const double drawn = (double)REQUESTS * ASKED * engine.arch.V;
+    HAS(text, "trilith:operator_flops_total{model_name=\"crowd\",operator=\"sample\"}", drawn);
+    HAS(text, "trilith:operator_bytes_total{model_name=\"crowd\",operator=\"sample\"}", 4 * drawn);
+    assert_true(value(text, "trilith:operator_bytes_total{model_name=\"crowd\",operator=\"attention\"}") > 0);
     const char *matmul = "trilith:operator_flops_total{model_name=\"crowd\",operator=\"matmul\"}";
     const double seconds = value(text, "trilith:operator_seconds_total{model_name=\"crowd\",operator=\"matmul\"}");
     assert_true(value(text, matmul) > 0 && seconds > 0);

@@ -45,7 +45,9 @@ for n in 1 2 2 1 3 1 4 2 3 2 4 3 4 1; do
     [ $n -eq 1 ] || [ "$files" -eq $n ] || fail "$n ranks wrote $files files of weights"
     from=$n
 done
+leaks=yes
 ranks 3 walk --resume || fail 'the end of the walk'
+leaks=
 same walk 16 'the end of the walk'
 [ "$(reported whole)" = "$(reported walk)" ] || fail 'the walk: other metrics than one process'
 call generate --model "$work/walk" --prompt a --max-tokens 1 --verify >/dev/null || fail 'generate --verify of a sharded checkpoint'

@@ -3,6 +3,7 @@
 #include <math.h>
 
 #include "base/rng.h"
+#include "sanitized.h"
 #include "step_bench.h"
 
 static const char *const llama =
@@ -206,6 +207,7 @@ static void test_training_learns(void **state) {
     const char *const configs[] = {llama, gpt2};
     tl_adamw_settings adamw = {.beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0, .clip = 1};
     (void)state;
+    if (SANITIZED) skip();
     for (int c = 0; c < 2; c++) {
         bench b;
         tl_error err = {0};
