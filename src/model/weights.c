@@ -236,8 +236,9 @@ static int load(tl_model *m, const tl_weight_source *s, const form *forms, tl_po
     }
     tl__parallel_for(pool, j.first_task[m->params.n], load_rows, &j);
     free(j.first_task);
-    if (stop && atomic_load(stop)) return tl__fail(err, TL_ESTOPPED, "the model was no longer wanted while it was read");
     if (err && j.err.status) *err = j.err;
+    if (!j.err.status && stop && atomic_load(stop))
+        return tl__fail(err, TL_ESTOPPED, "the model was no longer wanted while it was read");
     return j.err.status;
 }
 

@@ -633,6 +633,32 @@ static void test_memory_is_what_was_said(void **state) {
     }
 }
 
+/* The file is cut off behind its header, so that reading would fail otherwise. */
+static void test_what_is_no_longer_wanted_is_not_read(void **state) {
+    (void)state;
+    const char *path = in_folder("unwanted.gguf");
+    tl_weight_source *source;
+    tl_arch arch;
+    tl_error err = {0};
+    tl_model m = make(large);
+    write_gguf(path, &m, TL_Q8_0, NULL, NULL);
+    tl__model_close(&m);
+    setenv("TRILITH_MMAP", "0", 1);
+    for (int wanted = 0; wanted < 2; wanted++) {
+        const atomic_bool stop = !wanted;
+        if (tl__source_open(&source, path, &err) || tl__source_arch(&arch, source, &err)) fail_msg("%s", err.text);
+        if (wanted == 0) assert_int_equal(truncate(path, 100), 0);
+        const int status = tl__model_open(&m, source, &arch, 0, TL_DTYPE_AUTO, ctx.pool, &stop, &err);
+        if (status != (wanted ? 0 : TL_ESTOPPED)) fail_msg("%d: %s", status, err.text);
+        if (!wanted) {
+            m = make(large);
+            write_gguf(path, &m, TL_Q8_0, NULL, NULL);
+        }
+        tl__model_close(&m);
+    }
+    unsetenv("TRILITH_MMAP");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_memory_is_what_was_said),
@@ -642,6 +668,7 @@ int main(void) {
         cmocka_unit_test(test_every_type_computes_what_it_holds),
         cmocka_unit_test(test_bits_do_not_depend_on_chunks_threads_or_cpu),
         cmocka_unit_test(test_a_wrong_file_is_refused_by_name),
+        cmocka_unit_test(test_what_is_no_longer_wanted_is_not_read),
     };
     return cmocka_run_group_tests(tests, begin, finish);
 }

@@ -181,6 +181,15 @@ ended 'SIGTERM'
 grep -q '"completion_tokens":400' "$work/late" && grep -q 'DONE' "$work/late" || fail "an answer was cut off by SIGTERM: $(tail -n 3 "$work/late")"
 ask "$url/health" && fail 'a server that has ended answers'
 
+# ---- an end before it is ready ----
+: >"$work/early.said"
+"$trilith" serve "$m" --port 0 2>"$work/early.said" </dev/null &
+pid=$!
+servers="$servers $pid"
+await_lines "$work/early.said" 1
+kill -TERM "$pid"
+ended 'SIGTERM while the weights are read'
+
 # ---- keys, other origins, a full queue ----
 printf '# keys\nthe-first\n' >"$work/keys"
 TRILITH_API_KEY=the-second serve second --port 0 --api-keys "$work/keys" --cors https://page.example --running 1 --waiting 1 --name named --threads 1 --drain-seconds 1
