@@ -161,7 +161,7 @@ static void L1_chunks_with_narrow_keys(void **state) {
 }
 
 static void L1_any_threads_and_instruction_set(void **state) {
-    static const char *const isas[] = {"ref", "avx2", "avx512", "avx512_bf16"};
+    static const char *const isas[] = {"ref", "avx2", "avx512", "avx512_bf16", "amx"};
     for (int k = 0; k < MODELS; k++) {
         const tl_model *m = &models[k];
         int32_t tokens[T];
@@ -170,7 +170,7 @@ static void L1_any_threads_and_instruction_set(void **state) {
         tl_session *s = open_session(m, &ctx, T, 0);
         assert_int_equal(tl__session_score(s, tokens, T, -1, expected, NULL), 0);
         tl__session_close(s);
-        for (int i = 0; i < 4; i++)
+        for (int i = 0; i < (int)(sizeof isas / sizeof *isas); i++)
             for (int threads = 1; threads <= 4; threads++) {
                 tl_ctx other;
                 if (tl__ctx_open(&other, threads, isas[i], NULL)) continue; /* not on this CPU */

@@ -359,7 +359,7 @@ typedef struct job {
     bool half; /* b is halves, turned */
     bool accumulate;
     int mb, nb;   /* panels a task, rows and columns */
-    int n_blocks; /* tasks along n */
+    int n_blocks; /* tasks along n; of few rows turned, those of nb panels: what follows them is done one panel a task */
 } job;
 
 static int element_bytes(const job *j) {
@@ -682,7 +682,9 @@ static turned_fn *const turns[2][FEW_TURN_ROWS + 1] = {
  * streams, of which a core follows most by itself; each is asked for a few lines ahead, past its end where the next
  * sixteen go on. */
 static void few_turn_task(const job *j, int64_t index, int worker) {
-    const int n_first = (int)index * j->nb * TL_LANES, n_end = least(j->N, n_first + j->nb * TL_LANES);
+    const int first = least((int)index, j->n_blocks) * j->nb + (index > j->n_blocks ? (int)index - j->n_blocks : 0);
+    const int n_first = first * TL_LANES,
+              n_end = least(j->N, n_first + (index < j->n_blocks ? j->nb : 1) * TL_LANES);
     const int size = element_bytes(j);
     float *a_pack = tl__workspace(j->ctx, worker);
     for (int s0 = 0; s0 < j->K; s0 += FEW_TURN_K) {
@@ -762,7 +764,10 @@ static int64_t tasks_of(job *j) {
     if (turns_b(j)) {
         const int64_t panel_bytes = (int64_t)j->K * element_bytes(j) * TL_LANES;
         j->nb = panel_bytes < FEW_TURN_BYTES ? (int)(FEW_TURN_BYTES / panel_bytes) : 1;
-        return (j->N + (int64_t)j->nb * TL_LANES - 1) / (j->nb * TL_LANES);
+        /* The last are small, so that no worker waits long for another. */
+        const int panels = (j->N + TL_LANES - 1) / TL_LANES;
+        j->n_blocks = panels > j->nb ? panels / j->nb - 1 : 0;
+        return j->n_blocks + (panels - j->n_blocks * j->nb);
     }
     /* a task reads 256 KB of B, whole panels */
     j->nb = ((65536 / NR + j->K - 1) / j->K + FEW_PLACE - 1) / FEW_PLACE * FEW_PLACE;

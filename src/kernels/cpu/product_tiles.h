@@ -162,6 +162,7 @@ typedef struct job {
     bool accumulate;
     int columns;  /* of a tile of sums: 16, or 1 where the right factor is a row alone */
     int lb, rb;   /* strips a task */
+    int l_blocks; /* tasks along left of lb strips; what follows them is done two strips a task */
     int r_blocks; /* tasks along right */
 } job;
 
@@ -222,7 +223,9 @@ static void block(const job *j, const strip *left, const strip *right, int l, in
 }
 
 static void task(const job *j, int64_t index, int worker) {
-    const int l_first = (int)(index / j->r_blocks) * j->lb * SIDE, l_end = least(j->left.n, l_first + j->lb * SIDE);
+    const int along = (int)(index / j->r_blocks), small = along > j->l_blocks ? along - j->l_blocks : 0;
+    const int l_first = ((along - small) * j->lb + 2 * small) * SIDE,
+              l_end = least(j->left.n, l_first + (along < j->l_blocks ? j->lb : 2) * SIDE);
     const int r_first = (int)(index % j->r_blocks) * j->rb * SIDE, r_end = least(j->right.n, r_first + j->rb * SIDE);
     char *right_pack = tl__workspace(j->ctx, worker), *left_pack = right_pack + MOST_RIGHT * STRIP_BYTES;
     const bool in_place = left_in_place(j), alone = j->columns == 1;
@@ -270,7 +273,9 @@ static int64_t cut(job *j) {
         const int64_t strip_bytes = (int64_t)j->K * SIDE * 2;
         j->rb = j->r_blocks = 1;
         j->lb = strip_bytes < FEW_BYTES ? (int)(FEW_BYTES / strip_bytes + 1) / 2 * 2 : 2;
-        return (lp + j->lb - 1) / j->lb;
+        /* The last are small, so that no worker waits long for another. */
+        j->l_blocks = lp > j->lb ? lp / j->lb - 1 : 0;
+        return j->l_blocks + (lp - j->l_blocks * j->lb + 1) / 2;
     }
     for (int r_parts = (rp + MOST_RIGHT - 1) / MOST_RIGHT, tries = 0; r_parts <= rp && tries < 16; tries++, r_parts++)
         for (int l_parts = 1; l_parts <= (lp + 1) / 2 && l_parts <= 64; l_parts++) {
@@ -281,8 +286,9 @@ static int64_t cut(job *j) {
             for (int w = 2; w <= 8; w *= 2) sum += (double)((tasks + w - 1) / w) * one;
             if (best == 0 || sum < best) best = sum, j->lb = lb, j->rb = rb;
         }
+    j->l_blocks = (lp + j->lb - 1) / j->lb;
     j->r_blocks = (rp + j->rb - 1) / j->rb;
-    return (int64_t)j->r_blocks * ((lp + j->lb - 1) / j->lb);
+    return (int64_t)j->r_blocks * j->l_blocks;
 }
 
 /* K = 0: +0 or C, plus the bias. */
@@ -327,7 +333,7 @@ static void product(tl_ctx *ctx, float *c, int64_t ldc, int M, int N, int K, con
     assert(M >= 0 && N >= 0 && K >= 0 && (a_row == 1 || a_col == 1) && (b_row == 1 || b_col == 1));
     const factor rows = {(const char *)a, a_row, a_col, M, false}, columns = {(const char *)b, b_col, b_row, N, false};
     batch all = {0};
-    batch_add(&all, &(job){ctx, c, bias, ldc, rows, columns, K, false, accumulate, 0, 0, 0, 0});
+    batch_add(&all, &(job){ctx, c, bias, ldc, rows, columns, K, false, accumulate, 0, 0, 0, 0, 0});
     tl__parallel_for(ctx->pool, all.first[all.n], batch_task, &all);
 }
 
@@ -336,7 +342,7 @@ static void linear(tl_ctx *ctx, const tl_product *products, int count, const flo
     for (const tl_product *p = products; p < products + count; p++) {
         const int N = p->w->N, K = p->w->K;
         const factor rows = {(const char *)x, ldx, 1, R, false}, outputs = {p->w->data, K, 1, N, true};
-        batch_add(&all, &(job){ctx, p->y, p->bias, p->ldy, outputs, rows, K, true, false, 0, 0, 0, 0});
+        batch_add(&all, &(job){ctx, p->y, p->bias, p->ldy, outputs, rows, K, true, false, 0, 0, 0, 0, 0});
     }
     tl__parallel_for(ctx->pool, all.first[all.n], batch_task, &all);
 }
