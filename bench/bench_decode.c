@@ -2,9 +2,10 @@
  *
  *   build/bench_decode [--threads N] [--rows R] [--at POSITION] [--steps N] MODEL…
  *
- * One row unless asked otherwise, keys of POSITION tokens (64) before it. Of each, N steps (30) in turn, a turn of all after
- * the other, the middle one: milliseconds, and the weights' bytes a second. Reading is by the loop that peaks are measured
- * with, on the same threads over the same memory in the same order. Then the whole step's operators, by their spans. */
+ * One row unless asked otherwise, keys of POSITION tokens (64) before it. Of each, N steps (30) in turn, a turn of all
+ * after the other, the middle one: milliseconds, and the weights' bytes a second. Reading is by the loop that peaks are
+ * measured with, on the same threads over the same memory in the same order. Then the whole step's operators, by their
+ * spans. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -116,7 +117,8 @@ static void print_spans(tl_spans *spans, int steps) {
         if (k < MOST_NAMES) of[k].n++, of[k].ns += list[i].duration_ns;
     }
     for (int k = 0; k < names; k++)
-        printf("    %-18s %4.0f calls %9.3f ms\n", of[k].name, (double)of[k].n / steps, (double)of[k].ns * 1e-6 / steps);
+        printf("    %-18s %4.0f calls %9.3f ms\n", of[k].name, (double)of[k].n / steps,
+               (double)of[k].ns * 1e-6 / steps);
 }
 
 static int measure(const char *model, int threads, int R, int at, int steps, tl_error *err) {

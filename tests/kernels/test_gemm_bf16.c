@@ -1,6 +1,6 @@
 /* test_gemm_bf16.c — the bf16 product: ref, the emulations and the instructions equal to the bit (product_check.h), ref
- * against TDPBF16PS itself for any bits, a step of a chain against vdpbf16ps itself, rounding against a definition of its
- * own. The comparison has teeth: what the contract rules out is shown to be told apart. */
+ * against TDPBF16PS itself for any bits, a step of a chain against vdpbf16ps itself, rounding against a definition of
+ * its own. The comparison has teeth: what the contract rules out is shown to be told apart. */
 #define ENTRY gemm_bf16
 #define ISA_NAMES "avx2", "avx512", "avx512_bf16", "amx"
 #include "product_check.h"

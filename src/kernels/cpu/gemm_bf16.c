@@ -2,10 +2,9 @@
  * the frame of product.h does the rest, or that of product_tiles.h.
  *
  * With tiles (AMX) the chains of 32 of k are the instruction's own.
- * By instruction (AVX512-BF16): a word holds a pair of k of one chain, neighbours in it: the instruction adds the product
- * of the upper one first.
- * Elsewhere: a word holds one k as the f32 that its bf16 is, and the chains are f32 ones with denormals flushed by mode:
- * the same operations, one by one, that the instructions do. */
+ * By instruction (AVX512-BF16): a word holds a pair of k of one chain, neighbours in it: the instruction adds the
+ * product of the upper one first. Elsewhere: a word holds one k as the f32 that its bf16 is, and the chains are f32
+ * ones with denormals flushed by mode: the same operations, one by one, that the instructions do. */
 #include "kernels/simd.h"
 
 #if defined(TL_ISA_avx512_bf16) || defined(TL_ISA_amx)
@@ -53,7 +52,7 @@ TL_INLINE v16 along(const float *p, int n) {
 #define across(load, p, step, u, kc, n)                                                                                \
     pair(FIRST_OF(u) + 2 < (kc) ? load((p) + (FIRST_OF(u) + 2) * (step), n) : v16_zero(),                              \
          FIRST_OF(u) < (kc) ? load((p) + FIRST_OF(u) * (step), n) : v16_zero())
-#define FIRST_OF(u) (((u) & ~1) * 2 + ((u) & 1))
+#define FIRST_OF(u) (((u) & ~1) * 2 + ((u)&1))
 
 static const double cost_b_place = 1, cost_b_copy = 0.4, cost_b_turn = 0.65, cost_a_by_row = 0.14, cost_a_by_k = 0.24,
                     cost_start = 4;

@@ -83,7 +83,7 @@ static void tiles_open(void) {
 }
 /* Four products of full tiles, each into a tile of its own, from two tiles of each factor. */
 #define FOUR(dot)                                                                                                      \
-    __asm__ volatile(dot " %tmm4, %tmm6, %tmm0\n\t" dot " %tmm4, %tmm7, %tmm1\n\t" dot " %tmm5, %tmm6, %tmm2\n\t" dot \
+    __asm__ volatile(dot " %tmm4, %tmm6, %tmm0\n\t" dot " %tmm4, %tmm7, %tmm1\n\t" dot " %tmm5, %tmm6, %tmm2\n\t" dot  \
                          " %tmm5, %tmm7, %tmm3")
 double TL_NAME(int8_peak)(int64_t rounds, float *sink) {
     tiles_open();

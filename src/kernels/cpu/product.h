@@ -44,10 +44,10 @@ enum { MR = 6, NV = 1 };
 #endif
 enum {
     NR = NV * TL_LANES,
-    WORDS = TL_KB / UNIT,   /* of a block of k */
-    STEP = TL_LANES * UNIT, /* k in sixteen words */
+    WORDS = TL_KB / UNIT,                           /* of a block of k */
+    STEP = TL_LANES * UNIT,                         /* k in sixteen words */
     GROUP = CHAINS == 2 ? TL_BF16_K / UNIT : WORDS, /* words of two chains */
-    AS = WORDS + 16,        /* row of an A panel: an odd number of lines, so that MR rows spread over L1's sets */
+    AS = WORDS + 16, /* row of an A panel: an odd number of lines, so that MR rows spread over L1's sets */
     A_GROUP = 4, /* panels packed at a time when A's unit stride is m: whole lines of A are used, few pages touched */
     B_PANEL = WORDS * NR,
     NB_MAX = 384 / NR,        /* panels of B at a time: up to 384 KB of L2 */
@@ -114,7 +114,8 @@ TL_INLINE void tile(const int mr, const int a_m, const int a_k, int kw, const fl
             const float *ak = a + k * a_k, *bk = b + k * b_row;
             run(mr, a_m, 2 * a_k, GROUP / 2, ak, bk, 2 * b_row, s);
             UNROLL for (int i = 0; i < mr; i++) UNROLL for (int v = 0; v < NV; v++)
-                v16_store_aligned(even[i] + v * TL_LANES, s[i][v]), s[i][v] = zero;
+                v16_store_aligned(even[i] + v * TL_LANES, s[i][v]),
+                s[i][v] = zero;
             run(mr, a_m, 2 * a_k, GROUP / 2, ak + a_k, bk + b_row, 2 * b_row, s);
             UNROLL for (int i = 0; i < mr; i++) UNROLL for (int v = 0; v < NV; v++) {
                 const v16 both = v16_add(v16_load_aligned(even[i] + v * TL_LANES), s[i][v]);
@@ -176,7 +177,8 @@ TILE(6)
 TILE(7)
 TILE(8)
 TILE(9)
-TILE(10) TILE(11) TILE(12)
+TILE(10)
+TILE(11) TILE(12)
 #endif
 
     static tile_fn *const tiles[2][MR + 1] = {
@@ -359,7 +361,8 @@ typedef struct job {
     bool half; /* b is halves, turned */
     bool accumulate;
     int mb, nb;   /* panels a task, rows and columns */
-    int n_blocks; /* tasks along n; of few rows turned, those of nb panels: what follows them is done one panel a task */
+    int n_blocks; /* tasks along n; of few rows turned, those of nb panels: what follows them is done one panel a task
+                   */
 } job;
 
 static int element_bytes(const job *j) {
@@ -439,9 +442,9 @@ static void task(const job *j, int64_t index, int worker) {
 /* ---- few rows ---- */
 
 enum {
-    FEW = 16,             /* rows at most */
+    FEW = 16,                                   /* rows at most */
     FEW_PLACE_K = CHAINS == 2 ? TL_BF16_K : 16, /* k of a piece read in place, */
-    FEW_PLACE = 128 / NR, /* panels wide */
+    FEW_PLACE = 128 / NR,                       /* panels wide */
     FEW_PLACE_AHEAD = 32,
     FEW_TURN_BYTES = 192 << 10,     /* of B a task */
     FEW_TURN_AHEAD = 384,           /* bytes between asking for a row's memory and using it */
@@ -459,14 +462,15 @@ TL_INLINE void chain(const int mr, int kw, const float *a, int64_t a_row, const 
     _Alignas(64) float even[MR][NR];
     const unsigned mode = FLUSHES ? flush_enter() : 0;
     if (FLUSHES) pin(&zero);
-    UNROLL for (int i = 0; i < mr; i++) UNROLL for (int v = 0; v < NV; v++)
-        s[i][v] = CHAINS == 1 ? v16_load_aligned(sums + i * NR + v * TL_LANES) : zero;
+    UNROLL for (int i = 0; i < mr; i++) UNROLL for (int v = 0; v < NV; v++) s[i][v] =
+        CHAINS == 1 ? v16_load_aligned(sums + i * NR + v * TL_LANES) : zero;
     for (int c = 0; c < CHAINS; c++) {
         const float *at[(MR + 2) / 3], *bk = b + c * b_row;
         UNROLL for (int i = 0; i < mr; i += 3) at[i / 3] = a + c + i * a_row;
         if (c)
             UNROLL for (int i = 0; i < mr; i++) UNROLL for (int v = 0; v < NV; v++)
-                v16_store_aligned(even[i] + v * TL_LANES, s[i][v]), s[i][v] = zero;
+                v16_store_aligned(even[i] + v * TL_LANES, s[i][v]),
+                s[i][v] = zero;
         for (int k = c; k < kw; k += CHAINS, bk += CHAINS * b_row) {
             v16 w[NV];
             UNROLL for (int v = 0; v < NV; v++) w[v] = v16_load(bk + v * TL_LANES);
@@ -479,9 +483,8 @@ TL_INLINE void chain(const int mr, int kw, const float *a, int64_t a_row, const 
         }
     }
     if (CHAINS == 2)
-        UNROLL for (int i = 0; i < mr; i++) UNROLL for (int v = 0; v < NV; v++)
-            s[i][v] = v16_add(v16_load_aligned(sums + i * NR + v * TL_LANES),
-                              v16_add(v16_load_aligned(even[i] + v * TL_LANES), s[i][v]));
+        UNROLL for (int i = 0; i < mr; i++) UNROLL for (int v = 0; v < NV; v++) s[i][v] = v16_add(
+            v16_load_aligned(sums + i * NR + v * TL_LANES), v16_add(v16_load_aligned(even[i] + v * TL_LANES), s[i][v]));
     if (FLUSHES) {
         UNROLL for (int i = 0; i < mr; i++) UNROLL for (int v = 0; v < NV; v++) pin(&s[i][v]);
         _mm_setcsr(mode);
@@ -504,7 +507,8 @@ CHAIN(5)
 CHAIN(6)
 #if defined(TL_ISA_avx512)
 CHAIN(7)
-CHAIN(8) CHAIN(9) CHAIN(10) CHAIN(11) CHAIN(12)
+CHAIN(8)
+CHAIN(9) CHAIN(10) CHAIN(11) CHAIN(12)
 #endif
     static chain_fn *const chains[MR + 1] = {0,       chain_1, chain_2, chain_3,  chain_4,  chain_5, chain_6,
 #if defined(TL_ISA_avx512)
@@ -591,8 +595,8 @@ TL_INLINE void turned(const int mr, const bool half, const piece *of, const floa
         v16 r[TL_LANES];
         const bool ends = of->left - (b - of->b) <= FEW_TURN_AHEAD;
         const char *ask = b + FEW_TURN_AHEAD + (ends ? of->next : 0);
-        UNROLL for (int i = 0; i < TL_LANES; i++)
-            for (int line = 0; line < step_bytes; line += LINE_BYTES) tl_prefetch(ask + i * of->b_bytes + line);
+        UNROLL for (int i = 0; i < TL_LANES; i++) for (int line = 0; line < step_bytes; line += LINE_BYTES)
+            tl_prefetch(ask + i * of->b_bytes + line);
         if (ks == step && of->columns == TL_LANES) {
             const char *p = b;
             UNROLL for (int i = 0; i < TL_LANES; i++, p += of->b_bytes) {
@@ -625,8 +629,7 @@ TL_INLINE void turned(const int mr, const bool half, const piece *of, const floa
                 UNROLL for (int i = 0; i < mr; i++) chain[w % CHAINS][i] =
                     dot(v16_set1(a[i * AS + w]), v16_load_aligned(turned_words[w]), chain[w % CHAINS][i]);
         }
-        if (CHAINS == 2 && (k + step) % TL_BF16_K == 0)
-            UNROLL for (int i = 0; i < mr; i++) {
+        if (CHAINS == 2 && (k + step) % TL_BF16_K == 0) UNROLL for (int i = 0; i < mr; i++) {
                 s[i] = v16_add(s[i], v16_add(chain[0][i], chain[CHAINS - 1][i]));
                 chain[0][i] = zero, chain[CHAINS - 1][i] = zero;
             }
@@ -683,8 +686,7 @@ static turned_fn *const turns[2][FEW_TURN_ROWS + 1] = {
  * sixteen go on. */
 static void few_turn_task(const job *j, int64_t index, int worker) {
     const int first = least((int)index, j->n_blocks) * j->nb + (index > j->n_blocks ? (int)index - j->n_blocks : 0);
-    const int n_first = first * TL_LANES,
-              n_end = least(j->N, n_first + (index < j->n_blocks ? j->nb : 1) * TL_LANES);
+    const int n_first = first * TL_LANES, n_end = least(j->N, n_first + (index < j->n_blocks ? j->nb : 1) * TL_LANES);
     const int size = element_bytes(j);
     float *a_pack = tl__workspace(j->ctx, worker);
     for (int s0 = 0; s0 < j->K; s0 += FEW_TURN_K) {

@@ -1,9 +1,9 @@
 /* cpu/product_tiles.h — every product in bf16 with AMX's tiles: what gemm_bf16.c is on CPUs that have them.
  *
  * TDPBF16PS multiplies a tile of sixteen rows by 32 of k with one of 32 of k by sixteen columns, and adds to sixteen by
- * sixteen sums: the contract's chains of 32 of k are its own. So the left factor is wanted in rows, 32 numbers each, the
- * right one in words, pairs of k of sixteen columns side by side. Which factor is left is free, since only numbers of one
- * output are added: weights stored in bf16 are, and their tiles are loaded where they lie.
+ * sixteen sums: the contract's chains of 32 of k are its own. So the left factor is wanted in rows, 32 numbers each,
+ * the right one in words, pairs of k of sixteen columns side by side. Which factor is left is free, since only numbers
+ * of one output are added: weights stored in bf16 are, and their tiles are loaded where they lie.
  *
  *   task    a block of outputs, cut by shape alone; it owns them for all of k
  *     PASS_K of k    the right strips are packed, and stay in L2
@@ -24,9 +24,9 @@ enum {
     TILE_BYTES = 1024,
     PASS_K = 2048,
     STRIP_BYTES = PASS_K / TL_BF16_K * TILE_BYTES,
-    MOST_RIGHT = 16,         /* strips of a task: 1 MB, half of L2 */
-    FEW_BYTES = 192 << 10,   /* of weights a task, where rows are few */
-    AHEAD = 384,             /* bytes between asking for a row of weights and using it */
+    MOST_RIGHT = 16,       /* strips of a task: 1 MB, half of L2 */
+    FEW_BYTES = 192 << 10, /* of weights a task, where rows are few */
+    AHEAD = 384,           /* bytes between asking for a row of weights and using it */
     BLOCK_GROUPS = TL_KB / TL_BF16_K,
 };
 _Static_assert((MOST_RIGHT + 2) * STRIP_BYTES <= TL_WORKSPACE_PER_WORKER_BYTES, "scratch");
@@ -70,7 +70,8 @@ static void pack(char *to, const factor *f, bool words, int first, int k0, int k
         } else if (lies_in_rows) {
             const float *at = base + first * f->step + k0 + k;
             if (n == SIDE && ks == TL_BF16_K) UNROLL for (int i = 0; i < SIDE; i++) r[i] = halves(at + i * f->step, 32);
-            else for (int i = 0; i < SIDE; i++) r[i] = i < n ? halves(at + i * f->step, ks) : v16_zero();
+            else
+                for (int i = 0; i < SIDE; i++) r[i] = i < n ? halves(at + i * f->step, ks) : v16_zero();
         } else {
             const float *at = base + first + (k0 + k) * f->k_step;
             for (int i = 0; i < SIDE; i++) {
@@ -181,7 +182,7 @@ static void c_load(const job *j, float *sums, int l, int r) {
     }
     for (int i = 0; i < SIDE; i++)
         x[i] = j->turned ? i < nr ? v16_load_n(j->c + (r + i) * j->ldc + l, nl) : v16_zero()
-               : i < nl  ? v16_load_n(j->c + (l + i) * j->ldc + r, nr)
+               : i < nl ? v16_load_n(j->c + (l + i) * j->ldc + r, nr)
                          : v16_zero();
     if (j->turned) v16_transpose(x);
     for (int i = 0; i < SIDE; i++) v16_store_aligned(sums + i * SIDE, x[i]);

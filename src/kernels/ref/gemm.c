@@ -1,9 +1,9 @@
 /* ref/gemm.c — the products, defined.
  *
  * f32: for each output one fmaf chain within each TL_KB of k, block sums in order, bias last.
- * bf16: the same cuts and sums, but operands are first rounded to bf16, and a block is summed 32 of k at a time, the even
- * and the odd in a chain each, flushing denormals: Intel's pseudo-code of TDPBF16PS (Intel SDM vol. 2), which consults no
- * mode. */
+ * bf16: the same cuts and sums, but operands are first rounded to bf16, and a block is summed 32 of k at a time, the
+ * even and the odd in a chain each, flushing denormals: Intel's pseudo-code of TDPBF16PS (Intel SDM vol. 2), which
+ * consults no mode. */
 #include <math.h>
 #include <string.h>
 #include "base/blocks.h"
