@@ -206,8 +206,8 @@ static void add_step(numbers *x, tl_totals *t, double busy) {
 }
 
 void tl__metrics_step(tl_metrics *m, const tl_batch_step *step) {
+    const double busy = seconds(step->begin_ns, tl__now_ns()); /* before the take, so that no moment counts twice */
     tl_totals t = tl__spans_take(m->spans);
-    const double busy = seconds(step->begin_ns, tl__now_ns());
     pthread_mutex_lock(&m->lock);
     observe(&m->now.histogram[STEP_ROWS], step->rows);
     if (m->spans) add_step(&m->now, &t, busy);

@@ -374,7 +374,8 @@ static void a_crowd_adds_up(void **state) {
      */
     const double in_steps = value(text, "trilith:step_seconds_total" C),
                  idle = value(text, "trilith:idle_seconds_total" C);
-    assert_true(in_steps > 0 && in_steps <= c.busy && in_steps + idle <= whole);
+    if (!(in_steps > 0 && in_steps <= c.busy && in_steps + idle <= whole))
+        fail_msg("%.9f seconds in steps of %.9f, %.9f idle, of %.9f", in_steps, c.busy, idle, whole);
     near(family(text, "trilith:operator_seconds_total"), in_steps, 1e-9 * (1 + in_steps));
     assert_true(idle >= 0.03);
     assert_true(value(text, "trilith:operator_seconds_total{model_name=\"crowd\",operator=\"other\"}") >= 0.02);
