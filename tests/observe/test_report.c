@@ -272,8 +272,8 @@ static void numbers_read_well(void **state) {
 static void a_trace_is_json_with_every_span(void **state) {
     (void)state;
     const tl_span spans[] = {
-        {"linear", 1234567, 89012, TL_BUCKET_MATMUL, 1, 7, 3, {64, 384, 128}, 6291456, 1e6, true, false},
-        {"step", 5, 0, TL_BUCKET_LOG, 0, 7, -1, {0, 0, 0}, 0, 0, false, false},
+        {"linear", 1234567, 89012, TL_BUCKET_MATMUL, 1, 7, 3, {64, 384, 128}, 6291456, 1e6, true, false, false},
+        {"step", 5, 0, TL_BUCKET_LOG, 0, 7, -1, {0, 0, 0}, 0, 0, false, false, false},
         {"odd",
          INT64_MAX,
          INT64_MAX,
@@ -285,7 +285,8 @@ static void a_trace_is_json_with_every_span(void **state) {
          INFINITY,
          NAN,
          false,
-         false},
+         false,
+         true},
     };
     char path[256], *bytes;
     size_t size;
