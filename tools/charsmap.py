@@ -17,19 +17,21 @@ def compile(replacements):
         for byte in key.encode():
             node = node.setdefault(byte, {})
         node[0] = place[text]  # a key's end; NUL itself is in no key
-    units, used = [0] * 1024, [True] + [False] * 1023
+    units, used, bases = [0] * 1024, [True] + [False] * 1023, set()
     first = 1
 
     def put(at, node):
-        """A node's children lie at its base ^ their bytes: the first base where all are free."""
+        """A node's children lie at its base ^ their bytes: the first base that is no other node's, whose children would pass for this one's,
+        and where all are free."""
         nonlocal first, units, used
         base = first
         while True:
             while base + 256 > len(units):
                 units, used = units + [0] * 1024, used + [False] * 1024
-            if base < 1 << 21 and not any(used[base ^ label] for label in node):
+            if base < 1 << 21 and base not in bases and not any(used[base ^ label] for label in node):
                 break
             base += 1
+        bases.add(base)
         while used[first]:
             first += 1
         for label in node:
