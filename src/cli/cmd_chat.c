@@ -1,5 +1,7 @@
 /* cmd_chat.c — `trilith chat`: a conversation over one session, whose keys and values are kept from turn to turn. */
 #include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -62,9 +64,13 @@ typedef struct chat {
 
 /* Ctrl-C while an answer is made stops it; at the prompt it only begins a new line. A second one that finds the first not
  * yet heeded (a long prompt is being read) ends the program. */
-static volatile sig_atomic_t interrupted;
+static volatile sig_atomic_t interrupted, answering;
+static int interrupts[2] = {-1, -1}; /* a pipe: a prompt waits for a line or for a Ctrl-C, whichever moment it comes at */
 static void on_interrupt(int number) {
-    if (interrupted) {
+    int code = errno;
+    (void)!write(interrupts[1], "", 1);
+    errno = code;
+    if (answering && interrupted) {
         signal(number, SIG_DFL);
         raise(number);
     }
@@ -193,6 +199,14 @@ static void show_speed(const chat *c) {
             tl__answer_speed(a) < 100, tl__answer_speed(a), c->prompt_n - c->kept, c->prompt_n);
 }
 
+/* Ctrl-C means this answer from when its line was typed. */
+static int answer_now(chat *c, tl_error *err) {
+    answering = 1;
+    int status = answer(c, err);
+    answering = 0;
+    return status;
+}
+
 /* ---- the terminal ---- */
 
 static void reset(chat *c, const char *system) {
@@ -221,6 +235,21 @@ static bool command(chat *c, const char *line, const char **system, char **own, 
     return true;
 }
 
+/* A line, as getline() has it; −1 with EINTR: Ctrl-C gave it up. */
+static ssize_t read_line(char **line, size_t *room, bool terminal) {
+    char old[64];
+    struct pollfd either[2] = {{.fd = STDIN_FILENO, .events = POLLIN}, {.fd = interrupts[0], .events = POLLIN}};
+    if (terminal) {
+        while (read(interrupts[0], old, sizeof old) > 0) {} /* what an answer has heeded */
+        interrupted = 0;
+        fputs("> ", stdout), fflush(stdout);
+        while (poll(either, 2, -1) < 0 && errno == EINTR) {}
+        if (either[1].revents) return errno = EINTR, -1;
+    }
+    errno = 0;
+    return getline(line, room, stdin);
+}
+
 static int converse(chat *c, tl_error *err) {
     bool terminal = isatty(STDIN_FILENO), end = false;
     char *line = NULL, *own = NULL;
@@ -231,10 +260,7 @@ static int converse(chat *c, tl_error *err) {
         fprintf(stderr, "Ctrl-C stops an answer; /reset begins anew, /system TEXT too, with other instructions; Ctrl-D "
                         "or /exit ends.\n");
     while (!end && !status) {
-        if (terminal) fputs("> ", stdout), fflush(stdout);
-        interrupted = 0;
-        errno = 0;
-        ssize_t n = getline(&line, &room, stdin);
+        ssize_t n = read_line(&line, &room, terminal);
         if (n < 0) {
             if (errno != EINTR) break;
             clearerr(stdin);
@@ -251,7 +277,7 @@ static int converse(chat *c, tl_error *err) {
             continue;
         }
         tl_error turn = {0};
-        if (answer(c, &turn)) { /* the conversation goes on without this line */
+        if (answer_now(c, &turn)) { /* the conversation goes on without this line */
             json_array_remove(messages(c), json_array_size(messages(c)) - 1);
             if (!terminal) status = tl__fail(err, turn.status, "%s", turn.text);
             else fprintf(stderr, "%s\n", turn.text);
@@ -279,9 +305,11 @@ static int run(tl_cli *cli) {
     struct sigaction on = {.sa_handler = on_interrupt}, before;
     tl_error err = {0};
     int status = open_chat(&c, &err), code = TL_EXIT_DONE;
-    sigaction(SIGINT, &on, &before); /* without SA_RESTART: a line that is waited for is given up */
-    if (!status) status = o->messages ? answer(&c, &err) : converse(&c, &err);
+    if (!status && pipe2(interrupts, O_CLOEXEC | O_NONBLOCK)) status = tl__fail_errno(&err, "cannot make a pipe");
+    sigaction(SIGINT, &on, &before);
+    if (!status) status = o->messages ? answer_now(&c, &err) : converse(&c, &err);
     sigaction(SIGINT, &before, NULL);
+    if (interrupts[0] >= 0) close(interrupts[0]), close(interrupts[1]);
     if (status) code = tl__cli_fail(cli, &err);
     else if (o->json) code = tl__cli_print_json(cli, tl__answer_json(&c.answer, &c.engine, c.prompt_n));
     else if (o->messages) putchar('\n');

@@ -78,7 +78,7 @@ await >
 type In the beginning\n
 await In the beginning\r\n
 hear
-type ^C
+interrupt
 await , stopped
 await >
 type half a line^C
@@ -88,7 +88,7 @@ await is no command
 type And then\n
 await And then\r\n
 hear
-type ^C
+interrupt
 await , stopped
 await >
 type ^D

@@ -3,7 +3,8 @@
  *     terminal PROGRAM ARGUMENT… <SCRIPT
  *
  * A line of the script is `await TEXT` (until the terminal has shown TEXT after what was awaited before), `hear` (until
- * it has shown anything more), `type TEXT` or `end` (until the program ends). \r, \n, ^C and ^D in a TEXT are single
+ * it has shown anything more), `type TEXT`, `interrupt` (SIGINT, without what a terminal does at ^C: it discards what was
+ * last written, maybe what is awaited) or `end` (until the program ends). \r, \n, ^C and ^D in a TEXT are single
  * characters. Everything that was written goes to standard output, then how it ended, as "[exit 0]" or "[signal 2]".
  * Exit status 0 when the script was gone through, each line within 30 seconds. */
 #include <errno.h>
@@ -76,13 +77,14 @@ static size_t plain(char *text) {
 static int start(pid_t *child, char **command) {
     int terminal = posix_openpt(O_RDWR | O_NOCTTY);
     if (terminal < 0 || grantpt(terminal) || unlockpt(terminal)) return -1;
+    int own = open(ptsname(terminal), O_RDWR | O_NOCTTY); /* before anyone reads: a terminal with no other end has ended */
+    if (own < 0) return -1;
     *child = fork();
-    if (*child) return *child < 0 ? -1 : terminal;
+    if (*child) return close(own), *child < 0 ? -1 : terminal;
     setsid();
-    int own = open(ptsname(terminal), O_RDWR); /* becomes the controlling terminal of the new session */
-    if (own < 0) _exit(126);
-    ioctl(own, TIOCSCTTY, 0);
+    ioctl(own, TIOCSCTTY, 0); /* the new session's own */
     for (int fd = 0; fd < 3; fd++) dup2(own, fd);
+    if (own > 2) close(own);
     execv(command[0], command);
     _exit(127);
 }
@@ -103,8 +105,9 @@ int main(int argc, char **argv) {
         const size_t n = awaits || types ? plain(text) : 0;
         const bool good = awaits                       ? await(terminal, text, n)
                           : types                      ? write(terminal, text, n) == (ssize_t)n
-                          : strcmp(shown, "hear") == 0 ? hear(terminal)
-                                                       : strcmp(shown, "end") == 0;
+                          : strcmp(shown, "hear") == 0      ? hear(terminal)
+                          : strcmp(shown, "interrupt") == 0 ? kill(child, SIGINT) == 0
+                                                            : strcmp(shown, "end") == 0;
         if (!good) fprintf(stderr, "terminal: in vain: %s\n", shown), failed = 1;
     }
     const int64_t end = now_ms() + (failed ? 0 : PATIENCE_MS);
