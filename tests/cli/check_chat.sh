@@ -67,36 +67,6 @@ call chat --model "$m" --messages "$work/one.json" --temperature 0 --max-tokens 
 [ "$(member stop "$work/b.json" | tr -d '" ')" = eos ] || fail 'generation_config.json does not end an answer'
 rm "$m/generation_config.json"
 
-# In a terminal: Ctrl-C ends an answer (of 8,000 tokens, were it let), and the conversation goes on with what was said; at the prompt it gives up a
-# line; Ctrl-D ends it in order.
-long=$work/long
-cp -r "$m" "$long"
-sed 's/"max_position_embeddings": *[0-9]*/"max_position_embeddings": 20500/' "$m/config.json" >"$long/config.json"
-terminal() { "$(dirname "$trilith")/tests/cli_terminal" "$trilith" chat --model "$long" --temperature 0 --max-tokens 8000 "$@" >"$work/screen" 2>"$work/err"; }
-cat >"$work/script" <<'END'
-await >
-type In the beginning\n
-await In the beginning\r\n
-hear
-interrupt
-await , stopped
-await >
-type half a line^C
-await >
-type /nothing\n
-await is no command
-type And then\n
-await And then\r\n
-hear
-interrupt
-await , stopped
-await >
-type ^D
-end
-END
-terminal <"$work/script" || fail 'Ctrl-C in a terminal'
-grep -q '^\[exit 0\]' "$work/screen" || fail 'a conversation in a terminal does not end in order'
-
 refuses 'room for 8' chat --model "$m" --messages "$work/one.json" --context 8
 refuses 'json goes with' chat --model "$m" --json
 refuses 'positions of this model' chat --model "$m" --messages "$work/one.json" --context 100000000
