@@ -1,7 +1,7 @@
 # mpi.sh — for checks that start something under mpirun: `. "$source/tests/mpi.sh"`, after program.sh.
 #
 #   mpi RANKS PROGRAM ARGUMENT…   at most 300 s, on this machine, whoever the user and however few the cores; exit status 124: it hung
-#   leaks=yes                     under AddressSanitizer, have the jobs that follow searched for leaks
+#   leaks=1                       under AddressSanitizer, have the jobs that follow searched for leaks
 #
 # Containers' tests run as root, and on fewer cores than ranks. Open MPI keeps what it has allocated until its process ends, which
 # lsan.supp tells LeakSanitizer; its plug-ins lack frame pointers, so that only the slow way finds out whose an allocation is. A job
@@ -16,6 +16,6 @@ leaks=
 mpi() {
     mpi_ranks=$1
     shift
-    if [ -n "$leaks" ]; then ASAN_OPTIONS="$asan_options:fast_unwind_on_malloc=0" timeout 300 mpirun -quiet --oversubscribe -n "$mpi_ranks" "$@" </dev/null
-    else timeout 300 mpirun -quiet --oversubscribe -n "$mpi_ranks" "$@" </dev/null; fi
+    ASAN_OPTIONS="$asan_options:${leaks:+fast_unwind_on_malloc=0:}detect_leaks=${leaks:-0}" timeout 300 \
+        mpirun -quiet --oversubscribe -n "$mpi_ranks" "$@" </dev/null
 }

@@ -239,9 +239,9 @@ static bool command(chat *c, const char *line, const char **system, char **own, 
 static ssize_t read_line(char **line, size_t *room, bool terminal) {
     char old[64];
     struct pollfd either[2] = {{.fd = STDIN_FILENO, .events = POLLIN}, {.fd = interrupts[0], .events = POLLIN}};
+    interrupted = 0;
     if (terminal) {
         while (read(interrupts[0], old, sizeof old) > 0) {} /* what an answer has heeded */
-        interrupted = 0;
         fputs("> ", stdout), fflush(stdout);
         while (poll(either, 2, -1) < 0 && errno == EINTR) {}
         if (either[1].revents) return errno = EINTR, -1;

@@ -451,8 +451,9 @@ static void put_ledger(page *p, const numbers *x) {
     sample(p, "", "type", "f32", x->f32_flops);
     if (x->bf16_flops > 0) sample(p, "", "type", "bf16", x->bf16_flops);
     if (x->int8_ops > 0) sample(p, "", "type", "int8", x->int8_ops);
-    if (share_of_peaks(x) >= 0)
-        one(p, "peak_flops_share", "gauge", share_of_peaks(x),
+    const double share = share_of_peaks(x);
+    if (share >= 0)
+        one(p, "peak_flops_share", "gauge", share,
             "Of the last 10 to 20 seconds of steps, what their operations take at the peak of their types.");
     if (x->read_bytes_per_second > 0)
         one(p, "peak_bytes_per_second", "gauge", x->read_bytes_per_second,

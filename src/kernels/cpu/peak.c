@@ -4,6 +4,7 @@
  * 8, a dot 6 × 2 = 12), and with the two constants they fit AVX2's sixteen registers. */
 #include "kernels/peak.h"
 
+#include "kernels/cpu/amx.h"
 #include "kernels/simd.h"
 
 #if defined(TL_ISA_avx512)
@@ -72,39 +73,23 @@ double TL_NAME(dot_peak)(int64_t rounds, float *sink) {
 #endif
 
 #if defined(TL_ISA_amx)
-static void tiles_open(void) {
-    _Alignas(64) struct {
-        uint8_t palette, start, reserved[14];
-        uint16_t row_bytes[16];
-        uint8_t rows[16];
-    } config = {.palette = 1};
-    for (int t = 0; t < 8; t++) config.row_bytes[t] = 64, config.rows[t] = 16;
-    __asm__ volatile("ldtilecfg %0" ::"m"(config));
-}
-/* Four products of full tiles, each into a tile of its own, from two tiles of each factor. */
-#define FOUR(dot)                                                                                                      \
-    __asm__ volatile(dot " %tmm4, %tmm6, %tmm0\n\t" dot " %tmm4, %tmm7, %tmm1\n\t" dot " %tmm5, %tmm6, %tmm2\n\t" dot  \
-                         " %tmm5, %tmm7, %tmm3")
-double TL_NAME(int8_peak)(int64_t rounds, float *sink) {
-    tiles_open();
-    for (int64_t r = 0; r < rounds; r++) {
-#pragma GCC unroll 8
-        for (int u = 0; u < UNROLL; u++) FOUR("tdpbusd");
+/* Four products of full tiles, each into a tile of its own, from two tiles of each factor; `k` of them at a time. */
+#define TILE_PEAK(name, dot, k)                                                                                        \
+    double TL_NAME(name)(int64_t rounds, float *sink) {                                                                \
+        tile_config config = {.palette = 1};                                                                           \
+        for (int t = 0; t < 8; t++) config.row_bytes[t] = 64, config.rows[t] = 16;                                     \
+        tiles_configure(&config);                                                                                      \
+        for (int64_t r = 0; r < rounds; r++) {                                                                         \
+            _Pragma("GCC unroll 8") for (int u = 0; u < UNROLL; u++)                                                   \
+                __asm__ volatile(dot " %tmm4, %tmm6, %tmm0\n\t" dot " %tmm4, %tmm7, %tmm1\n\t" dot                    \
+                                     " %tmm5, %tmm6, %tmm2\n\t" dot " %tmm5, %tmm7, %tmm3");                           \
+        }                                                                                                              \
+        tiles_close();                                                                                                 \
+        *sink = 0;                                                                                                     \
+        return 2.0 * 16 * 16 * k * 4 * UNROLL * (double)rounds;                                                        \
     }
-    __asm__ volatile("tilerelease");
-    *sink = 0;
-    return 2.0 * 16 * 16 * 64 * 4 * UNROLL * (double)rounds;
-}
-double TL_NAME(dot_peak)(int64_t rounds, float *sink) {
-    tiles_open();
-    for (int64_t r = 0; r < rounds; r++) {
-#pragma GCC unroll 8
-        for (int u = 0; u < UNROLL; u++) FOUR("tdpbf16ps");
-    }
-    __asm__ volatile("tilerelease");
-    *sink = 0;
-    return 2.0 * 16 * 16 * 32 * 4 * UNROLL * (double)rounds;
-}
+TILE_PEAK(int8_peak, "tdpbusd", 64)
+TILE_PEAK(dot_peak, "tdpbf16ps", 32)
 #elif !defined(TL_ISA_avx512_bf16)
 double TL_NAME(int8_peak)(int64_t rounds, float *sink) {
     volatile int seed = 0x01010101;

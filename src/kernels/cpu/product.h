@@ -729,32 +729,12 @@ static void cut(job *j) {
     j->n_blocks = (np + j->nb - 1) / j->nb;
 }
 
-/* K = 0: +0 or C, plus the bias. */
-static void product_empty(const job *j) {
-    for (int m = 0; m < j->M; m++)
-        for (int n = 0; n < j->N; n++) {
-            const float x = j->accumulate ? j->c[m * j->ldc + n] : 0;
-            j->c[m * j->ldc + n] = j->bias ? x + j->bias[n] : x;
-        }
-}
-
-/* Products that are done together: their tasks follow one another in one loop. */
-typedef struct batch {
-    job j[TL_MAX_PRODUCTS];
-    int64_t first[TL_MAX_PRODUCTS + 1]; /* task of each */
-    int n;
-} batch;
-
 static bool has_few_rows(const job *j) {
     return j->M <= (turns_b(j) ? FEW_TURN_ROWS : FEW) && j->a_col == 1;
 }
 
-static void batch_task(void *user, int64_t index, int worker) {
-    const batch *b = user;
-    int i = 0;
-    while (index >= b->first[i + 1]) i++;
-    const job *j = &b->j[i];
-    (!has_few_rows(j) ? task : turns_b(j) ? few_turn_task : few_place_task)(j, index - b->first[i], worker);
+static void do_task(const job *j, int64_t index, int worker) {
+    (!has_few_rows(j) ? task : turns_b(j) ? few_turn_task : few_place_task)(j, index, worker);
 }
 
 /* How many tasks a product is, having cut it. */
@@ -776,16 +756,14 @@ static int64_t tasks_of(job *j) {
     return ((int64_t)j->N + j->nb * NR - 1) / (j->nb * NR);
 }
 
-static void batch_add(batch *b, const job *j) {
-    if (!j->M || !j->N) return;
-    if (!j->K) {
-        product_empty(j);
-        return;
-    }
-    b->j[b->n] = *j;
-    b->first[b->n + 1] = b->first[b->n] + tasks_of(&b->j[b->n]);
-    b->n++;
+static int rows_of(const job *j) {
+    return j->M;
 }
+static int columns_of(const job *j) {
+    return j->N;
+}
+
+#include "kernels/cpu/batch.h"
 
 /* The table's entries. */
 static void product(tl_ctx *ctx, float *c, int64_t ldc, int M, int N, int K, const float *a, int64_t a_row,

@@ -16,6 +16,7 @@
 
 #include <assert.h>
 #include <string.h>
+#include "kernels/cpu/amx.h"
 #include "kernels/simd.h"
 #include "kernels/table.h"
 
@@ -97,19 +98,12 @@ static void pack_alone(char *to, const factor *f, int k0, int kc) {
 
 /* 0 to 3: sums of (left 0, right 0), (0, 1), (1, 0), (1, 1). 4, 5: left. 6, 7: right. */
 static void tiles_open(int columns) {
-    _Alignas(64) struct {
-        uint8_t palette, start, reserved[14];
-        uint16_t row_bytes[16];
-        uint8_t rows[16];
-    } config = {.palette = 1};
+    tile_config config = {.palette = 1};
     for (int t = 0; t < 8; t++) {
         config.row_bytes[t] = (uint16_t)(t == 4 || t == 5 ? 64 : 4 * columns);
         config.rows[t] = SIDE;
     }
-    __asm__ volatile("ldtilecfg %0" ::"m"(config));
-}
-static void tiles_close(void) {
-    __asm__ volatile("tilerelease");
+    tiles_configure(&config);
 }
 #define TILE_ZERO(t) __asm__ volatile("tilezero %%tmm" #t ::)
 #define TILE_LOAD(t, at, row) __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #t ::"r"(at), "r"(row) : "memory")
@@ -292,41 +286,19 @@ static int64_t cut(job *j) {
     return (int64_t)j->r_blocks * j->l_blocks;
 }
 
-/* K = 0: +0 or C, plus the bias. */
-static void product_empty(const job *j) {
-    const int M = j->turned ? j->right.n : j->left.n, N = j->turned ? j->left.n : j->right.n;
-    for (int m = 0; m < M; m++)
-        for (int n = 0; n < N; n++) {
-            const float x = j->accumulate ? j->c[m * j->ldc + n] : 0;
-            j->c[m * j->ldc + n] = j->bias ? x + j->bias[n] : x;
-        }
+static int rows_of(const job *j) {
+    return j->turned ? j->right.n : j->left.n;
 }
-
-/* Products that are done together: their tasks follow one another in one loop. */
-typedef struct batch {
-    job j[TL_MAX_PRODUCTS];
-    int64_t first[TL_MAX_PRODUCTS + 1]; /* task of each */
-    int n;
-} batch;
-
-static void batch_task(void *user, int64_t index, int worker) {
-    const batch *b = user;
-    int i = 0;
-    while (index >= b->first[i + 1]) i++;
-    task(&b->j[i], index - b->first[i], worker);
+static int columns_of(const job *j) {
+    return j->turned ? j->left.n : j->right.n;
 }
-
-static void batch_add(batch *b, const job *j) {
-    if (!j->left.n || !j->right.n) return;
-    if (!j->K) {
-        product_empty(j);
-        return;
-    }
-    b->j[b->n] = *j;
-    b->j[b->n].columns = j->turned && j->right.n == 1 ? 1 : SIDE;
-    b->first[b->n + 1] = b->first[b->n] + cut(&b->j[b->n]);
-    b->n++;
+static int64_t tasks_of(job *j) {
+    j->columns = j->turned && j->right.n == 1 ? 1 : SIDE;
+    return cut(j);
 }
+#define do_task task
+
+#include "kernels/cpu/batch.h"
 
 /* The table's entries. */
 static void product(tl_ctx *ctx, float *c, int64_t ldc, int M, int N, int K, const float *a, int64_t a_row,

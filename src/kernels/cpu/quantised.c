@@ -483,6 +483,8 @@ TL_INLINE void sums_add(float *at, v16 acc, bool first) {
 
 #if defined(TL_ISA_amx)
 
+#include "kernels/cpu/amx.h"
+
 /* Tiles 0 and 1 hold dots, which begin as MAGIC; 2 and 3 a of sixteen rows, 4 and 5 a group's words. Those of a half
  * group hold half. */
 #define EIGHT(x) x, x, x, x, x, x, x, x
@@ -491,19 +493,12 @@ TL_INLINE void sums_add(float *at, v16 acc, bool first) {
 _Alignas(64) static const int32_t magic[GROUP_ROWS][TL_LANES] = {EIGHT(LINE), EIGHT(LINE)};
 
 static void tiles_open(int rows_, int sub) {
-    _Alignas(64) struct {
-        uint8_t palette, start, reserved[14];
-        uint16_t row_bytes[16];
-        uint8_t rows[16];
-    } config = {.palette = 1};
+    tile_config config = {.palette = 1};
     for (int t = 0; t < 6; t++) {
         config.row_bytes[t] = (uint16_t)(t / 2 == 1 ? sub : 64);
         config.rows[t] = (uint8_t)(t / 2 == 2 ? sub / 4 : rows_);
     }
-    __asm__ volatile("ldtilecfg %0" ::"m"(config));
-}
-static void tiles_close(void) {
-    __asm__ volatile("tilerelease");
+    tiles_configure(&config);
 }
 /* Products of one sub-block into tile c, and what is in it to memory: a tile is put down while the next is computed. */
 #define TILE_DOTS(c, x, y, a, b)                                                                                       \
