@@ -111,12 +111,12 @@ static void one_host_has_several_names(void **state) {
 }
 
 /* What is left of a list of either form when n2 and n4 are gone, and of how many slots. */
-static void expect_kept(void (*keep)(tl_hosts *, char *), const char *list, const char *want, int64_t slots,
+static void expect_kept(void (*way)(tl_hosts *, char *), const char *list, const char *want, int64_t slots,
                         int64_t left, bool none) {
     char names[2][8] = {"n2", "n4"}, *gone[] = {names[0], names[1]}, copy[400];
     tl_hosts h = {.gone = {.list = gone, .n = 2}};
     snprintf(copy, sizeof copy, "%s", list);
-    keep(&h, copy);
+    way(&h, copy);
     assert_string_equal(copy, want);
     assert_int_equal(h.slots, slots);
     assert_int_equal(h.left, left);
