@@ -17,6 +17,7 @@
 #include "infer/thinking_definition.h"
 
 enum { REQUESTS = 64, CHOICES = 3, MOST_MADE = 64, MOST_PROMPT = 120 };
+enum { FIRST_THAT_GROWS = 9 };
 enum { MOST_TEXT = 32 * MOST_MADE, STOPS = 3, MOST_STOP = 24 };
 
 /* A model that is asked, and for how much. */
@@ -87,8 +88,12 @@ static int32_t text_token(const subject *s, uint64_t from, int t) {
 
 static int prompt_length(const subject *s, uint64_t key) {
     const int room = s->positions - 30, most = room < s->prompt ? room : s->prompt;
-    const int n = 1 + (int)draw(key, 0, (uint32_t)most), other = 1 + (int)draw(key, 9, (uint32_t)most);
-    return s->brief && other < n ? other : n;
+    int n = 1 + (int)draw(key, 0, (uint32_t)most);
+    for (uint64_t i = 9; s->brief && i < 11; i++) {
+        const int other = 1 + (int)draw(key, i, (uint32_t)most);
+        if (other < n) n = other;
+    }
+    return n;
 }
 
 /* Prompts of all lengths; most begin with one of two long beginnings, some are equal. */
@@ -98,7 +103,10 @@ static void make_items(const subject *s, uint64_t seed) {
     for (int i = 0; i < s->requests; i++) {
         item *it = &items[i];
         const uint64_t key = seed * 1000 + (uint64_t)i;
-        const int n = prompt_length(s, key), alike = (int)draw(key, 1, 4) * s->alike;
+        const bool grows = s->brief && i % 32 == FIRST_THAT_GROWS; /* beyond the page that is kept back for it */
+        const int alike = (int)draw(key, 1, 4) * s->alike;
+        int n = grows ? TL_KV_BLOCK + (int)draw(key, 11, 2) : prompt_length(s, key);
+        if (s->brief && alike == 2 * s->alike && n < alike) n = alike + 2; /* a page is shared, short as most are */
         const int period = s->brief && i % 8 == 4 ? 5 : n; /* what repeats itself goes on so, and can be looked up */
         for (int t = 0; t < n; t++) {
             const int at = t % period;
@@ -106,8 +114,8 @@ static void make_items(const subject *s, uint64_t seed) {
         }
         it->asked = (tl_request){.prompt = it->prompt, .n_prompt = n, .logprobs = true};
         it->asked.max_tokens = i % 7 == 3 ? 0 : 1 + (int)draw(key, 3, (uint32_t)s->made - 1);
-        if (s->brief && i % 12 == 1) it->asked.max_tokens += 20; /* more than a page was kept back for */
-        it->asked.choices = i % 5 == 2 ? CHOICES : 1;
+        if (grows) it->asked.max_tokens = TL_KV_BLOCK + 4;
+        it->asked.choices = grows || i % (s->brief ? 10 : 5) == 2 ? CHOICES : 1;
         it->asked.prompt_logprobs = i % 3 == 1;
         if (i % 4) it->asked.sampling = (tl_sampling){.temperature = 0.8f + 0.1f * (float)(i % 4), .seed = key};
         if (i % 4 == 2) it->asked.sampling.top_k = 20;
@@ -128,6 +136,7 @@ static void make_items(const subject *s, uint64_t seed) {
             it->asked.n_stop_id = 2;
         }
         if (it->asked.max_tokens > 0 && i % 3 == 0) it->asked.min_tokens = (int)draw(key, 8, 6) % it->asked.max_tokens;
+        if (grows) it->asked.min_tokens = TL_KV_BLOCK + 2;
         it->asked.special = i % 4 == 3;
         it->asked.no_look_ahead = i % 8 == 5;
     }

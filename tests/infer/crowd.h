@@ -92,7 +92,8 @@ static void check_item(const item *it, bool may_be_cut, uint64_t seed, int i) {
 typedef struct setting {
     const subject *of;
     uint64_t asked; /* what make_items had */
-    int requests;   /* so many of all, whichever */
+    int requests;   /* so many of all, whichever … */
+    int surely;     /* … but this one, the first to come; −1: any */
     int come;       /* at most so many before a step; 0: all before the first */
     int threads, step_tokens, pages, running;
     bool no_cache, cancels;
@@ -106,6 +107,7 @@ static setting draw_setting(const subject *s, uint64_t key, uint64_t asked, tl_t
     return (setting){.of = s,
                      .asked = asked,
                      .requests = s->requests,
+                     .surely = -1,
                      .come = draw(key, 98, 4) == 0 ? 0 : 2,
                      .threads = 1 + (int)((key - FIRST_KEY) % 3),
                      .step_tokens = steps[draw(key, 0, 6)],
@@ -150,6 +152,8 @@ static void put_in_order(int order[REQUESTS], const setting *how, uint64_t seed)
         it->told = 0;
         it->wrong = false;
     }
+    for (int i = 0; i < how->of->requests; i++)
+        if (order[i] == how->surely) order[i] = order[0], order[0] = how->surely;
     for (int i = 0; i < how->requests; i++) expect(how->of, order[i], how->asked, how->kv_type);
 }
 

@@ -62,21 +62,23 @@ static int32_t *read_text(const tl_engine *e, int *n) {
     return ids;
 }
 
-/* Crowds of all sizes. A step reads all weights, so that the larger ones are not held to steps, slots or pages of which
- * they would need hundreds; and those of 64 come at once, as many as have pages computed together. */
+/* Crowds of all sizes, most of them small. A step reads all weights, so that the larger ones are not held to steps,
+ * slots or pages of which they would need hundreds; those of 64 come at once. Where pages are fewest somebody needs
+ * more than there are. */
 static setting draw_brief_setting(const subject *s, uint64_t key, uint64_t asked, tl_type kv_type) {
-    static const int sizes[] = {1, 2, 3, 4, 6, 8, 12, 16, 32, REQUESTS};
+    static const int sizes[] = {1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 5, 6, 8, 12, 24};
     setting how = draw_setting(s, key, asked, kv_type);
-    how.requests = sizes[draw(key, 8, sizeof sizes / sizeof *sizes)];
-    if (how.come) how.come += how.requests / 8;
+    const bool all = key % 25 == 0;
+    how.requests = all ? REQUESTS : sizes[draw(key, 8, sizeof sizes / sizeof *sizes)];
+    how.come = all ? 0 : how.come ? 2 + how.requests / 8 : 0;
     if (how.step_tokens < how.requests / 2) how.step_tokens += how.requests;
     if (how.running < how.requests / 8) how.running += how.requests / 8;
-    how.pages += how.requests / 2;
-    if (how.requests == REQUESTS) {
-        how.come = 0;
-        how.running = REQUESTS;
-        if (how.step_tokens < REQUESTS) how.step_tokens = REQUESTS;
+    if (all) how.running = REQUESTS;
+    if (how.pages == pages_for(s->positions)) {
+        how.surely = FIRST_THAT_GROWS;
+        if (how.running < CHOICES) how.running = CHOICES;
     }
+    how.pages += how.requests / 8;
     return how;
 }
 
@@ -87,8 +89,8 @@ static void L1_of_files(void **state) {
         subject s = {.engine = e,
                      .draft = {NULL, another_of_its_vocabulary(model), e},
                      .requests = REQUESTS,
-                     .prompt = 40,
-                     .made = 8,
+                     .prompt = 34,
+                     .made = 7,
                      .alike = 11,
                      .positions = 64,
                      .brief = true};
