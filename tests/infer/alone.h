@@ -86,13 +86,14 @@ static int32_t text_token(const subject *s, uint64_t from, int t) {
     return s->text[(draw(from, 100, (uint32_t)s->n_text) + (uint32_t)t) % (uint32_t)s->n_text];
 }
 
-static int prompt_length(const subject *s, uint64_t key) {
+static int prompt_length(const subject *s, uint64_t key, int alike) {
     const int room = s->positions - 30, most = room < s->prompt ? room : s->prompt;
     int n = 1 + (int)draw(key, 0, (uint32_t)most);
     for (uint64_t i = 9; s->brief && i < 11; i++) {
         const int other = 1 + (int)draw(key, i, (uint32_t)most);
         if (other < n) n = other;
     }
+    if (s->brief && alike == 2 * s->alike && n < alike) n = alike + 2; /* some share a page, short as most are */
     return n;
 }
 
@@ -105,8 +106,7 @@ static void make_items(const subject *s, uint64_t seed) {
         const uint64_t key = seed * 1000 + (uint64_t)i;
         const bool grows = s->brief && i % 32 == FIRST_THAT_GROWS; /* beyond the page that is kept back for it */
         const int alike = (int)draw(key, 1, 4) * s->alike;
-        int n = grows ? TL_KV_BLOCK + (int)draw(key, 11, 2) : prompt_length(s, key);
-        if (s->brief && alike == 2 * s->alike && n < alike) n = alike + 2; /* a page is shared, short as most are */
+        const int n = grows ? TL_KV_BLOCK + (int)draw(key, 11, 2) : prompt_length(s, key, alike);
         const int period = s->brief && i % 8 == 4 ? 5 : n; /* what repeats itself goes on so, and can be looked up */
         for (int t = 0; t < n; t++) {
             const int at = t % period;
