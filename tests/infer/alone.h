@@ -115,7 +115,7 @@ static void make_items(const subject *s, uint64_t seed) {
         it->asked = (tl_request){.prompt = it->prompt, .n_prompt = n, .logprobs = true};
         it->asked.max_tokens = i % 7 == 3 ? 0 : 1 + (int)draw(key, 3, (uint32_t)s->made - 1);
         if (grows) it->asked.max_tokens = TL_KV_BLOCK + 4;
-        it->asked.choices = grows || i % (s->brief ? 10 : 5) == 2 ? CHOICES : 1;
+        it->asked.choices = grows ? 2 : i % (s->brief ? 10 : 5) == 2 ? CHOICES : 1;
         it->asked.prompt_logprobs = i % 3 == 1;
         if (i % 4) it->asked.sampling = (tl_sampling){.temperature = 0.8f + 0.1f * (float)(i % 4), .seed = key};
         if (i % 4 == 2) it->asked.sampling.top_k = 20;
@@ -136,7 +136,7 @@ static void make_items(const subject *s, uint64_t seed) {
             it->asked.n_stop_id = 2;
         }
         if (it->asked.max_tokens > 0 && i % 3 == 0) it->asked.min_tokens = (int)draw(key, 8, 6) % it->asked.max_tokens;
-        if (grows) it->asked.min_tokens = TL_KV_BLOCK + 2;
+        if (grows) it->asked.min_tokens = TL_KV_BLOCK + 3;
         it->asked.special = i % 4 == 3;
         it->asked.no_look_ahead = i % 8 == 5;
     }

@@ -76,7 +76,7 @@ static setting draw_brief_setting(const subject *s, uint64_t key, uint64_t asked
     if (all) how.running = REQUESTS;
     if (how.pages == pages_for(s->positions)) {
         how.surely = FIRST_THAT_GROWS;
-        if (how.running < CHOICES) how.running = CHOICES;
+        if (how.running == 1) how.running = 2;
     }
     how.pages += how.requests / 8;
     return how;
