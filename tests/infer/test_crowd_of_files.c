@@ -110,6 +110,7 @@ static void L1_of_files(void **state) {
                       e->folder, end - first, (long long)d.steps, d.most, (long long)d.answers, (long long)d.hits,
                       (long long)d.preemptions, (long long)d.stops, (long long)d.thought, (long long)d.accepted,
                       (long long)d.proposed);
+        if (first > 0 && end - first < SERVES) continue; /* a small piece need not have had all */
         expect_deeds(&d, 20);
         assert_true(d.stops > 5 || !e->tokenizer);
     }
