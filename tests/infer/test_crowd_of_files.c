@@ -79,7 +79,7 @@ static setting draw_brief_setting(const subject *s, uint64_t key, uint64_t asked
         how.surely = FIRST_THAT_GROWS;
         if (how.running == 1) how.running = 2;
     }
-    how.pages += how.requests / 8;
+    how.pages += all ? REQUESTS : how.requests / 8;
     return how;
 }
 
