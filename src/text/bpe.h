@@ -95,6 +95,7 @@ struct tl_tokenizer {
 
     uint64_t *id_of_text; /* hash table of (hash, id + 1) over texts; size a power of two */
     size_t id_of_text_size, texts;
+    int again; /* tokens whose text an earlier one has, too */
     uint32_t *id_of_bytes; /* ids + 1 over bytes of the model's tokens; only BYTES with whole_words */
     size_t id_of_bytes_size;
 

@@ -183,6 +183,7 @@ static int put_token(tl_tokenizer *tok, const char *text, size_t n, int64_t id, 
                                 .model = !added};
     tok->id_of_text[slot] = (hash >> 32) << 32 | (uint32_t)(id + 1);
     tok->texts += !known;
+    tok->again += known;
     tok->model_size += !added;
     return 0;
 }
