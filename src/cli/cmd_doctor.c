@@ -236,7 +236,8 @@ static void print_text(const findings *f, const tl_ops *ops) {
     printf("f32 peak            %.1f GFLOP/s measured, %s, all threads\n", m->f32_flops / 1e9, m->isa);
     printf("bf16 peak           %.1f GFLOP/s measured%s\n", m->bf16_flops / 1e9,
            m->bf16_flops == m->f32_flops ? " as f32: by multiply-adds, no slower here than AVX512-BF16 or without it"
-                                         : ", pairs by AVX512-BF16");
+           : strcmp(m->isa, "amx") == 0      ? ", tiles by AMX-BF16"
+                                             : ", pairs by AVX512-BF16");
     if (m->int8_ops > 0) printf("int8 peak           %.1f GOP/s measured, %s\n", m->int8_ops / 1e9, int8_how(m->isa));
     printf("memory read         %.1f GB/s measured, all threads\n", m->read_bytes_per_second / 1e9);
 

@@ -229,12 +229,13 @@ void tl__ledger_bottleneck(char *out, size_t size, const tl_totals *totals, cons
     double flops = totals->flops[b] / seconds, bytes = totals->bytes[b] / seconds;
     const double bf16_flops = totals->bf16_flops[b], int8_flops = totals->int8_flops[b];
     double read = machine ? machine->read_bytes_per_second : 0;
-    double peak = machine ? machine->f32_flops : 0, bf16_peak = machine ? machine->bf16_flops : 0;
+    /* The roof (Williams et al. 2009, fig. 1) is the lower of two: which of them this bucket stands under, and how
+     * near. */
+    const double at_peak = machine ? tl__machine_seconds(machine, totals->flops[b], bf16_flops, int8_flops) : -1;
     char f[32], by[32];
     rate_text(f, sizeof f, flops, "FLOP/s");
     rate_text(by, sizeof by, bytes, "B/s");
-    const double int8_peak = machine && machine->int8_ops > 0 ? machine->int8_ops : peak;
-    if (!(peak > 0) || !(read > 0) || (bf16_flops > 0 && !(bf16_peak > 0))) {
+    if (at_peak < 0 || !(read > 0)) {
         snprintf(out, size,
                  "%d %% of the step is %s at %s and %s; this machine's peaks were not measured, so how near that is "
                  "to its limit is not known (trilith doctor measures them).",
@@ -242,10 +243,6 @@ void tl__ledger_bottleneck(char *out, size_t size, const tl_totals *totals, cons
         return;
     }
 
-    /* The roof (Williams et al. 2009, fig. 1) is the lower of two: which of them this bucket stands under, and how
-     * near. */
-    double at_peak = (totals->flops[b] - bf16_flops - int8_flops) / peak +
-                     (bf16_flops > 0 ? bf16_flops / bf16_peak : 0) + int8_flops / int8_peak;
     bool compute = at_peak * read >= totals->bytes[b], is_bf16 = bf16_flops > totals->flops[b] / 2,
          is_int8 = int8_flops > totals->flops[b] / 2;
     double near = compute ? at_peak / seconds : bytes / read;

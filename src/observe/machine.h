@@ -33,6 +33,19 @@ void tl__machine_describe(tl_machine *m, const tl_ctx *ctx);
 static inline double tl__machine_peak(const tl_machine *m, tl_contract contract) {
     return contract == TL_CONTRACT_BF16 ? m->bf16_flops : m->f32_flops;
 }
+/* Seconds that so many operations, of which so many in bf16 and in int8, take at the measured peaks of their types: int8's is f32's where it was not
+ * measured. −1: a peak is not known. */
+static inline double tl__machine_seconds(const tl_machine *m, double flops, double bf16_flops, double int8_flops) {
+    const double did[] = {flops - bf16_flops - int8_flops, bf16_flops, int8_flops};
+    const double peak[] = {m->f32_flops, m->bf16_flops, m->int8_ops > 0 ? m->int8_ops : m->f32_flops};
+    double seconds = 0;
+    for (int t = 0; t < 3; t++) {
+        if (!(did[t] > 0)) continue;
+        if (!(peak[t] > 0)) return -1;
+        seconds += did[t] / peak[t];
+    }
+    return seconds;
+}
 /* Measure peaks for about `seconds` in all, and half as long again for bf16's, which is measured where the context's
  * contract is bf16: best of several short trials. Takes and gives back a buffer several times
  * the last-level cache (64 MiB … 1 GiB, at most an eighth of memory_bytes). */

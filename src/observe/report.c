@@ -165,15 +165,22 @@ static void put_key_figures(tl_page *p, const tl_run *run) {
     tl__page_put(p, "</dl>\n");
 }
 
-static void read_link(tl_machine *m, const json_t *link) {
-    double ranks = number(link, "ranks"), rate = number(link, "gb_per_second") * 1e9;
-    if (!(ranks > 1 && ranks < 1e6 && rate > 0)) return;
-    m->ranks = (int)ranks;
-    m->link_bytes_per_second = rate;
+/* What a bucket is measured against, as the run's folder says it. */
+static tl_machine read_machine(const tl_run *run) {
+    const json_t *machine = part(run, "machine"), *link = json_object_get(machine, "link");
+    const char *features = string(machine, "features");
+    tl_machine m = {.f32_flops = fmax(0, number(machine, "f32_flops")),
+                    .bf16_flops = fmax(0, number(machine, "bf16_flops")),
+                    .int8_ops = fmax(0, number(machine, "int8_ops")),
+                    .read_bytes_per_second = fmax(0, number(machine, "read_bytes_per_second"))};
+    snprintf(m.features, sizeof m.features, "%s", features ? features : "");
+    const double ranks = number(link, "ranks"), rate = number(link, "gb_per_second") * 1e9;
+    if (ranks > 1 && ranks < 1e6 && rate > 0) m.ranks = (int)ranks, m.link_bytes_per_second = rate;
+    return m;
 }
 
 static void put_top(tl_page *p, const tl_run *run, const char *name) {
-    const json_t *about = part(run, "run"), *machine = part(run, "machine");
+    const json_t *about = part(run, "run");
     const char *status = string(about, "status");
     tl__page_put(
         p,
@@ -192,12 +199,7 @@ static void put_top(tl_page *p, const tl_run *run, const char *name) {
     const char *sentence = string(part(run, "happened"), "bottleneck");
     char made[1024];
     if (!sentence && run->totals.wall_seconds > 0) {
-        tl_machine m = {.f32_flops = fmax(0, number(machine, "f32_flops")),
-                        .bf16_flops = fmax(0, number(machine, "bf16_flops")),
-                        .read_bytes_per_second = fmax(0, number(machine, "read_bytes_per_second"))};
-        read_link(&m, json_object_get(machine, "link"));
-        const char *features = string(machine, "features");
-        snprintf(m.features, sizeof m.features, "%s", features ? features : "");
+        const tl_machine m = read_machine(run);
         tl__ledger_bottleneck(made, sizeof made, &run->totals, &run->traffic, &m);
         sentence = made;
     }
@@ -295,9 +297,8 @@ static const char *bucket_words(int b) {
 static void put_ledger(tl_page *p, const tl_run *run) {
     const tl_totals *t = &run->totals;
     if (!(t->wall_seconds > 0)) return;
-    const json_t *machine = part(run, "machine");
-    double peak = number(machine, "f32_flops"), read = number(machine, "read_bytes_per_second");
-    double bf16_peak = number(machine, "bf16_flops");
+    const tl_machine machine = read_machine(run);
+    const double read = machine.read_bytes_per_second;
     int order[TL_BUCKETS];
     for (int b = 0; b < TL_BUCKETS; b++) { /* insertion by seconds, greatest first */
         int at = b;
@@ -326,8 +327,8 @@ static void put_ledger(tl_page *p, const tl_run *run) {
         tl__page_put(p, "<td>%s<td>", tl__form(text, TL_FORM_PERCENT, s / t->wall_seconds));
         if (t->flops[b] > 0) {
             tl__page_put(p, "%s", tl__form(text, TL_FORM_COUNT, t->flops[b] / s));
-            double bf16 = t->bf16_flops[b], at_peak = (t->flops[b] - bf16) / peak + (bf16 > 0 ? bf16 / bf16_peak : 0);
-            if (at_peak > 0 && isfinite(at_peak)) tl__page_put(p, " <small>%.0f\u00a0%%</small>", 100 * at_peak / s);
+            const double at_peak = tl__machine_seconds(&machine, t->flops[b], t->bf16_flops[b], t->int8_flops[b]);
+            if (at_peak > 0) tl__page_put(p, " <small>%.0f\u00a0%%</small>", 100 * at_peak / s);
         }
         tl__page_put(p, "<td>");
         if (t->bytes[b] > 0) {

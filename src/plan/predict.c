@@ -119,8 +119,8 @@ static const tl_ops counting = {
 /* ---- roofline ---- */
 
 static double roofline_seconds(const tl_span *span, const tl_machine *machine) {
-    const double int8_peak = machine->int8_ops > 0 ? machine->int8_ops : machine->f32_flops;
-    double compute = span->flops / (span->bf16 ? machine->bf16_flops : span->int8 ? int8_peak : machine->f32_flops);
+    const double flops = span->flops;
+    const double compute = tl__machine_seconds(machine, flops, span->bf16 ? flops : 0, span->int8 ? flops : 0);
     double memory = span->bytes / machine->read_bytes_per_second, pace = machine->pace[span->backward][span->bucket];
     return (compute > memory ? compute : memory) * (pace > 0 ? pace : 1);
 }

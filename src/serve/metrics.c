@@ -52,7 +52,7 @@ typedef struct numbers {
     double idle_seconds;
     tl_totals before, mark; /* the ledger as it was: rates are those since `before` */
     bool read, measured;    /* somebody has; the peaks are, or will be in a moment */
-    double f32_flops, bf16_flops, int8_ops, read_bytes_per_second; /* peaks; 0: not measured */
+    tl_machine machine;     /* its peaks */
 } numbers;
 
 struct tl_metrics {
@@ -252,7 +252,7 @@ void tl__metrics_idle(tl_metrics *m) {
     m->now.measured |= wanted;
     pthread_mutex_unlock(&m->lock);
     if (!wanted) return;
-    tl_machine machine;
+    tl_machine machine = {0};
     tl_ctx ctx = m->engine->ctx;
     ctx.contract = TL_CONTRACT_BF16; /* all three peaks: weights of several types may lie in one model */
     tl__machine_describe(&machine, &ctx);
@@ -260,10 +260,7 @@ void tl__metrics_idle(tl_metrics *m) {
     tl__machine_measure_in_place(&machine, &ctx, weights->base, weights->used_bytes, 0.1);
     tl__machine_measure_int8(&machine, &ctx, 0.05);
     pthread_mutex_lock(&m->lock);
-    m->now.f32_flops = machine.f32_flops;
-    m->now.bf16_flops = machine.bf16_flops;
-    m->now.int8_ops = machine.int8_ops;
-    m->now.read_bytes_per_second = machine.read_bytes_per_second;
+    m->now.machine = machine;
     pthread_mutex_unlock(&m->lock);
 }
 
@@ -415,15 +412,10 @@ static typed by_type(const tl_totals *ledger) {
  */
 static double share_of_peaks(const numbers *x) {
     const typed now = by_type(&x->ledger), before = by_type(&x->before);
-    const double did[] = {now.f32 - before.f32, now.bf16 - before.bf16, now.int8 - before.int8};
-    const double peak[] = {x->f32_flops, x->bf16_flops, x->int8_ops > 0 ? x->int8_ops : x->f32_flops};
+    const double bf16 = now.bf16 - before.bf16, int8 = now.int8 - before.int8;
+    const double at_peak = tl__machine_seconds(&x->machine, now.f32 - before.f32 + bf16 + int8, bf16, int8);
     const double took = x->ledger.wall_seconds - x->before.wall_seconds;
-    double at_peak = 0;
-    for (int t = 0; t < 3; t++) {
-        if (did[t] > 0 && !(peak[t] > 0)) return -1;
-        if (did[t] > 0) at_peak += did[t] / peak[t];
-    }
-    return took > 0 ? at_peak / took : 0;
+    return at_peak < 0 ? -1 : took > 0 ? at_peak / took : 0;
 }
 
 static void put_ledger(page *p, const numbers *x) {
@@ -446,17 +438,17 @@ static void put_ledger(page *p, const numbers *x) {
     put_rates(p, x, l->flops, x->before.flops);
     begin(p, OURS, "operator_bytes_per_second", "gauge", "Achieved in the last 10 to 20 seconds of steps.");
     put_rates(p, x, l->bytes, x->before.bytes);
-    if (!(x->f32_flops > 0)) return;
+    if (!(x->machine.f32_flops > 0)) return;
     begin(p, OURS, "peak_flops_per_second", "gauge", "What this machine was measured to do in registers, by type.");
-    sample(p, "", "type", "f32", x->f32_flops);
-    if (x->bf16_flops > 0) sample(p, "", "type", "bf16", x->bf16_flops);
-    if (x->int8_ops > 0) sample(p, "", "type", "int8", x->int8_ops);
+    sample(p, "", "type", "f32", x->machine.f32_flops);
+    if (x->machine.bf16_flops > 0) sample(p, "", "type", "bf16", x->machine.bf16_flops);
+    if (x->machine.int8_ops > 0) sample(p, "", "type", "int8", x->machine.int8_ops);
     const double share = share_of_peaks(x);
     if (share >= 0)
         one(p, "peak_flops_share", "gauge", share,
             "Of the last 10 to 20 seconds of steps, what their operations take at the peak of their types.");
-    if (x->read_bytes_per_second > 0)
-        one(p, "peak_bytes_per_second", "gauge", x->read_bytes_per_second,
+    if (x->machine.read_bytes_per_second > 0)
+        one(p, "peak_bytes_per_second", "gauge", x->machine.read_bytes_per_second,
             "What this machine was measured to read of the weights as they lie.");
 }
 
