@@ -4,7 +4,7 @@
 #define TL_TESTS_HEAP_CALLS_H
 
 #include <stdatomic.h>
-#include <stddef.h>
+#include <stdlib.h>
 
 static atomic_long heap_calls __attribute__((unused));
 static _Thread_local long own_heap_calls __attribute__((unused));

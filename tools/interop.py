@@ -429,8 +429,8 @@ def scored_text(trilith, run, work):
 
 
 def shuffled(trilith, tests, folder, all, n):
-    """The batcher's own test on files: SmolLM2 in three types, and Gemma; every request as alone in n shuffles of each."""
-    program = os.path.join(tests, "infer_test_batcher")
+    """Crowds on files, SmolLM2 in three types and Gemma: in n shuffles of each every request is answered as alone."""
+    program = os.path.join(tests, "infer_test_crowd_of_files")
     assert os.path.exists(program), f"{program} is not built; ./dev interop builds it"
     files = []
     os.makedirs(folder, exist_ok=True)

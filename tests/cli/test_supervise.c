@@ -110,23 +110,13 @@ static void one_host_has_several_names(void **state) {
     assert_false(tl__host_is("", ".node7"));
 }
 
-/* What is left of a list, and of how many slots. */
-static void expect_lines(const char *text, const char *want, int64_t slots, int64_t left, bool none) {
-    char names[2][8] = {"n2", "n4"}, *gone[] = {names[0], names[1]}, copy[400];
-    tl_hosts h = {.gone = {.list = gone, .n = 2}};
-    snprintf(copy, sizeof copy, "%s", text);
-    tl__hosts_keep_lines(&h, copy);
-    assert_string_equal(copy, want);
-    assert_int_equal(h.slots, slots);
-    assert_int_equal(h.left, left);
-    assert_int_equal(h.none, none);
-}
-
-static void expect_names(const char *list, const char *want, int64_t slots, int64_t left, bool none) {
+/* What is left of a list of either form when n2 and n4 are gone, and of how many slots. */
+static void expect_kept(void (*way)(tl_hosts *, char *), const char *list, const char *want, int64_t slots,
+                        int64_t left, bool none) {
     char names[2][8] = {"n2", "n4"}, *gone[] = {names[0], names[1]}, copy[400];
     tl_hosts h = {.gone = {.list = gone, .n = 2}};
     snprintf(copy, sizeof copy, "%s", list);
-    tl__hosts_keep_names(&h, copy);
+    way(&h, copy);
     assert_string_equal(copy, want);
     assert_int_equal(h.slots, slots);
     assert_int_equal(h.left, left);
@@ -134,17 +124,18 @@ static void expect_names(const char *list, const char *want, int64_t slots, int6
 }
 
 static void lists_lose_hosts_that_are_gone(void **state) {
-    expect_lines("# ours\nn1 slots=8\nn2 slots=8 # old\n\tme@n4.cluster  slots = 4 max_slots=8\nn3",
-                 "# ours\nn1 slots=8\nn3", 21, 9, false);
-    expect_lines("n2\nn2\r\nn4 slots=0", "", 3, 0, true);
-    expect_lines("n1 # n2 slots=3\n\n", "n1 # n2 slots=3\n\n", 1, 1, false);
-    expect_lines("# n2\n", "# n2\n", 0, 0, false);
-    expect_lines("", "", 0, 0, false);
-    expect_lines("n1 max_slots=3\n", "n1 max_slots=3\n", 1, 1, false);
-    expect_names("n1,n2:4,n3:2,n3,n4", "n1,n3:2,n3", 9, 4, false);
-    expect_names("n2:16", "", 16, 0, true);
-    expect_names("fe80::7,n21", "fe80::7,n21", 2, 2, false);
-    expect_names(",,n2,", ",", 3, 2, false); /* what mpirun will complain of stays */
+    expect_kept(tl__hosts_keep_lines,
+                "# ours\nn1 slots=8\nn2 slots=8 # old\n\tme@n4.cluster  slots = 4 max_slots=8\nn3",
+                "# ours\nn1 slots=8\nn3", 21, 9, false);
+    expect_kept(tl__hosts_keep_lines, "n2\nn2\r\nn4 slots=0", "", 3, 0, true);
+    expect_kept(tl__hosts_keep_lines, "n1 # n2 slots=3\n\n", "n1 # n2 slots=3\n\n", 1, 1, false);
+    expect_kept(tl__hosts_keep_lines, "# n2\n", "# n2\n", 0, 0, false);
+    expect_kept(tl__hosts_keep_lines, "", "", 0, 0, false);
+    expect_kept(tl__hosts_keep_lines, "n1 max_slots=3\n", "n1 max_slots=3\n", 1, 1, false);
+    expect_kept(tl__hosts_keep_names, "n1,n2:4,n3:2,n3,n4", "n1,n3:2,n3", 9, 4, false);
+    expect_kept(tl__hosts_keep_names, "n2:16", "", 16, 0, true);
+    expect_kept(tl__hosts_keep_names, "fe80::7,n21", "fe80::7,n21", 2, 2, false);
+    expect_kept(tl__hosts_keep_names, ",,n2,", ",", 3, 2, false); /* what mpirun will complain of stays */
 }
 
 /* The words of a launcher, joined again. */
