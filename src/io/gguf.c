@@ -123,13 +123,7 @@ typedef struct cursor {
     tl_error *err;
 } cursor;
 
-/* The next n bytes, or NULL. */
-static const unsigned char *take(cursor *c, uint64_t n, const char *what) {
-    if (n <= (uint64_t)(c->n - c->at)) {
-        const unsigned char *p = c->bytes + c->at;
-        c->at += (int64_t)n;
-        return p;
-    }
+static const unsigned char *lacks(cursor *c, uint64_t n, const char *what) {
     c->beyond = n <= (uint64_t)(c->file_bytes - c->at);
     tl__fail(c->err, TL_EFORMAT,
              "%s ends within %s: %" PRIu64 " bytes were expected at byte %" PRId64 " of %" PRId64
@@ -138,9 +132,22 @@ static const unsigned char *take(cursor *c, uint64_t n, const char *what) {
     return NULL;
 }
 
-static uint64_t little(const unsigned char *p, int bytes) {
+/* The next n bytes, or NULL. */
+static inline const unsigned char *take(cursor *c, uint64_t n, const char *what) {
+    if (n > (uint64_t)(c->n - c->at)) return lacks(c, n, what);
+    const unsigned char *p = c->bytes + c->at;
+    c->at += (int64_t)n;
+    return p;
+}
+
+static inline uint32_t little4(const unsigned char *p) { /* one load */
+    return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
+}
+
+static inline uint64_t little(const unsigned char *p, int bytes) {
     uint64_t x = 0;
-    if (bytes == 4) return (uint64_t)p[0] | (uint64_t)p[1] << 8 | (uint64_t)p[2] << 16 | (uint64_t)p[3] << 24; /* one load */
+    if (bytes == 4) return little4(p);
+    if (bytes == 8) return little4(p) | (uint64_t)little4(p + 4) << 32;
     for (int i = bytes - 1; i >= 0; i--) x = x << 8 | p[i];
     return x;
 }
@@ -624,7 +631,7 @@ static float as_float(uint32_t bits) {
 }
 
 static uint32_t word_at(const tl_gguf_value *v, int64_t i) {
-    return (uint32_t)little((const unsigned char *)v->data + 4 * i, 4);
+    return little4((const unsigned char *)v->data + 4 * i);
 }
 
 /* Element i, which is there: an integer, or a real. */

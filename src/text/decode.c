@@ -168,11 +168,11 @@ static bool is_here(const mark *m, const uint8_t *s, size_t n) {
 
 /* false: no memory. */
 static bool keep_unmarked(tl_tokenizer *tok, tl_token *t, span from, const mark *m) {
-    const uint8_t *s = (const uint8_t *)tok->text + from.at;
+    const uint8_t *s = (const uint8_t *)tok->text + from.at, begins = m->bytes[0];
     char out[SHORT_BYTES];
     size_t n = 0;
     for (size_t i = 0; i < from.n;) {
-        const bool here = is_here(m, s + i, from.n - i);
+        const bool here = s[i] == begins && is_here(m, s + i, from.n - i);
         out[n++] = here ? m->by : (char)s[i];
         i += here ? m->n : 1;
     }
