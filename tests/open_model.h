@@ -10,7 +10,7 @@ static inline int open_model(tl_model *model, const char *path, tl_error *err) {
     int status = tl__source_open(&source, path, err);
     if (status) return status;
     status = tl__source_arch(&arch, source, err);
-    if (!status) return tl__model_open(model, source, &arch, 0, TL_DTYPE_AUTO, NULL, NULL, err);
+    if (!status) return tl__model_open(model, source, &arch, 0, TL_DTYPE_AUTO, NULL, NULL, NULL, err);
     tl__source_close(source);
     return status;
 }

@@ -21,6 +21,8 @@ from transformers import (AutoModelForCausalLM, AutoTokenizer, Gemma2Config, Gem
 import charsmap
 import interop_tokenizers
 import make_vectors
+import real_models
+from checks import one
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 V, T = 320, 90
@@ -170,20 +172,18 @@ def same_tokenizer(trilith, tokenizer, lines, folder, llama):
     AutoModelForCausalLM.from_config(LlamaConfig.from_pretrained(folder)).save_pretrained(folder)
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", unk_token="<unk>").save_pretrained(folder)
     path, back, text = (os.path.join(folder, x) for x in ("model.gguf", "back", "lines.jsonl"))
-    with open(text, "w", encoding="utf-8") as f:
-        f.writelines(json.dumps(line) + "\n" for line in lines)
-    want = [e.ids for e in tokenizer.encode_batch(lines, add_special_tokens=False)]
+    interop_tokenizers.write_lines(text, lines)
+    want = interop_tokenizers.ids_of(tokenizer, lines)
     trilith.run("convert", folder, path)
     trilith.run("convert", path, back)
-    interop_tokenizers.first_difference(lines, interop_tokenizers.ids_of(trilith, path, text), want)
-    interop_tokenizers.first_difference(lines, interop_tokenizers.ids_of(trilith, back, text), want)
-    again = Tokenizer.from_file(os.path.join(back, "tokenizer.json"))
-    interop_tokenizers.first_difference(lines, [e.ids for e in again.encode_batch(lines, add_special_tokens=False)], want)
+    interop_tokenizers.same_encoding(trilith, path, text, lines, interop_tokenizers.text_of(want))
+    interop_tokenizers.same_encoding(trilith, back, text, lines, interop_tokenizers.text_of(want))
+    interop_tokenizers.same_answers(lines, interop_tokenizers.ids_of(Tokenizer.from_file(os.path.join(back, "tokenizer.json")), lines), want)
     said = f"{len(lines)} lines, {sum(map(len, want))} ids"
     if not llama:
         return said + "; no llama.cpp: give --llama PYTHON"
     with Llama(llama, path, 64) as peer:
-        interop_tokenizers.first_difference(lines, [peer.ask("tokens", line)["ids"] if line else [] for line in lines], want)
+        interop_tokenizers.same_answers(lines, [peer.ask("tokens", line)["ids"] if line else [] for line in lines], want)
     return said
 
 
@@ -260,47 +260,70 @@ WINDOW = 512
 
 
 def perplexity(trilith, path, text, windows, folder, llama):
-    """Of a real model in its own types, over windows of a text each begun anew, within 0.1 % of llama.cpp's with keys and values in f32 as here (in halves,
-    its default, they move its own perplexity by as much), and two standard errors of the difference: both round inputs to eight bits, so that single
-    log-probabilities differ by far more than their mean."""
+    """Of a real model in its own types, over windows of a text each begun anew: within 0.1 % and two standard errors of the difference of what the same
+    weights give widened to f32, and of llama.cpp's with keys and values in f32 as here (in halves, its default, they move its own perplexity by as much),
+    unless llama.cpp is further from the widened weights than we are. Both round inputs to eight bits, so that single log-probabilities differ by
+    far more than their mean."""
     os.makedirs(folder, exist_ok=True)
-    source = os.path.join(folder, "text.txt")
+    source, part, whole = (os.path.join(folder, name) for name in ("text.txt", "ids.json", "whole.gguf"))
     with open(source, "w", encoding="utf-8", newline="") as f:
         f.write(text)
     ids = trilith.json("tokenizer", "encode", "--model", path, "--text", source)["ids"][: windows * WINDOW]
     assert len(ids) == windows * WINDOW, f"{len(ids)} tokens are not {windows} windows of {WINDOW}"
-    ours, part = [], os.path.join(folder, "ids.json")
-    for first in range(0, len(ids), WINDOW):
-        with open(part, "w") as f:
-            json.dump(ids[first : first + WINDOW], f)
-        ours += trilith.json("score", "--model", path, "--tokens", part)["logprobs"]
-    mine = np.exp(-np.mean(ours))
+
+    def scored(model):
+        logprobs = []
+        for first in range(0, len(ids), WINDOW):
+            with open(part, "w") as f:
+                json.dump(ids[first : first + WINDOW], f)
+            logprobs += trilith.json("score", "--model", model, "--tokens", part)["logprobs"]
+        return np.array(logprobs)
+
+    def apart(a, b):
+        """(by how much a's perplexity is above b's, the standard error of that)."""
+        return np.exp((b - a).mean()) - 1, (b - a).std() / len(a) ** 0.5
+
+    def within(by, error):
+        return abs(by) <= 1e-3 + 2 * error
+
+    def words(by, error):
+        return f"{100 * by:+.3f} % (standard error {100 * error:.3f})"
+
+    trilith.run("convert", path, whole, "--type", "F32", "--overwrite")
+    ours, wide = scored(path), scored(whole)
+    from_wide = apart(ours, wide)
+    said = f"{np.exp(-ours.mean()):.4f} over {windows} windows of {WINDOW}, from the widened weights {words(*from_wide)}"
+    assert within(*from_wide), said
     if not llama:
-        return f"{mine:.4f} over {windows} windows of {WINDOW}; no llama.cpp: give --llama PYTHON"
+        return said + "; no llama.cpp: give --llama PYTHON"
     with Llama(llama, path, WINDOW, threads=2) as peer:
-        theirs = peer.ask(f"score {WINDOW}", ids)["logprobs"]
-    theirs_mean = np.exp(-np.mean(theirs))
-    said = f"{mine:.4f}, llama.cpp {theirs_mean:.4f} over {windows} windows of {WINDOW}: {100 * (mine / theirs_mean - 1):+.3f} %"
-    apart = np.array(ours) - theirs
-    error = apart.std() / len(apart) ** 0.5
-    assert abs(mine / theirs_mean - 1) <= 1e-3 + 2 * error, said
-    return said + f", standard error {100 * error:.3f} %"
+        theirs = np.array(peer.ask(f"score {WINDOW}", ids)["logprobs"])
+    from_theirs, theirs_from_wide = apart(ours, theirs), apart(theirs, wide)
+    said += f", from llama.cpp {words(*from_theirs)}, which is {words(*theirs_from_wide)} from them"
+    assert within(*from_theirs) or abs(theirs_from_wide[0]) > abs(from_wide[0]), said
+    return said
 
 
-def run(checks, trilith, real, seed, at, llama, certified, models, text, windows):
-    """models: (name, file) of real ones, whose perplexities are compared over the beginning of text."""
-    for i, (name, (config, knows)) in enumerate(configurations().items()):
-        checks.run(f"gguf {name}", lambda: same_model(trilith, name, config, knows, seed + i, real, at("gguf", name), llama, certified))
+def groups(trilith, real, seed, llama, certified, whole, text, windows):
+    """(name, checks) as interop.py runs them. Perplexities of real models are compared over the beginning of text; whole: of Gemma's too."""
+    def widest(folder):
+        path = os.path.join(folder, "smollm2-q8_0.gguf")
+        trilith.run("convert", real_models.smollm2(), path, "--type", "Q8_0")
+        return path
+
+    files = {"SmolLM2 Q4_1": lambda _: real_models.smollm2(), "SmolLM2 Q8_0": widest} | ({"Gemma 3 Q4_K_M": real_models.gemma3} if whole else {})
+    for name, file in files.items():
+        yield one(f"gguf perplexity {name}", lambda at, file=file: perplexity(trilith, file(at()), text, windows, at(), llama))
     # Names of tokens, which the library finds in any text, and the mark of spaces, before which it puts none.
     names = ("<s>", "</s>", "<unk>", "<pad>", "<0x", "\u2581")
     lines = [line for line in dict.fromkeys(real.split("\n")) if line and not any(name in line for name in names)]
     corpus = random.Random(seed).sample(lines, min(len(lines), 6000))
     known = {"GPT-2", "Llama 3", "Qwen 2", "GPT-4o", "SmolLM", "Llama 2", "Gemma"}
     lines = random.Random(seed).sample(lines, min(len(lines), 20_000))
-    made = [(name, make) for name, make in interop_tokenizers.kinds(corpus) if name in known]
-    for i, (name, make) in enumerate([*made, *sentencepieces(corpus)]):
-        checks.run(f"gguf tokenizer {name}", lambda: same_tokenizer(trilith, make(), lines, at("gguf", f"tokenizer-{i}"), llama))
-    checks.run("gguf types", lambda: widened(trilith, seed, at("gguf", "types")))
-    checks.run("gguf F8 in a folder", lambda: small_floats(trilith, at("gguf", "f8")))
-    for name, path in models:
-        checks.run(f"gguf perplexity {name}", lambda: perplexity(trilith, path, text, windows, at("gguf", "perplexity"), llama))
+    made = [(name, make) for name, make in interop_tokenizers.kinds(lambda: corpus) if name in known]
+    for name, make in [*made, *sentencepieces(corpus)]:
+        yield one(f"gguf tokenizer {name}", lambda at, make=make: same_tokenizer(trilith, make(), lines, at("tokenizer"), llama))
+    for i, (name, (config, knows)) in enumerate(configurations().items()):
+        yield one(f"gguf {name}", lambda at, given=(name, config, knows, seed + i): same_model(trilith, *given, real, at("model"), llama, certified))
+    yield one("gguf types", lambda at: widened(trilith, seed, at("types")))
+    yield one("gguf F8 in a folder", lambda at: small_floats(trilith, at("f8")))

@@ -4,6 +4,7 @@ Lines: every code point that the library's regular expressions know (Unicode 16)
 space, broken UTF-8 as it is replaced, mixed scripts, names of special tokens, English and code. Each tokenizer sees them twice, with special
 tokens found and as ordinary text, and its ids are decoded again, with special tokens and without.
 """
+import fcntl
 import functools
 import json
 import math
@@ -11,6 +12,7 @@ import os
 import random
 
 import real_models
+from checks import one
 from tokenizers import AddedToken, Regex, Tokenizer, decoders as D, models as M, normalizers as N, pre_tokenizers as P, trainers as T
 
 GPT4 = r"""'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"""
@@ -63,6 +65,7 @@ def lines_of(rng, n, real, every=True):
 
 
 def kinds(corpus):
+    """(name, what trains it on the lines that corpus() gives)"""
     def byte(**options):
         return P.ByteLevel(**{"add_prefix_space": False, "use_regex": False, **options})
 
@@ -74,8 +77,8 @@ def kinds(corpus):
         t.pre_tokenizer, t.decoder = pre, D.ByteLevel()
         if norm:
             t.normalizer = norm
-        t.train_from_iterator(corpus, T.BpeTrainer(vocab_size=1200, special_tokens=["<s>", "</s>", "<unk>"], show_progress=False, limit_alphabet=400,
-                                                   initial_alphabet=P.ByteLevel.alphabet() if alphabet else []))
+        t.train_from_iterator(corpus(), T.BpeTrainer(vocab_size=1200, special_tokens=["<s>", "</s>", "<unk>"], show_progress=False, limit_alphabet=400,
+                                                     initial_alphabet=P.ByteLevel.alphabet() if alphabet else []))
         return t
 
     def chars_bpe(norm, pre, decoder, fallback=True, fuse=True):
@@ -86,7 +89,7 @@ def kinds(corpus):
         if pre:
             t.pre_tokenizer = pre
         special = ["<unk>", "<s>", "</s>"] + ([f"<0x{i:02X}>" for i in range(256)] if fallback else [])
-        t.train_from_iterator(corpus, T.BpeTrainer(vocab_size=2000, special_tokens=special, show_progress=False, limit_alphabet=150, max_token_length=12))
+        t.train_from_iterator(corpus(), T.BpeTrainer(vocab_size=2000, special_tokens=special, show_progress=False, limit_alphabet=150, max_token_length=12))
         data = json.loads(t.to_str())
         data["added_tokens"] = [a for a in data["added_tokens"] if not a["content"].startswith("<0x")]
         return Tokenizer.from_str(json.dumps(data))
@@ -96,7 +99,7 @@ def kinds(corpus):
         t.pre_tokenizer, t.decoder = pre, decoder
         if norm:
             t.normalizer = norm
-        t.train_from_iterator([line for line in corpus if line.isascii()],
+        t.train_from_iterator([line for line in corpus() if line.isascii()],
                               T.UnigramTrainer(vocab_size=1500, special_tokens=["<unk>", "<s>", "</s>"], unk_token="<unk>", show_progress=False,
                                                max_piece_length=12))
         return t
@@ -146,33 +149,48 @@ def decorate(tokenizer):
                           AddedToken("IT", normalized=True)])
 
 
-def first_difference(lines, got, want):
+def same_answers(lines, got, want):
+    if got == want:
+        return
     assert len(got) == len(want), f"{len(got)} answers for {len(want)} lines"
     for line, a, b in zip(lines, got, want):
         assert a == b, f"{line!r}: {a!r} for {b!r}"
 
 
-def ids_of(trilith, model, lines_file, *options):
-    return [[int(i) for i in line.split()] for line in trilith.run("tokenizer", "encode", "--model", model, "--text", lines_file, "--lines", *options)
-            .decode().split("\n")[:-1]]
+def ids_of(tokenizer, lines):
+    return [e.ids for e in tokenizer.encode_batch_fast(lines, add_special_tokens=False)]
 
 
-def same_lines(trilith, tokenizer, lines, folder):
-    os.makedirs(folder, exist_ok=True)
-    path, text, ids = (os.path.join(folder, name) for name in ("tokenizer.json", "lines.jsonl", "ids.txt"))
+def text_of(ids):
+    """As the program writes ids, a line each."""
+    return "".join(" ".join(map(str, line)) + "\n" for line in ids)
+
+
+def same_encoding(trilith, model, lines_file, lines, want, *options):
+    got = trilith.run("tokenizer", "encode", "--model", model, "--text", lines_file, "--lines", *options).decode()
+    if got != want:
+        same_answers(lines, got.split("\n")[:-1], want.split("\n")[:-1])
+
+
+def write_lines(path, lines):
+    with open(path, "w", encoding="utf-8") as f:
+        f.writelines(json.dumps(line) + "\n" for line in lines)
+
+
+def same_lines(trilith, tokenizer, lines_file, lines, folder):
+    path, ids = (os.path.join(folder, name) for name in ("tokenizer.json", "ids.txt"))
     tokenizer.save(path)
     tokenizer = Tokenizer.from_file(path)
-    with open(text, "w", encoding="utf-8") as f:
-        f.writelines(json.dumps(line) + "\n" for line in lines)
     for special in (False, True):
         tokenizer.encode_special_tokens = not special
-        want = [e.ids for e in tokenizer.encode_batch(lines, add_special_tokens=False)]
-        first_difference(lines, ids_of(trilith, path, text, *(["--special"] if special else [])), want)
+        want = ids_of(tokenizer, lines)
+        text = text_of(want)
+        same_encoding(trilith, path, lines_file, lines, text, *(["--special"] if special else []))
     with open(ids, "w", encoding="utf-8") as f:
-        f.writelines(" ".join(map(str, line)) + "\n" for line in want)
+        f.write(text)
     for skip in (False, True):
         said = trilith.run("tokenizer", "decode", "--model", path, "--tokens", ids, "--lines", *(["--skip-special"] if skip else []))
-        first_difference(lines, [json.loads(line) for line in said.decode().split("\n")[:-1]], tokenizer.decode_batch(want, skip_special_tokens=skip))
+        same_answers(lines, [json.loads(line) for line in said.decode().split("\n")[:-1]], tokenizer.decode_batch(want, skip_special_tokens=skip))
     return f"{2 * len(lines)} texts, {sum(map(len, want))} ids"
 
 
@@ -186,29 +204,42 @@ def runs_of_one(rng):
     return t
 
 
-def run(checks, trilith, real, at, lines, seed):
-    rng = random.Random(seed)
+def groups(trilith, real, shared, n, seed):
+    """(name, checks) as interop.py runs them, on n lines, the same of each kind: a block of them is a file in the folder `shared`, which whoever needs it
+    first makes while the others wait."""
     real = [line for line in real.split("\n") if line]
-    generated = lines_of(rng, min(lines, BLOCK), real)
-    corpus = rng.sample(real, min(len(real), 6000)) + generated[:1500]
 
     @functools.cache
-    def other(block):
-        return lines_of(random.Random(seed * 1_000_003 + block), BLOCK, real, every=False)
+    def block(i):
+        path = os.path.join(shared, f"lines-{i}.jsonl")
+        with open(path + ".lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not os.path.exists(path):
+                write_lines(path + ".part", lines_of(random.Random(seed * 1_000_003 + i), min(n, BLOCK), real, every=i == 0))
+                os.rename(path + ".part", path)
+        with open(path, encoding="utf-8") as f:
+            return path, [json.loads(line) for line in f]
+
+    def corpus():
+        return random.Random(seed).sample(real, min(len(real), 6000)) + block(0)[1][:1500]
 
     def compare(tokenizer, folder):
-        said = same_lines(trilith, tokenizer, generated, folder)
-        for block in range(1, math.ceil(lines / BLOCK)):  # as many again, others: a file and a run of the program each
-            same_lines(trilith, tokenizer, other(block), folder)
-        return said if lines <= BLOCK else f"{lines} lines, the first: {said}"
+        said = [same_lines(trilith, tokenizer, *block(i), folder) for i in range(math.ceil(n / BLOCK))]
+        return said[0] if n <= BLOCK else f"{n} lines, the first: {said[0]}"
 
+    def trained(make, decorated, at):
+        tokenizer = make()
+        if decorated:
+            decorate(tokenizer)
+        return compare(tokenizer, at())
+
+    def of_runs(at):
+        rng, path = random.Random(seed), at("runs.jsonl")
+        runs = [rng.choice("*-=+") * rng.randint(1, 90) for _ in range(300)]
+        write_lines(path, runs)
+        return [same_lines(trilith, runs_of_one(rng), path, runs, at()) for _ in range(10)][-1]
+
+    yield one("tokenizer lines: a real one", lambda at: compare(Tokenizer.from_file(real_models.tokenizer()), at()))
     for i, (name, make) in enumerate(kinds(corpus)):
-        def check():
-            tokenizer = make()
-            if i % 2 == 0:
-                decorate(tokenizer)
-            return compare(tokenizer, at("tokenizers", str(i)))
-        checks.run(f"tokenizer lines: {name}", check)
-    checks.run("tokenizer lines: a real one", lambda: compare(Tokenizer.from_file(real_models.tokenizer()), at("tokenizers", "real")))
-    runs = [rng.choice("*-=+") * rng.randint(1, 90) for _ in range(300)]
-    checks.run("tokenizer lines: unigram, runs", lambda: [same_lines(trilith, runs_of_one(rng), runs, at("tokenizers", "runs")) for _ in range(10)][-1])
+        yield one(f"tokenizer lines: {name}", functools.partial(trained, make, i % 2 == 0))
+    yield one("tokenizer lines: unigram, runs", of_runs)

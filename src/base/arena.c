@@ -10,6 +10,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <sys/mman.h>
 
 #define PAGE_BYTES ((size_t)4096)
@@ -67,4 +68,12 @@ void *tl__arena_take(tl_arena *arena, size_t count, size_t elem_bytes) {
     void *at = arena->dry ? NULL : arena->base + arena->used_bytes;
     arena->used_bytes = end;
     return at;
+}
+
+void *tl__table_alloc(size_t size_bytes) {
+    void *table;
+    if (size_bytes < HUGE_BYTES) return malloc(size_bytes ? size_bytes : 1);
+    if (posix_memalign(&table, HUGE_BYTES, size_bytes)) return NULL;
+    madvise(table, size_bytes & ~(PAGE_BYTES - 1), MADV_HUGEPAGE);
+    return table;
 }

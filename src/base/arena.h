@@ -27,4 +27,8 @@ tl_arena tl__arena_over(void *memory, size_t size_bytes);
 void *tl__arena_take(tl_arena *arena, size_t count, size_t elem_bytes);
 #define TL_TAKE(arena, type, count) ((type *)tl__arena_take((arena), (size_t)(count), sizeof(type)))
 
+/* Memory for a large table, in huge pages where they fit, since a fault for every 4 KiB may cost more than what fills
+ * them. realloc() and free() as any other; NULL: there is none. */
+void *tl__table_alloc(size_t size_bytes);
+
 #endif

@@ -31,7 +31,7 @@ int tl_engine_open(tl_engine **engine, const char *model, const tl_engine_option
                         (int)o.dtype);
     tl_engine *e = calloc(1, sizeof *e);
     if (!e) return tl__fail(err, TL_ENOMEM, "not enough memory to open %s", model);
-    int status = tl__engine_open(e, model, false, err);
+    int status = tl__engine_begin(e, model, err);
     if (!status) status = tl__engine_load(e, &o, err);
     if (status) tl_engine_close(e);
     else *engine = e;

@@ -78,9 +78,7 @@ static tl_batcher *place(tl_arena *arena, const tl_engine *e, const tl_batcher_o
     const int running = o->running, rows = o->step_tokens;
     tl__pages_place(&b->pages, arena, pages);
     tl__prefix_place(&b->prefix, arena, &b->pages, seed);
-    b->kv = TL_TAKE(arena, unsigned char, pages *tl_page_bytes(a, o->kv_type));
-    tl__draft_place(b, arena, pages);
-    tl__acts_place(&b->acts, arena, a, rows, 0, false, TL_RECOMPUTE_NONE);
+    /* What is written when it opens comes first, so that it is in as few huge pages as can be. */
     b->active = TL_TAKE(arena, tl_sequence *, running);
     b->free_slot = TL_TAKE(arena, int, running);
     b->token = TL_TAKE(arena, int32_t, rows);
@@ -91,6 +89,9 @@ static tl_batcher *place(tl_arena *arena, const tl_engine *e, const tl_batcher_o
     b->found = TL_TAKE(arena, int32_t, b->row_pages);
     b->piece = TL_TAKE(arena, tl_piece, running);
     b->pick = TL_TAKE(arena, tl_pick, rows);
+    tl__acts_place(&b->acts, arena, a, rows, 0, false, TL_RECOMPUTE_NONE);
+    b->kv = TL_TAKE(arena, unsigned char, pages *tl_page_bytes(a, o->kv_type));
+    tl__draft_place(b, arena, pages);
     b->gathered = TL_TAKE(arena, float, (int64_t)b->acts.loss_rows * a->C);
     b->scratch = TL_TAKE(arena, unsigned char, tl__pool_threads(e->ctx.pool) * (int64_t)tl__sampler_bytes(a->V));
     b->text_room =

@@ -56,12 +56,16 @@ int tl__model_folder(char *out, size_t size, const char *given, tl_error *err) {
         "'%s' holds no config.json; a model is a folder with config.json and model.safetensors, or a GGUF file", given);
 }
 
-static int open_tokenizer(tl_engine *e, bool needed, tl_error *err) {
+static bool has_tokenizer(const tl_engine *e) {
     const tl_gguf *gguf = tl__source_gguf(e->source);
     char path[4096 + 64];
+    if (gguf) return tl__gguf_find(gguf, "tokenizer.ggml.model") != NULL;
     tl__path_join(path, sizeof path, e->folder, "tokenizer.json");
-    if (gguf && !needed && !tl__gguf_find(gguf, "tokenizer.ggml.model")) return 0;
-    if (!gguf && !needed && !tl__path_exists(path)) return 0;
+    return tl__path_exists(path);
+}
+
+static int open_tokenizer(tl_engine *e, const tl_weight_source *source, tl_error *err) {
+    const tl_gguf *gguf = tl__source_gguf(source);
     TRY(gguf ? tl__tokenizer_from_gguf(&e->tokenizer, gguf, err) : tl__tokenizer_open(&e->tokenizer, e->folder, err));
     if (tl__tokenizer_vocab(e->tokenizer) > e->arch.V)
         return tl__fail(err, TL_EFORMAT, "%s: %s has ids up to %d, but %s %d; the two do not belong together",
@@ -70,12 +74,18 @@ static int open_tokenizer(tl_engine *e, bool needed, tl_error *err) {
     return 0;
 }
 
-int tl__engine_open(tl_engine *e, const char *given, bool needs_tokenizer, tl_error *err) {
+int tl__engine_begin(tl_engine *e, const char *given, tl_error *err) {
     *e = (tl_engine){0};
     TRY(tl__model_folder(e->folder, sizeof e->folder, given, err));
     TRY(tl__source_open(&e->source, e->folder, err));
     TRY(tl__source_arch(&e->arch, e->source, err));
-    return open_tokenizer(e, needs_tokenizer, err);
+    e->has_tokenizer = has_tokenizer(e);
+    return 0;
+}
+
+int tl__engine_open(tl_engine *e, const char *given, bool needs_tokenizer, tl_error *err) {
+    TRY(tl__engine_begin(e, given, err));
+    return needs_tokenizer || e->has_tokenizer ? open_tokenizer(e, e->source, err) : 0;
 }
 
 /* manifest.json records a hash of every tensor: reading them all costs what reading the file costs, and is asked for.
@@ -111,12 +121,25 @@ int tl__engine_size(tl_engine_size *out, const tl_engine *e, const tl_engine_opt
     return 0;
 }
 
+typedef struct opening {
+    tl_engine *engine;
+    const tl_weight_source *source;
+} opening;
+
+static int open_beside(void *user, tl_error *err) {
+    const opening *o = user;
+    return open_tokenizer(o->engine, o->source, err);
+}
+
 int tl__engine_load(tl_engine *e, const tl_engine_options *o, tl_error *err) {
     if (o->verify) TRY(verify(e, err));
     TRY(tl__ctx_open(&e->ctx, o->threads, NULL, err));
     tl_weight_source *source = e->source;
     e->source = NULL;
-    TRY(tl__model_open(&e->model, source, &e->arch, o->positions, o->dtype, e->ctx.pool, e->stop, err));
+    opening tokenizer = {e, source};
+    const tl_beside beside = {open_beside, &tokenizer};
+    TRY(tl__model_open(&e->model, source, &e->arch, o->positions, o->dtype, e->ctx.pool,
+                       e->has_tokenizer && !e->tokenizer ? &beside : NULL, e->stop, err));
     e->ctx.contract = o->dtype == TL_DTYPE_BF16 ? TL_CONTRACT_BF16 : TL_CONTRACT_F32;
     e->scratch = malloc(tl__sampler_bytes(e->arch.V));
     return e->scratch ? 0 : tl__fail(err, TL_ENOMEM, "not enough memory to sample among %d ids", e->arch.V);

@@ -9,7 +9,8 @@
 struct tl_engine {
     char folder[4096]; /* where config.json lies, or the GGUF file */
     tl_arch arch;
-    tl_tokenizer *tokenizer;  /* NULL: it has none */
+    bool has_tokenizer;       /* the model's files hold one */
+    tl_tokenizer *tokenizer;  /* NULL: it has none, or has only begun */
     tl_weight_source *source; /* its headers; NULL once loaded */
     tl_ctx ctx;
     tl_model model; /* .weight NULL until loaded */
@@ -20,7 +21,9 @@ struct tl_engine {
 /* The model that `given` means: a folder, the newest checkpoint of a run folder, or a GGUF file, which may be the only
  * one of a folder. */
 int tl__model_folder(char *out, size_t size, const char *given, tl_error *err);
-/* Reads configuration, tokenizer and the weights' headers only: milliseconds. Close it after a failure too. */
+/* Reads configuration and the weights' headers: milliseconds. Close it after a failure too. */
+int tl__engine_begin(tl_engine *engine, const char *given, tl_error *err);
+/* The same, then the tokenizer; needed: one that is not there is an error. */
 int tl__engine_open(tl_engine *engine, const char *given, bool needs_tokenizer, tl_error *err);
 /* What loading and a session will take, before either: bytes. */
 typedef struct tl_engine_size {
@@ -34,7 +37,7 @@ typedef struct tl_engine_size {
 } tl_engine_size;
 int tl__engine_size(tl_engine_size *size, const tl_engine *engine, const tl_engine_options *options, int capacity,
                     int chunk, tl_error *err);
-/* Weights and operators. */
+/* Weights and operators; the tokenizer beside them, where the engine has only begun. */
 int tl__engine_load(tl_engine *engine, const tl_engine_options *options, tl_error *err);
 void tl__engine_close(tl_engine *engine);
 

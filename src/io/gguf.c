@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <utf8proc.h>
+#include "base/arena.h"
 
 #define MAX_DIMS 4          /* of the format */
 #define MAX_KEY_BYTES 65535 /* of the format */
@@ -122,13 +123,7 @@ typedef struct cursor {
     tl_error *err;
 } cursor;
 
-/* The next n bytes, or NULL. */
-static const unsigned char *take(cursor *c, uint64_t n, const char *what) {
-    if (n <= (uint64_t)(c->n - c->at)) {
-        const unsigned char *p = c->bytes + c->at;
-        c->at += (int64_t)n;
-        return p;
-    }
+static const unsigned char *lacks(cursor *c, uint64_t n, const char *what) {
     c->beyond = n <= (uint64_t)(c->file_bytes - c->at);
     tl__fail(c->err, TL_EFORMAT,
              "%s ends within %s: %" PRIu64 " bytes were expected at byte %" PRId64 " of %" PRId64
@@ -137,9 +132,22 @@ static const unsigned char *take(cursor *c, uint64_t n, const char *what) {
     return NULL;
 }
 
-static uint64_t little(const unsigned char *p, int bytes) {
+/* The next n bytes, or NULL. */
+static inline const unsigned char *take(cursor *c, uint64_t n, const char *what) {
+    if (n > (uint64_t)(c->n - c->at)) return lacks(c, n, what);
+    const unsigned char *p = c->bytes + c->at;
+    c->at += (int64_t)n;
+    return p;
+}
+
+static inline uint32_t little4(const unsigned char *p) { /* one load */
+    return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
+}
+
+static inline uint64_t little(const unsigned char *p, int bytes) {
     uint64_t x = 0;
-    if (bytes == 4) return (uint64_t)p[0] | (uint64_t)p[1] << 8 | (uint64_t)p[2] << 16 | (uint64_t)p[3] << 24; /* one load */
+    if (bytes == 4) return little4(p);
+    if (bytes == 8) return little4(p) | (uint64_t)little4(p + 4) << 32;
     for (int i = bytes - 1; i >= 0; i--) x = x << 8 | p[i];
     return x;
 }
@@ -228,7 +236,7 @@ static int read_value(cursor *c, tl_gguf_value *v, int64_t i) {
                                 c->path, KEY(v), ((const uint8_t *)v->data)[k]);
         return 0;
     }
-    tl_gguf_text *texts = malloc((count ? count : 1) * sizeof *texts); /* 16 bytes for at least 8 in the file */
+    tl_gguf_text *texts = tl__table_alloc(count * sizeof *texts); /* 16 bytes for at least 8 in the file */
     if (!texts)
         return tl__fail(c->err, TL_ENOMEM,
                         "no memory for the %" PRIu64 " strings of key \"%.*s\" of %s; free some and "
@@ -612,17 +620,27 @@ const tl_gguf_value *tl__gguf_find(const tl_gguf *g, const char *key) {
     return find(g->by_key, g->n_values, key);
 }
 
-/* Element i: an integer (false), or a real in *real (true). Both false where it is neither. */
-static bool number(const tl_gguf_value *v, int64_t i, bool *whole, int64_t *integer, double *real) {
-    if (i < 0 || i >= v->count || !v->data) return false;
+static bool is_there(const tl_gguf_value *v, int64_t i) {
+    return i >= 0 && i < v->count && v->data;
+}
+
+static float as_float(uint32_t bits) {
+    float x;
+    memcpy(&x, &bits, 4);
+    return x;
+}
+
+static uint32_t word_at(const tl_gguf_value *v, int64_t i) {
+    return little4((const unsigned char *)v->data + 4 * i);
+}
+
+/* Element i, which is there: an integer, or a real. */
+static void number(const tl_gguf_value *v, int64_t i, bool *whole, int64_t *integer, double *real) {
     const int bytes = kinds[v->of].bytes;
     uint64_t x = little((const unsigned char *)v->data + i * bytes, bytes);
     *whole = v->of != TL_GGUF_F32 && v->of != TL_GGUF_F64;
     if (v->of == TL_GGUF_F32) {
-        uint32_t bits = (uint32_t)x;
-        float f;
-        memcpy(&f, &bits, 4);
-        *real = f;
+        *real = as_float((uint32_t)x);
     } else if (v->of == TL_GGUF_F64) {
         memcpy(real, &x, 8);
     } else if (v->of == TL_GGUF_I8 || v->of == TL_GGUF_I16 || v->of == TL_GGUF_I32) {
@@ -631,14 +649,15 @@ static bool number(const tl_gguf_value *v, int64_t i, bool *whole, int64_t *inte
     } else {
         *integer = (int64_t)x;
     }
-    return true;
 }
 
 bool tl__gguf_int(const tl_gguf_value *v, int64_t i, int64_t *out) {
     bool whole;
     int64_t integer;
     double real;
-    if (!number(v, i, &whole, &integer, &real)) return false;
+    if (!is_there(v, i)) return false;
+    if (v->of == TL_GGUF_I32) return *out = (int32_t)word_at(v, i), true; /* as the types of tokens are */
+    number(v, i, &whole, &integer, &real);
     if (!whole) {
         if (!(real >= -0x1p63 && real < 0x1p63) || real != (double)(int64_t)real) return false;
         integer = (int64_t)real;
@@ -653,7 +672,9 @@ bool tl__gguf_real(const tl_gguf_value *v, int64_t i, double *out) {
     bool whole;
     int64_t integer;
     double real;
-    if (!number(v, i, &whole, &integer, &real)) return false;
+    if (!is_there(v, i)) return false;
+    if (v->of == TL_GGUF_F32) return *out = as_float(word_at(v, i)), true; /* as their scores are */
+    number(v, i, &whole, &integer, &real);
     *out = !whole ? real : v->of == TL_GGUF_U64 ? (double)(uint64_t)integer : (double)integer;
     return true;
 }

@@ -18,12 +18,21 @@ const tl_form tl__forms[TL_TYPES] = {
 
 const int8_t tl__iq4_values[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
 
-/* A group of one output, taken out of its block: q of 32 elements as eight words of four bytes, and its scales. */
-typedef struct group {
-    uint32_t word[8]; /* q, all bits */
+enum { LANES = 4 }; /* outputs that are packed side by side: four words of four rows are turned in registers */
+typedef uint32_t lanes __attribute__((vector_size(4 * LANES)));
+
+/* A group of four outputs, taken out of their blocks: q of 32 elements as eight words of four bytes, and what is kept of
+ * it in lines of its own. */
+typedef struct quants {
+    lanes word[8]; /* low bits */
+    lanes high[2]; /* lines */
+} quants;
+
+/* A group's scales, of one output. */
+typedef struct group_scale {
     uint16_t half_d, half_o;
     uint8_t d[2], o; /* bytes, or both nibbles in d */
-} group;
+} group_scale;
 
 static uint32_t read32(const uint8_t *p) {
     uint32_t x;
@@ -38,92 +47,149 @@ static uint16_t read16(const uint8_t *p) {
 
 enum { NIBBLES = 0x0f0f0f0f, PAIRS = 0x03030303, ONES = 0x01010101 };
 
-/* Sixteen bytes: the low nibbles are elements 0 … 15, the high ones 16 … 31. */
-static void take_halves(group *g, const uint8_t *qs) {
-    for (int i = 0; i < 4; i++) {
-        const uint32_t x = read32(qs + 4 * i);
-        g->word[i] = x & NIBBLES, g->word[i + 4] = x >> 4 & NIBBLES;
-    }
-}
-/* Thirty-two bytes: bits `shift` and up of each, under the mask, go to bits `to` and up of its element. */
-static void take_bits(group *g, const uint8_t *qs, int shift, uint32_t mask, int to) {
-    for (int i = 0; i < 8; i++) g->word[i] |= (read32(qs + 4 * i) >> shift & mask) << to;
-}
-/* Bit i of 32 is element i's fifth. */
-static void take_fifth(group *g, const uint8_t *qh) {
-    const uint32_t bits = read32(qh);
-    for (int i = 0; i < 8; i++) g->word[i] |= ((bits >> 4 * i & 15) * 0x00204081u & ONES) << 4;
-}
-/* Scale i of eight six-bit ones and as many minima, in twelve bytes. */
-static void take_six_bits(group *g, const uint8_t *s, int i) {
-    if (i < 4) g->d[0] = s[i] & 63, g->o = s[i + 4] & 63;
-    else {
-        g->d[0] = (uint8_t)((s[i + 4] & 15) | (s[i - 4] >> 6 << 4));
-        g->o = (uint8_t)((s[i + 4] >> 4) | (s[i] >> 6 << 4));
-    }
-}
-
 /* What packs is made anew for each type, in which all that depends on it is constant: a model's opening waits for it. */
 #define FOR_A_TYPE static inline __attribute__((always_inline))
 
-/* Group i of the block at b. */
-FOR_A_TYPE void take(group *g, tl_type type, const uint8_t *b, int i) {
-    memset(g, 0, sizeof *g);
+#if defined(__clang__)
+#define PICK(x, y, ...) __builtin_shufflevector(x, y, __VA_ARGS__)
+#else
+#define PICK(x, y, ...) __builtin_shuffle(x, y, (lanes){__VA_ARGS__})
+#endif
+
+/* Word w of each output, from the sixteen bytes at `at` of each block. */
+FOR_A_TYPE void read_words(lanes w[4], const uint8_t *const b[LANES], int at) {
+    lanes x[LANES];
+    for (int l = 0; l < LANES; l++) memcpy(&x[l], b[l] + at, sizeof x[l]);
+    const lanes low01 = PICK(x[0], x[1], 0, 4, 1, 5), low23 = PICK(x[2], x[3], 0, 4, 1, 5);
+    const lanes high01 = PICK(x[0], x[1], 2, 6, 3, 7), high23 = PICK(x[2], x[3], 2, 6, 3, 7);
+    w[0] = PICK(low01, low23, 0, 1, 4, 5), w[1] = PICK(low01, low23, 2, 3, 6, 7);
+    w[2] = PICK(high01, high23, 0, 1, 4, 5), w[3] = PICK(high01, high23, 2, 3, 6, 7);
+}
+/* Sixteen bytes: the low nibbles are elements 0 … 15, the high ones 16 … 31. */
+FOR_A_TYPE void take_halves(quants *q, const uint8_t *const b[LANES], int at) {
+    lanes w[4];
+    read_words(w, b, at);
+    for (int i = 0; i < 4; i++) q->word[i] = w[i] & NIBBLES, q->word[i + 4] = w[i] >> 4 & NIBBLES;
+}
+/* Thirty-two bytes: bits `shift` and up of each, under the mask, are its element's low ones. */
+FOR_A_TYPE void take_low(quants *q, const uint8_t *const b[LANES], int at, int shift, uint32_t mask) {
+    read_words(q->word, b, at), read_words(q->word + 4, b, at + 16);
+    for (int i = 0; i < 8; i++) q->word[i] = q->word[i] >> shift & mask;
+}
+/* Thirty-two bytes: bit `shift` of each, or two bits, are its element's high ones. */
+FOR_A_TYPE void take_high(quants *q, const uint8_t *const b[LANES], int at, int shift, int bits) {
+    lanes w[8];
+    read_words(w, b, at), read_words(w + 4, b, at + 16);
+    for (int i = 0; i < 8; i++)
+        if (bits == 1) q->high[0] |= (w[i] >> shift & ONES) << i;
+        else q->high[i % 2] |= (w[i] >> shift & PAIRS) << (i / 2 * 2);
+}
+/* Bits whose place has bit a set and bit b not, against those with b and not a: the mask is the latter's. */
+FOR_A_TYPE lanes exchange(lanes x, int a, int b, uint32_t mask) {
+    const lanes t = (x ^ x >> ((1 << a) - (1 << b))) & mask;
+    return x ^ t ^ t << ((1 << a) - (1 << b));
+}
+/* Bit 4·word + byte of 32 is an element's fifth, which the line has at 8·byte + word: of a place's five bits, the lower
+ * two become the upper ones. */
+FOR_A_TYPE void take_fifth(quants *q, const uint8_t *const b[LANES], int at) {
+    lanes x;
+    for (int l = 0; l < LANES; l++) x[l] = read32(b[l] + at);
+    x = exchange(x, 4, 1, 0x0000cccc), x = exchange(x, 3, 0, 0x00aa00aa);
+    q->high[0] = exchange(exchange(x, 2, 1, 0x0c0c0c0c), 1, 0, 0x22222222);
+}
+
+/* Group i of the blocks at b. */
+FOR_A_TYPE void take_quants(quants *q, tl_type type, const uint8_t *const b[LANES], int i) {
+    memset(q, 0, sizeof *q);
     switch (type) {
     case TL_Q8_0: /* d, 32 int8 */
-        g->half_d = read16(b);
-        for (int w = 0; w < 8; w++) g->word[w] = read32(b + 2 + 4 * w) ^ 0x80808080u;
+        take_low(q, b, 2, 0, UINT32_MAX);
+        for (int w = 0; w < 8; w++) q->word[w] ^= 0x80808080u;
         return;
     case TL_Q4_0: /* d, 16 bytes */
     case TL_IQ4_NL:
-        g->half_d = read16(b);
-        take_halves(g, b + 2);
+        take_halves(q, b, 2);
         return;
     case TL_Q4_1: /* d, m, 16 bytes */
-        g->half_d = read16(b), g->half_o = read16(b + 2);
-        take_halves(g, b + 4);
+        take_halves(q, b, 4);
         return;
     case TL_Q5_0: /* d, 32 bits, 16 bytes */
-        g->half_d = read16(b);
-        take_halves(g, b + 6);
-        take_fifth(g, b + 2);
+        take_halves(q, b, 6);
+        take_fifth(q, b, 2);
         return;
     case TL_Q5_1: /* d, m, 32 bits, 16 bytes */
-        g->half_d = read16(b), g->half_o = read16(b + 2);
-        take_halves(g, b + 8);
-        take_fifth(g, b + 4);
+        take_halves(q, b, 8);
+        take_fifth(q, b, 4);
         return;
     case TL_Q2_K: /* 16 bytes of scales, 64 of quants, d, dmin */
-        take_bits(g, b + 16 + i / 4 * 32, i % 4 * 2, PAIRS, 0);
-        g->d[0] = b[2 * i], g->d[1] = b[2 * i + 1];
+        take_low(q, b, 16 + i / 4 * 32, i % 4 * 2, PAIRS);
         return;
     case TL_Q3_K: /* 32 bytes of high bits, 64 of quants, 12 of scales, d */
-        take_bits(g, b + 32 + i / 4 * 32, i % 4 * 2, PAIRS, 0);
-        take_bits(g, b, i, ONES, 2);
-        for (int h = 0; h < 2; h++) {
-            const uint8_t *s = b + 96;
-            const int at = 2 * i + h, low = s[at % 8] >> (at / 8 * 4) & 15, high = s[8 + at % 4] >> (at / 4 * 2) & 3;
-            g->d[h] = (uint8_t)((low | high << 4) - 32);
-        }
+        take_low(q, b, 32 + i / 4 * 32, i % 4 * 2, PAIRS);
+        take_high(q, b, 0, i, 1);
         return;
     case TL_Q4_K: /* d, dmin, 12 bytes of scales, 128 of quants */
-        take_bits(g, b + 16 + i / 2 * 32, i % 2 * 4, NIBBLES, 0);
-        take_six_bits(g, b + 4, i);
+        take_low(q, b, 16 + i / 2 * 32, i % 2 * 4, NIBBLES);
         return;
     case TL_Q5_K: /* d, dmin, 12 bytes of scales, 32 of high bits, 128 of quants */
-        take_bits(g, b + 48 + i / 2 * 32, i % 2 * 4, NIBBLES, 0);
-        take_bits(g, b + 16, i, ONES, 4);
-        take_six_bits(g, b + 4, i);
+        take_low(q, b, 48 + i / 2 * 32, i % 2 * 4, NIBBLES);
+        take_high(q, b, 16, i, 1);
         return;
     case TL_Q6_K: /* 128 bytes of low bits, 64 of high, 16 scales, d */
-        take_bits(g, b + i / 4 * 64 + i % 2 * 32, i % 4 / 2 * 4, NIBBLES, 0);
-        take_bits(g, b + 128 + i / 4 * 32, i % 4 * 2, PAIRS, 4);
-        g->d[0] = b[192 + 2 * i], g->d[1] = b[192 + 2 * i + 1];
+        take_low(q, b, i / 4 * 64 + i % 2 * 32, i % 4 / 2 * 4, NIBBLES);
+        take_high(q, b, 128 + i / 4 * 32, i % 4 * 2, 2);
         return;
-    case TL_IQ4_XS: { /* d, two high bits of eight scales, their low nibbles, 128 bytes */
+    case TL_IQ4_XS: /* d, two high bits of eight scales, their low nibbles, 128 bytes */
+        take_halves(q, b, 8 + 16 * i);
+        return;
+    default:
+        assert(!"a quantised type");
+    }
+}
+
+/* Scale i of eight six-bit ones and as many minima, in twelve bytes. */
+FOR_A_TYPE void take_six_bits(group_scale *s, const uint8_t *at, int i) {
+    if (i < 4) s->d[0] = at[i] & 63, s->o = at[i + 4] & 63;
+    else {
+        s->d[0] = (uint8_t)((at[i + 4] & 15) | (at[i - 4] >> 6 << 4));
+        s->o = (uint8_t)((at[i + 4] >> 4) | (at[i] >> 6 << 4));
+    }
+}
+
+FOR_A_TYPE void take_scales(group_scale *s, tl_type type, const uint8_t *b, int i) {
+    memset(s, 0, sizeof *s);
+    switch (type) {
+    case TL_Q8_0:
+    case TL_Q4_0:
+    case TL_Q5_0:
+    case TL_IQ4_NL:
+        s->half_d = read16(b);
+        return;
+    case TL_Q4_1:
+    case TL_Q5_1:
+        s->half_d = read16(b), s->half_o = read16(b + 2);
+        return;
+    case TL_Q2_K:
+        s->d[0] = b[2 * i], s->d[1] = b[2 * i + 1];
+        return;
+    case TL_Q3_K:
+        for (int h = 0; h < 2; h++) {
+            const uint8_t *six = b + 96;
+            const int at = 2 * i + h, low = six[at % 8] >> (at / 8 * 4) & 15,
+                      high = six[8 + at % 4] >> (at / 4 * 2) & 3;
+            s->d[h] = (uint8_t)((low | high << 4) - 32);
+        }
+        return;
+    case TL_Q4_K:
+    case TL_Q5_K:
+        take_six_bits(s, b + 4, i);
+        return;
+    case TL_Q6_K:
+        s->d[0] = b[192 + 2 * i], s->d[1] = b[192 + 2 * i + 1];
+        return;
+    case TL_IQ4_XS: {
         const int low = b[4 + i / 2] >> (i % 2 * 4) & 15, high = read16(b + 2) >> (2 * i) & 3;
-        take_halves(g, b + 8 + 16 * i);
-        g->d[0] = (uint8_t)((low | high << 4) - 32);
+        s->d[0] = (uint8_t)((low | high << 4) - 32);
         return;
     }
     default:
@@ -144,79 +210,84 @@ size_t tl__packed_bytes(tl_type type, int N, int K) {
     return (size_t)(((int64_t)N + 15) / 16 * tl_panel_bytes(&tl__forms[type], K));
 }
 
-/* q's words to output n's places in the group's lines. */
-FOR_A_TYPE void put_words(uint8_t *lines, const tl_form *f, int n, const group *g) {
-    uint32_t line[10] = {0};
+/* q's words to outputs n … n + 3's places in the group's lines. */
+FOR_A_TYPE void put_words(uint8_t *lines, const tl_form *f, int n, const quants *q) {
+    lanes line[10] = {0};
     if (f->low == 8)
-        for (int w = 0; w < 8; w++) line[w] = g->word[w];
+        for (int w = 0; w < 8; w++) line[w] = q->word[w];
     else if (f->low == 4)
-        for (int w = 0; w < 8; w++) line[w % 4] |= (g->word[w] & NIBBLES) << (w / 4 * 4);
+        for (int w = 0; w < 8; w++) line[w % 4] |= q->word[w] << (w / 4 * 4);
     else
-        for (int w = 0; w < 8; w++) line[w % 2] |= (g->word[w] & PAIRS) << (w / 2 * 2);
-    for (int w = 0; w < 8 && f->high; w++) {
-        const uint32_t high = g->word[w] >> f->low;
-        if (f->high == 1) line[f->low] |= (high & ONES) << w;
-        else line[f->low + w % 2] |= (high & PAIRS) << (w / 2 * 2);
-    }
-    for (int i = 0; i < f->low + f->high; i++) memcpy(lines + 64 * i + 4 * n, &line[i], 4);
+        for (int w = 0; w < 8; w++) line[w % 2] |= q->word[w] << (w / 2 * 2);
+    for (int i = 0; i < f->high; i++) line[f->low + i] = q->high[i];
+    for (int i = 0; i < f->low + f->high; i++) memcpy(lines + 64 * i + 4 * n, &line[i], sizeof line[i]);
 }
 
-FOR_A_TYPE void put_scales(uint8_t *at, const tl_form *f, int n, const group *g) {
+FOR_A_TYPE void put_scales(uint8_t *at, const tl_form *f, int n, const group_scale *s) {
     if (f->d == TL_D_HALF) {
-        memcpy(at + 2 * n, &g->half_d, 2);
-        if (f->o == TL_O_HALF) memcpy(at + 32 + 2 * n, &g->half_o, 2);
+        memcpy(at + 2 * n, &s->half_d, 2);
+        if (f->o == TL_O_HALF) memcpy(at + 32 + 2 * n, &s->half_o, 2);
         return;
     }
     const int halves = TL_GROUP / f->sub;
-    for (int h = 0; h < halves; h++) at[16 * h + n] = g->d[h];
-    if (f->o == TL_O_BYTE) at[16 * halves + n] = g->o;
+    for (int h = 0; h < halves; h++) at[16 * h + n] = s->d[h];
+    if (f->o == TL_O_BYTE) at[16 * halves + n] = s->o;
 }
 
-/* A row of K elements as output j of a panel. */
-FOR_A_TYPE void pack_row(uint8_t *panel, tl_type type, const tl_form *f, int K, int j, const uint8_t *row) {
+/* Rows of K elements as outputs n … n + 3 of a panel, of which there are `have`; the others' are those of zeros. */
+FOR_A_TYPE void pack_four(uint8_t *panel, tl_type type, const tl_form *f, int K, int n, const uint8_t *rows, int have) {
+    static const uint8_t zeros[TL_SUPER] = {0}; /* a block of any type is smaller */
     const int groups = K / TL_GROUP, per_block = f->d == TL_D_HALF ? 1 : TL_SUPER / TL_GROUP;
-    const int64_t block_bytes = (int64_t)tl__type_bytes(type);
-    uint8_t *scales = panel + groups * tl_quants_bytes(f), *supers = scales + groups * tl_scales_bytes(f);
-    for (int block = 0; block < groups / per_block; block++, row += block_bytes) {
-        for (int i = 0; i < per_block; i++) {
-            const int at = block * per_block + i;
-            group g;
-            take(&g, type, row, i);
-            put_words(panel + at * tl_quants_bytes(f), f, j, &g);
-            put_scales(scales + at * tl_scales_bytes(f), f, j, &g);
+    const int64_t block_bytes = (int64_t)tl__type_bytes(type), row_bytes = groups / per_block * block_bytes;
+    uint8_t *at = panel + groups * tl_quants_bytes(f), *supers = at + groups * tl_scales_bytes(f);
+    const uint8_t *b[LANES];
+    for (int l = 0; l < LANES; l++) b[l] = l < have ? rows + l * row_bytes : zeros;
+    for (int block = 0; block < groups / per_block; block++) {
+        _Pragma("GCC unroll 8") for (int i = 0; i < per_block; i++) {
+            quants q;
+            take_quants(&q, type, b, i);
+            put_words(panel, f, n, &q);
+            for (int l = 0; l < LANES; l++) {
+                group_scale s;
+                take_scales(&s, type, b[l], i);
+                put_scales(at, f, n + l, &s);
+            }
+            panel += tl_quants_bytes(f), at += tl_scales_bytes(f);
         }
-        if (tl_supers_bytes(f)) {
+        for (int l = 0; l < LANES && tl_supers_bytes(f); l++) {
             uint16_t super[2];
-            take_super(super, type, row);
-            memcpy(supers + block * tl_supers_bytes(f) + 2 * j, &super[0], 2);
-            if (f->o != TL_O_NONE) memcpy(supers + block * tl_supers_bytes(f) + 32 + 2 * j, &super[1], 2);
+            take_super(super, type, b[l]);
+            memcpy(supers + 2 * (n + l), &super[0], 2);
+            if (f->o != TL_O_NONE) memcpy(supers + 32 + 2 * (n + l), &super[1], 2);
         }
+        supers += tl_supers_bytes(f);
+        for (int l = 0; l < LANES; l++) b[l] += l < have ? block_bytes : 0;
     }
 }
 
-#define PACK_ROW(type, low, high, zero, sub, d, o, looked_up)                                                          \
-    static void pack_row_##type(uint8_t *panel, int K, int j, const uint8_t *row) {                                    \
+typedef void pack_fn(uint8_t *panel, int K, int n, const uint8_t *rows, int have);
+#define PACK_FOUR(type, low, high, zero, sub, d, o, looked_up)                                                         \
+    static void pack_four_##type(uint8_t *panel, int K, int n, const uint8_t *rows, int have) {                        \
         static const tl_form form = {low, high, zero, sub, d, o, looked_up};                                           \
-        pack_row(panel, TL_##type, &form, K, j, row);                                                                  \
+        pack_four(panel, TL_##type, &form, K, n, rows, have);                                                          \
     }
-TL_FORMS(PACK_ROW)
-#undef PACK_ROW
+TL_FORMS(PACK_FOUR)
+#undef PACK_FOUR
 
-static void (*const pack_row_of[TL_TYPES])(uint8_t *panel, int K, int j, const uint8_t *row) = {
-#define ROW_OF(type, low, high, zero, sub, d, o, looked_up) [TL_##type] = pack_row_##type,
-    TL_FORMS(ROW_OF)
-#undef ROW_OF
+static pack_fn *const pack_four_of[TL_TYPES] = {
+#define FOUR_OF(type, low, high, zero, sub, d, o, looked_up) [TL_##type] = pack_four_##type,
+    TL_FORMS(FOUR_OF)
+#undef FOUR_OF
 };
 
 void tl__pack_rows(void *packed, tl_type type, int N, int K, int first, int n, const void *rows) {
     const tl_form *f = &tl__forms[type];
     assert(f->low && first % 16 == 0 && n >= 0 && first + n <= N && (n % 16 == 0 || first + n == N));
     const int64_t row_bytes = tl__type_size(type, K), panel_bytes = tl_panel_bytes(f, K);
-    for (int p = 0; p * 16 < n; p++) {
-        uint8_t *panel = (uint8_t *)packed + (first / 16 + p) * panel_bytes;
-        if (n - p * 16 < 16) memset(panel, 0, (size_t)panel_bytes);
-        for (int j = 0; j < 16 && p * 16 + j < n; j++)
-            pack_row_of[type](panel, K, j, (const uint8_t *)rows + (p * 16 + j) * row_bytes);
+    for (int row = 0; row < n; row += 16) {
+        uint8_t *panel = (uint8_t *)packed + (first + row) / 16 * panel_bytes;
+        for (int j = 0; j < 16; j += LANES)
+            pack_four_of[type](panel, K, j, (const uint8_t *)rows + (row + j) * row_bytes, n - row - j);
     }
 }
 

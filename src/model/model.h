@@ -27,11 +27,16 @@ typedef struct tl_model {
     tl_arena arena;         /* owns flat, the tables, and what is not mapped */
 } tl_model;
 
+/* What one thread does while the others load; its failure ends loading. */
+typedef struct tl_beside {
+    int (*run)(void *user, tl_error *err);
+    void *user;
+} tl_beside;
 /* For use, not training: of a source, which it takes over, whatever comes of it. arch is the source's. Weights stay in their file's type and
- * are mapped where nothing has to be done to them (dtype: trilith.h). positions 0: all that the model has. pool (may be NULL) packs. stop
- * (may be NULL): once set, from any thread, what is left is not read, and the status is TL_ESTOPPED. */
-int tl__model_open(tl_model *model, tl_weight_source *source, const tl_arch *arch, int positions, tl_dtype dtype, tl_pool *pool, const atomic_bool *stop,
-                   tl_error *err);
+ * are mapped where nothing has to be done to them (dtype: trilith.h). positions 0: all that the model has. pool (may be NULL) packs, and does
+ * what is beside (may be NULL). stop (may be NULL): once set, from any thread, what is left is not read, and the status is TL_ESTOPPED. */
+int tl__model_open(tl_model *model, tl_weight_source *source, const tl_arch *arch, int positions, tl_dtype dtype, tl_pool *pool,
+                   const tl_beside *beside, const atomic_bool *stop, tl_error *err);
 /* What that will take, from headers alone. */
 typedef struct tl_model_size {
     int64_t mapped_bytes;  /* of the file, used where they lie */

@@ -175,10 +175,11 @@ typedef struct loading {
     tl_model *model;
     const tl_weight_source *source;
     const form *forms;
-    int64_t *first_task; /* [params.n + 1] */
+    int64_t *first_task; /* [params.n + 1], from 1 on where something is done beside */
+    const tl_beside *beside;
     const atomic_bool *stop;
-    atomic_flag failed;
-    tl_error err;
+    atomic_bool failed;
+    tl_error err; /* of what failed first */
 } loading;
 
 /* Rows of a task; all of what is read as a whole. */
@@ -203,38 +204,45 @@ static int pack(const loading *j, int i, int64_t first, int64_t n, tl_error *err
     return status;
 }
 
-static void load_rows(void *user, int64_t task, int worker) {
-    loading *j = user;
+static int load_rows(const loading *j, int64_t task, tl_error *err) {
     tl_model *m = j->model;
-    tl_error err = {0};
     int i = 0, status = 0;
-    (void)worker;
-    if (j->stop && atomic_load(j->stop)) return;
     for (int step = m->params.n; step > 0; step /= 2) /* the last whose first task is not beyond this one */
         while (i + step < m->params.n && j->first_task[i + step] <= task) i += step;
     const tl_stored *w = &m->stored[i];
     const int64_t most = task_rows(j, i), first = (task - j->first_task[i]) * most;
     const int64_t n = rows_of(&m->params.list[i]) - first < most ? rows_of(&m->params.list[i]) - first : most;
-    if (j->forms[i] == WIDE) status = tl__source_read_f32(j->source, i, (float *)m->weight[i], &err);
-    else if (j->forms[i] == PACKED) status = pack(j, i, first, n, &err);
+    if (j->forms[i] == WIDE) status = tl__source_read_f32(j->source, i, (float *)m->weight[i], err);
+    else if (j->forms[i] == PACKED) status = pack(j, i, first, n, err);
     else
         status = tl__source_rows(j->source, i, first, n,
-                                 (unsigned char *)w->data + tl__type_size(w->type, first * w->K), &err);
+                                 (unsigned char *)w->data + tl__type_size(w->type, first * w->K), err);
     tl__source_release(j->source, i, first, n == rows_of(&m->params.list[i]) ? INT64_MAX : n);
-    if (status && !atomic_flag_test_and_set(&j->failed)) j->err = err;
+    return status;
 }
 
-static int load(tl_model *m, const tl_weight_source *s, const form *forms, tl_pool *pool, const atomic_bool *stop,
-                tl_error *err) {
-    loading j = {.model = m, .source = s, .forms = forms, .stop = stop, .failed = ATOMIC_FLAG_INIT};
+static void load_task(void *user, int64_t task, int worker) {
+    loading *j = user;
+    tl_error err = {0};
+    (void)worker;
+    if (atomic_load(&j->failed) || (j->stop && atomic_load(j->stop))) return;
+    const int status = task < j->first_task[0] ? j->beside->run(j->beside->user, &err) : load_rows(j, task, &err);
+    if (status && !atomic_exchange(&j->failed, true)) j->err = err;
+}
+
+/* What is beside is begun first: it is one task and may be the longest. */
+static int load(tl_model *m, const tl_weight_source *s, const form *forms, tl_pool *pool, const tl_beside *beside,
+                const atomic_bool *stop, tl_error *err) {
+    loading j = {.model = m, .source = s, .forms = forms, .beside = beside, .stop = stop};
     j.first_task = calloc((size_t)m->params.n + 1, sizeof *j.first_task);
     if (!j.first_task) return tl__fail(err, TL_ENOMEM, "no memory to load %d parameters", m->params.n);
+    j.first_task[0] = beside != NULL;
     for (int i = 0; i < m->params.n; i++) {
         bool lies = forms[i] == MAPPED || forms[i] == STORED;
         int64_t rows = rows_of(&m->params.list[i]), most = lies ? 1 : task_rows(&j, i);
         j.first_task[i + 1] = j.first_task[i] + (lies ? 0 : (rows + most - 1) / most);
     }
-    tl__parallel_for(pool, j.first_task[m->params.n], load_rows, &j);
+    tl__parallel_for(pool, j.first_task[m->params.n], load_task, &j);
     free(j.first_task);
     if (err && j.err.status) *err = j.err;
     if (!j.err.status && stop && atomic_load(stop))
@@ -274,11 +282,11 @@ int tl__model_size(tl_model_size *out, tl_weight_source *s, const tl_arch *arch,
 }
 
 int tl__model_open(tl_model *m, tl_weight_source *source, const tl_arch *arch, int positions, tl_dtype dtype,
-                   tl_pool *pool, const atomic_bool *stop, tl_error *err) {
+                   tl_pool *pool, const tl_beside *beside, const atomic_bool *stop, tl_error *err) {
     form *forms;
     int status = plan(m, &forms, source, arch, positions, dtype, err);
     if (!status) status = take(m, source, forms, err);
-    if (!status) status = load(m, source, forms, pool, stop, err);
+    if (!status) status = load(m, source, forms, pool, beside, stop, err);
     bool mapped = false;
     for (int i = 0; !status && i < m->params.n; i++) mapped = mapped || forms[i] == MAPPED || forms[i] == STORED;
     free(forms);

@@ -24,7 +24,7 @@ static int open_templates(tl_runner *r, tl_error *err) {
     const char *model = r->engine.folder, *file = r->options->template;
     const tl_gguf *gguf = tl__source_gguf(r->engine.source);
     tl_error none;
-    if (!r->engine.tokenizer) return 0;
+    if (!r->engine.has_tokenizer) return 0;
     if (file) {
         TRY(tl__chat_template_tokens(&r->chat, model, gguf, err));
         return tl__chat_template_file(&r->chat, file, err);
@@ -45,8 +45,8 @@ int tl__runner_open(tl_runner *r, const tl_runner_options *o, tl_error *err) {
     atomic_init(&r->end, false);
     if (o->name) snprintf(r->name, sizeof r->name, "%s", o->name);
     else name_of(r->name, sizeof r->name, o->model);
-    TRY(tl__engine_open(e, o->model, false, err));
-    if (o->draft) TRY(tl__engine_open(&r->draft, o->draft, false, err));
+    TRY(tl__engine_begin(e, o->model, err));
+    if (o->draft) TRY(tl__engine_begin(&r->draft, o->draft, err));
     e->stop = r->draft.stop = &r->end;
     TRY(open_templates(r, err));
     TRY(tl__conversation_stops(r->stops, &r->n_stops, e->folder, tl__source_gguf(e->source), e->arch.V, err));

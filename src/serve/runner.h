@@ -41,10 +41,10 @@ typedef struct tl_runner {
     void *user;
 } tl_runner;
 
-/* Reads configuration, tokenizer, template and the weights' headers, so that a mistake shows before anyone can ask.
+/* Reads configuration, template and the weights' headers, so that a mistake shows before anyone can ask.
  * Close it after a failure too. */
 int tl__runner_open(tl_runner *runner, const tl_runner_options *options, tl_error *err);
-/* Begins to load the weights, and then to compute, on a thread of its own. */
+/* Begins to load the weights and the tokenizer, and then to compute, on a thread of its own. */
 int tl__runner_start(tl_runner *runner, void (*changed)(void *user), void *user, tl_error *err);
 /* What is asked for still ends as cancelled; the thread ends. */
 void tl__runner_end(tl_runner *runner);

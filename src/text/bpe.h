@@ -21,7 +21,6 @@ typedef struct tl_token {
     uint32_t text_at, text_n;
     uint32_t bytes_at, bytes_n;
     uint32_t first_at, first_n; /* the same where it is the first of a text: without its marks */
-    uint32_t decodes_at, decodes_n; /* the text that decoding starts from: an added token's may be normalised */
     bool present; /* false: a gap between ids */
     bool model;   /* in the model's vocabulary (an added token need not be) */
     bool added, special;
@@ -89,12 +88,14 @@ struct tl_tokenizer {
     int64_t id_limit; /* ids must be below it: a small file must not ask for a large table */
     tl_token *token;  /* [vocab] */
     int token_room;
+    size_t longest_bytes; /* that a token decodes to */
     char *text; /* the texts and bytes of all tokens */
     size_t text_used, text_room;
     int32_t byte_id[256]; /* BYTES: the byte's token; else that of "<0xE2>", −1: none */
 
     uint64_t *id_of_text; /* hash table of (hash, id + 1) over texts; size a power of two */
     size_t id_of_text_size, texts;
+    int again; /* tokens whose text an earlier one has, too */
     uint32_t *id_of_bytes; /* ids + 1 over bytes of the model's tokens; only BYTES with whole_words */
     size_t id_of_bytes_size;
 
@@ -114,7 +115,6 @@ struct tl_tokenizer {
     size_t longest;     /* bytes of the longest text of the model's tokens */
     double *score;      /* [score_n], SCORES and UNIGRAM: of the model's tokens */
     int score_n;
-    int32_t *score_rank; /* SCORES [vocab]: lowest for the highest score */
     double unk_score;   /* UNIGRAM */
     struct tl_trie_slot {
         uint64_t edge; /* node << 8 | byte, + 1; 0: free */
@@ -137,21 +137,22 @@ struct tl_tokenizer {
 /* Building: a new one is empty. Tokens come in any order of ids; text is tokenizer.json's spelling. */
 int tl__bpe_new(tl_tokenizer **tok, tl_error *err);
 int tl__bpe_add_token(tl_tokenizer *tok, const char *text, size_t n, int64_t id, const char *where, tl_error *err);
-/* The same, but where the text is another's already, or empty, the id only decodes: *nameless. */
-int tl__bpe_add_or_nameless(tl_tokenizer *tok, const char *text, size_t n, int64_t id, bool *nameless, const char *where,
-                            tl_error *err);
+/* The same with the hash that will_add gave; but where the text is another's already, or empty, the id only decodes:
+ * *nameless. */
+int tl__bpe_add_or_nameless(tl_tokenizer *tok, const char *text, size_t n, uint64_t hash, int64_t id, bool *nameless,
+                            const char *where, tl_error *err);
+/* A text that will be added in a moment: its place in a large table comes into the cache meanwhile. Its hash. */
+uint64_t tl__bpe_will_add(const tl_tokenizer *tok, const char *text, size_t n);
 int tl__bpe_find(const tl_tokenizer *tok, const char *text, size_t n); /* −1: none */
 int tl__bpe_add_merge(tl_tokenizer *tok, int left, int right, int made, tl_error *err);
 /* An added token, as `about` says (its id and key are set here); its id must be the model's if its text is in the
  * vocabulary. */
 int tl__bpe_add_added(tl_tokenizer *tok, const char *text, size_t n, int64_t id, tl_added about, const char *where,
                       tl_error *err);
-/* Room for so many tokens and bytes of text beforehand, so that opening a large vocabulary moves nothing. */
+/* Room for so many tokens and bytes of text before the first, so that opening a large vocabulary moves nothing. */
 int tl__bpe_expect(tl_tokenizer *tok, int tokens, size_t text_bytes, tl_error *err);
 /* Byte-level BPE after one scanner, as we train and most models have it. */
 void tl__bpe_set_plain(tl_tokenizer *tok, tl_split split);
-/* This text will be added or looked for in a moment: its place in a large table comes into the cache meanwhile. */
-void tl__bpe_will_ask(const tl_tokenizer *tok, const char *text, size_t n);
 /* Builds what encoding needs. */
 int tl__bpe_finish(tl_tokenizer *tok, const char *where, tl_error *err);
 /* Appends n bytes to the tokenizer's texts; their place, or −1 when memory or the 4 GiB of places end. */
@@ -165,6 +166,15 @@ static inline int32_t tl__bpe_rank(const tl_tokenizer *tok, int32_t left, int32_
         if (tok->pair_slot[at].pair == pair) return tok->pair_slot[at].rank;
         if (tok->pair_slot[at].pair == ~(uint64_t)0) return INT32_MAX;
     }
+}
+
+/* SCORES: rank of a token's score, lowest for the highest, equal for equal ones. A float's bits order as the float does
+ * once negative ones are turned over. */
+static inline int32_t tl__bpe_score_rank(const tl_tokenizer *tok, int32_t id) {
+    const float score = (float)tok->score[id] + 0.0f; /* −0 is 0 */
+    int32_t bits;
+    memcpy(&bits, &score, sizeof bits);
+    return ~(bits < 0 ? bits ^ INT32_MAX : bits);
 }
 
 /* The token that is this one character, −1: none. */

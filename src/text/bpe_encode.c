@@ -73,7 +73,7 @@ static inline int32_t pair_rank(const tl_tokenizer *tok, const uint8_t *s, const
     }
     size_t n = (size_t)a->n + b->n;
     *made = n > tok->longest ? -1 : tl__bpe_find(tok, (const char *)s + a->at, n);
-    return *made < 0 ? INT32_MAX : tok->score_rank[*made];
+    return *made < 0 ? INT32_MAX : tl__bpe_score_rank(tok, *made);
 }
 
 static void push_pair(const tl_output *out, const uint8_t *s, int32_t at, size_t *heap_n) {

@@ -71,16 +71,22 @@ static int fallback_byte(const char *s, size_t n) {
     return value;
 }
 
-/* A token through the steps, into text; *byte: it is one by byte fallback. */
-static void token_text(const tl_tokenizer *tok, const tl_token *t, bool first, tl_textbuf *text, tl_textbuf *spare, bool *byte) {
+/* What decoding starts from: a token's text, or an added one's that is matched. */
+typedef struct span {
+    uint32_t at, n;
+} span;
+
+/* It goes through the steps, into text; *byte: it is one by byte fallback. */
+static void token_text(const tl_tokenizer *tok, span from, bool added, bool first, tl_textbuf *text, tl_textbuf *spare,
+                       bool *byte) {
     *byte = false;
     text->n = 0;
-    tl__textbuf_add(text, tok->text + t->decodes_at, t->decodes_n);
+    tl__textbuf_add(text, tok->text + from.at, from.n);
     for (int i = 0; i < tok->n_decode && !text->failed && !spare->failed; i++) {
         const tl_decode *step = &tok->decode[i];
         switch (step->kind) {
         case TL_DECODE_BYTE_LEVEL:
-            if (!t->added) spelled_bytes(text); /* an added token is its text */
+            if (!added) spelled_bytes(text); /* an added token is its text */
             break;
         case TL_DECODE_REPLACE:
             replace(text, spare, step->pattern, step->text, step->text_n);
@@ -118,10 +124,10 @@ static void find_watched(const tl_tokenizer *tok, bool watched[256]) {
 }
 
 /* What decoding makes of a token: *at, *n, which hold what it would be taken for. false: no memory. */
-static bool keep_text(tl_tokenizer *tok, tl_token *t, bool first, tl_textbuf *text, tl_textbuf *spare, uint32_t *at,
-                      uint32_t *n) {
+static bool keep_text(tl_tokenizer *tok, tl_token *t, span from, bool first, tl_textbuf *text, tl_textbuf *spare,
+                      uint32_t *at, uint32_t *n) {
     spare->n = 0;
-    token_text(tok, t, first, text, spare, &t->byte);
+    token_text(tok, from, t->added, first, text, spare, &t->byte);
     if (text->failed || spare->failed) return false;
     if (text->n == *n && (*n == 0 || memcmp(text->bytes, tok->text + *at, *n) == 0)) return true;
     const int64_t place = tl__bpe_keep(tok, text->n ? text->bytes : "", text->n);
@@ -135,8 +141,7 @@ static bool keep_text(tl_tokenizer *tok, tl_token *t, bool first, tl_textbuf *te
 typedef struct mark {
     const uint8_t *bytes; /* [n]; NULL: there are other steps */
     size_t n;
-    const char *by;
-    size_t by_n;
+    char by;
 } mark;
 
 enum { SHORT_BYTES = 128 };
@@ -149,22 +154,27 @@ static mark only_mark(const tl_tokenizer *tok) {
         if (i > 0 && step->kind == TL_DECODE_BYTE_FALLBACK) continue;
         if (i > 0 || step->kind != TL_DECODE_REPLACE) return (mark){0};
         m.bytes = (const uint8_t *)tl__pattern_source(step->pattern, &m.n, &regex);
-        m.by = step->text, m.by_n = step->text_n;
-        if (regex || m.by_n == 0 || m.by_n > m.n || m.by[0] == '<') return (mark){0};
+        if (regex || m.n == 0 || step->text_n != 1 || step->text[0] == '<') return (mark){0};
+        m.by = step->text[0];
     }
     return m;
 }
 
+static bool is_here(const mark *m, const uint8_t *s, size_t n) {
+    size_t i = 0;
+    while (i < m->n && i < n && s[i] == m->bytes[i]) i++;
+    return i == m->n;
+}
+
 /* false: no memory. */
-static bool keep_unmarked(tl_tokenizer *tok, tl_token *t, const mark *m) {
-    const uint8_t *s = (const uint8_t *)tok->text + t->decodes_at;
+static bool keep_unmarked(tl_tokenizer *tok, tl_token *t, span from, const mark *m) {
+    const uint8_t *s = (const uint8_t *)tok->text + from.at, begins = m->bytes[0];
     char out[SHORT_BYTES];
     size_t n = 0;
-    for (size_t i = 0; i < t->decodes_n;) {
-        const bool here = s[i] == m->bytes[0] && m->n <= t->decodes_n - i && memcmp(s + i, m->bytes, m->n) == 0;
-        if (here) memcpy(out + n, m->by, m->by_n);
-        else out[n] = (char)s[i];
-        n += here ? m->by_n : 1, i += here ? m->n : 1;
+    for (size_t i = 0; i < from.n;) {
+        const bool here = s[i] == begins && is_here(m, s + i, from.n - i);
+        out[n++] = here ? m->by : (char)s[i];
+        i += here ? m->n : 1;
     }
     if (n == t->bytes_n && memcmp(out, tok->text + t->bytes_at, n) == 0) return true;
     const int64_t place = tl__bpe_keep(tok, out, n);
@@ -173,8 +183,37 @@ static bool keep_unmarked(tl_tokenizer *tok, tl_token *t, const mark *m) {
     return true;
 }
 
+typedef struct finishing {
+    bool watched[256], marked;
+    mark only;
+    tl_textbuf text, spare;
+    size_t most; /* bytes of all texts */
+} finishing;
+
+/* A token's bytes; false: no memory. */
+static bool finish_token(tl_tokenizer *tok, tl_token *t, span from, finishing *f) {
+    const uint8_t *s = (const uint8_t *)tok->text + from.at;
+    uint32_t passed = 0;
+    bool kept = true;
+    while (passed < from.n && !f->watched[s[passed]]) passed++;
+    const bool changes = passed < from.n || from.at != t->text_at;
+    if (changes && f->only.bytes && from.n <= SHORT_BYTES && from.n > 0 && s[0] != '<') {
+        kept = keep_unmarked(tok, t, from, &f->only);
+    } else if (changes) {
+        f->text.most = f->spare.most = tl__textbuf_most(from.n);
+        if (tok->text_used > f->most) f->text.failed = true;
+        kept = keep_text(tok, t, from, false, &f->text, &f->spare, &t->bytes_at, &t->bytes_n);
+    }
+    t->first_at = t->bytes_at, t->first_n = t->bytes_n;
+    if (changes && kept && f->marked)
+        kept = keep_text(tok, t, from, true, &f->text, &f->spare, &t->first_at, &t->first_n);
+    const uint32_t longer = t->bytes_n > t->first_n ? t->bytes_n : t->first_n;
+    if (longer > tok->longest_bytes) tok->longest_bytes = longer;
+    return kept;
+}
+
 int tl__decode_finish(tl_tokenizer *tok, const char *where, tl_error *err) {
-    bool fused = false, bytes = false;
+    bool fused = false, bytes = false, kept = true;
     for (int i = 0; i < tok->n_decode; i++) {
         const tl_decode *step = &tok->decode[i];
         bool can = !fused || (step->kind == TL_DECODE_STRIP && step->right == 0 && i == tok->n_decode - 1);
@@ -187,50 +226,24 @@ int tl__decode_finish(tl_tokenizer *tok, const char *where, tl_error *err) {
         fused |= step->kind == TL_DECODE_FUSE;
         bytes |= step->kind == TL_DECODE_BYTE_FALLBACK;
     }
-    for (int i = 0; i < tok->n_added; i++) { /* as the library has it: by what is matched */
-        tl_token *t = &tok->token[tok->added[i].id];
-        t->decodes_at = tok->added[i].key_at, t->decodes_n = tok->added[i].key_n;
-    }
-    bool watched[256] = {0};
-    size_t most = tl__textbuf_most(tok->text_used);
-    find_watched(tok, watched);
-    tl_textbuf text = {0}, spare = {0};
-    bool kept = true;
-    const bool marked = uses(tok, TL_DECODE_METASPACE);
-    const mark only = only_mark(tok);
+    finishing f = {.marked = uses(tok, TL_DECODE_METASPACE), .only = only_mark(tok), .most = tl__textbuf_most(tok->text_used)};
+    find_watched(tok, f.watched);
     for (int id = 0; id < tok->vocab && kept; id++) {
         tl_token *t = &tok->token[id];
-        if (!t->present) continue;
-        const uint8_t *s = (const uint8_t *)tok->text + t->decodes_at;
-        uint32_t passed = 0;
-        t->first_at = t->bytes_at, t->first_n = t->bytes_n;
-        while (passed < t->decodes_n && !watched[s[passed]]) passed++;
-        if (passed == t->decodes_n && t->decodes_at == t->text_at) continue;
-        if (only.bytes && t->decodes_n <= SHORT_BYTES && t->decodes_n > 0 && s[0] != '<') {
-            kept = keep_unmarked(tok, t, &only);
-            t->first_at = t->bytes_at, t->first_n = t->bytes_n;
-            continue;
-        }
-        text.most = spare.most = tl__textbuf_most(t->decodes_n);
-        if (tok->text_used > most) text.failed = true;
-        kept = keep_text(tok, t, false, &text, &spare, &t->bytes_at, &t->bytes_n);
-        t->first_at = t->bytes_at, t->first_n = t->bytes_n;
-        if (kept && marked) kept = keep_text(tok, t, true, &text, &spare, &t->first_at, &t->first_n);
+        if (t->present && !t->added) kept = finish_token(tok, t, (span){t->text_at, t->text_n}, &f);
     }
-    free(text.bytes);
-    free(spare.bytes);
+    for (int i = 0; i < tok->n_added && kept; i++) { /* as the library has it: by what is matched */
+        const tl_added *a = &tok->added[i];
+        kept = finish_token(tok, &tok->token[a->id], (span){a->key_at, a->key_n}, &f);
+    }
+    free(f.text.bytes);
+    free(f.spare.bytes);
     if (kept) return 0;
     return tl__fail(err, TL_ENOMEM, "%s: not enough memory for what the decoder makes of %d tokens", where, tok->vocab);
 }
 
 size_t tl__tokenizer_decode_room(const tl_tokenizer *tok) {
-    size_t longest = 0;
-    for (int id = 0; id < tok->vocab; id++) {
-        const tl_token *t = &tok->token[id];
-        if (t->present && t->bytes_n > longest) longest = t->bytes_n;
-        if (t->present && t->first_n > longest) longest = t->first_n;
-    }
-    return 3 * longest + 16; /* every byte may be wrong and become the three of U+FFFD, those held back too */
+    return 3 * tok->longest_bytes + 16; /* every byte may be wrong and become the three of U+FFFD, those held back too */
 }
 
 static size_t put_replacement(char *out, int n) {

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/arena.h"
 #include "io/file.h"
 #include "io/hash.h"
 #include "text/bpe.h"
@@ -81,7 +82,6 @@ void tl__tokenizer_close(tl_tokenizer *tok) {
     free(tok->byte_pair_rank);
     free(tok->char_id);
     free(tok->score);
-    free(tok->score_rank);
     free(tok->trie);
     free(tok->added);
     added_index_free(&tok->raw);
@@ -110,8 +110,10 @@ int tl__bpe_find(const tl_tokenizer *tok, const char *text, size_t n) {
     return (int)(uint32_t)tok->id_of_text[probe(tok, text, n, XXH3_64bits(text, n))] - 1;
 }
 
-void tl__bpe_will_ask(const tl_tokenizer *tok, const char *text, size_t n) {
-    if (tok->id_of_text_size) __builtin_prefetch(&tok->id_of_text[XXH3_64bits(text, n) & (tok->id_of_text_size - 1)]);
+uint64_t tl__bpe_will_add(const tl_tokenizer *tok, const char *text, size_t n) {
+    const uint64_t hash = XXH3_64bits(text, n);
+    if (tok->id_of_text_size) __builtin_prefetch(&tok->id_of_text[hash & (tok->id_of_text_size - 1)]);
+    return hash;
 }
 
 /* A table of texts for so many, filled at most by half. */
@@ -119,8 +121,9 @@ static bool make_room(tl_tokenizer *tok, size_t texts) {
     if (2 * texts <= tok->id_of_text_size) return true;
     size_t size = tok->id_of_text_size ? tok->id_of_text_size : 1024;
     while (size < 2 * texts) size *= 2;
-    uint64_t *table = calloc(size, sizeof *table), *old = tok->id_of_text;
+    uint64_t *table = tl__table_alloc(size * sizeof *table), *old = tok->id_of_text;
     if (!table) return false;
+    memset(table, 0, size * sizeof *table);
     size_t old_size = tok->id_of_text_size;
     tok->id_of_text = table;
     tok->id_of_text_size = size;
@@ -135,20 +138,18 @@ static bool make_room(tl_tokenizer *tok, size_t texts) {
 }
 
 int tl__bpe_expect(tl_tokenizer *tok, int tokens, size_t text_bytes, tl_error *err) {
-    size_t room = text_bytes + 16;
-    char *text = room < UINT32_MAX ? realloc(tok->text, room > tok->text_room ? room : tok->text_room + 1) : NULL;
-    if (!text) return no_memory(err);
-    tok->text = text;
-    if (room > tok->text_room) tok->text_room = room;
-    return grow((void **)&tok->token, &tok->token_room, tokens, sizeof *tok->token) && make_room(tok, (size_t)tokens)
-               ? 0
-               : no_memory(err);
+    assert(!tok->text && !tok->token);
+    tok->text_room = text_bytes + 16;
+    tok->text = tok->text_room < UINT32_MAX ? tl__table_alloc(tok->text_room) : NULL;
+    tok->token = tl__table_alloc((size_t)tokens * sizeof *tok->token);
+    tok->token_room = tokens;
+    return tok->text && tok->token && make_room(tok, (size_t)tokens) ? 0 : no_memory(err);
 }
 
-/* Places a token at id, and its text in the table; *twice (may be NULL): the text is there already, and nothing was done.
- */
-static int put_token(tl_tokenizer *tok, const char *text, size_t n, int64_t id, bool added, bool *twice, const char *where,
-                     tl_error *err) {
+/* Places a token at id, and its text, whose hash this is, in the table; *twice (may be NULL): the text is there already,
+ * and nothing was done. */
+static int put_token(tl_tokenizer *tok, const char *text, size_t n, uint64_t hash, int64_t id, bool added, bool *twice,
+                     const char *where, tl_error *err) {
     /* Ids may have gaps, but not so many that a small file asks for a large table. */
     if (id < 0 || id >= tok->id_limit)
         return tl__fail(
@@ -162,7 +163,6 @@ static int put_token(tl_tokenizer *tok, const char *text, size_t n, int64_t id, 
     if (!grow((void **)&tok->token, &tok->token_room, (int)id + 1, sizeof *tok->token) ||
         !make_room(tok, tok->texts + 1))
         return no_memory(err);
-    uint64_t hash = XXH3_64bits(text, n);
     size_t slot = probe(tok, text, n, hash);
     if (tok->id_of_text[slot] && twice) return *twice = true, 0;
     /* A trainer of unigrams may find a special token's text in its data: the later one is meant, as in the library. */
@@ -177,24 +177,23 @@ static int put_token(tl_tokenizer *tok, const char *text, size_t n, int64_t id, 
                                 .text_n = (uint32_t)n,
                                 .bytes_at = (uint32_t)place,
                                 .bytes_n = (uint32_t)n,
-                                .decodes_at = (uint32_t)place,
-                                .decodes_n = (uint32_t)n,
                                 .present = true,
                                 .model = !added};
     tok->id_of_text[slot] = (hash >> 32) << 32 | (uint32_t)(id + 1);
     tok->texts += !known;
+    tok->again += known;
     tok->model_size += !added;
     return 0;
 }
 
 int tl__bpe_add_token(tl_tokenizer *tok, const char *text, size_t n, int64_t id, const char *where, tl_error *err) {
-    return put_token(tok, text, n, id, false, NULL, where, err);
+    return put_token(tok, text, n, XXH3_64bits(text, n), id, false, NULL, where, err);
 }
 
-int tl__bpe_add_or_nameless(tl_tokenizer *tok, const char *text, size_t n, int64_t id, bool *nameless, const char *where,
-                            tl_error *err) {
+int tl__bpe_add_or_nameless(tl_tokenizer *tok, const char *text, size_t n, uint64_t hash, int64_t id, bool *nameless,
+                            const char *where, tl_error *err) {
     *nameless = n == 0;
-    int status = *nameless ? 0 : put_token(tok, text, n, id, false, nameless, where, err);
+    int status = *nameless ? 0 : put_token(tok, text, n, hash, id, false, nameless, where, err);
     if (status || !*nameless) return status;
     if (id < 0 || id >= tok->id_limit || !grow((void **)&tok->token, &tok->token_room, (int)id + 1, sizeof *tok->token))
         return no_memory(err);
@@ -205,8 +204,6 @@ int tl__bpe_add_or_nameless(tl_tokenizer *tok, const char *text, size_t n, int64
                                 .text_n = (uint32_t)n,
                                 .bytes_at = (uint32_t)place,
                                 .bytes_n = (uint32_t)n,
-                                .decodes_at = (uint32_t)place,
-                                .decodes_n = (uint32_t)n,
                                 .present = true};
     return 0;
 }
@@ -222,7 +219,7 @@ int tl__bpe_add_added(tl_tokenizer *tok, const char *text, size_t n, int64_t id,
         return tl__fail(err, TL_EFORMAT, "%s: added token \"%.*s\" stands twice", where, (int)(n < 60 ? n : 60), text);
     if (!grow((void **)&tok->added, &tok->added_room, tok->n_added + 1, sizeof *tok->added)) return no_memory(err);
     if (known < 0) {
-        int status = put_token(tok, text, n, id, true, NULL, where, err);
+        int status = put_token(tok, text, n, XXH3_64bits(text, n), id, true, NULL, where, err);
         if (status) return status;
     }
     tl_token *t = &tok->token[id];
@@ -254,7 +251,7 @@ static bool index_merges(tl_tokenizer *tok) {
     bool again = false;
     tok->pair_slots = 64;
     while (tok->pair_slots < 2 * (size_t)tok->n_merges + 1) tok->pair_slots *= 2;
-    tok->pair_slot = malloc(tok->pair_slots * sizeof *tok->pair_slot);
+    tok->pair_slot = tl__table_alloc(tok->pair_slots * sizeof *tok->pair_slot);
     if (!tok->pair_slot) return false;
     memset(tok->pair_slot, 0xFF, tok->pair_slots * sizeof *tok->pair_slot);
     size_t mask = tok->pair_slots - 1;
@@ -358,17 +355,17 @@ static bool normalize_added(tl_tokenizer *tok) {
 
 /* ---- models over characters ---- */
 
-/* Where a piece may be cut before ▁ without changing an id: no token, and so no merge, lies across. */
+static const uint8_t mark[3] = {0xE2, 0x96, 0x81}; /* ▁ */
+
+/* Where a token has ▁ inside, no piece may be cut before it. */
+static void note_marks(tl_tokenizer *tok, const uint8_t *s, size_t n) {
+    for (size_t i = 1; i + sizeof mark <= n; i++)
+        if (s[i] == mark[0] && memcmp(s + i, mark, sizeof mark) == 0) tok->keeps[s[i - 1]] = true;
+}
+
+/* Whether a piece may be cut before ▁ without changing an id: no token, and so no merge, lies across. */
 static void find_cuts(tl_tokenizer *tok) {
-    static const uint8_t mark[3] = {0xE2, 0x96, 0x81};
     tok->cuts = tok->char_id[0x2581] >= 0 && tok->model != TL_MODEL_UNIGRAM;
-    for (int id = 0; id < tok->vocab; id++) {
-        const tl_token *t = &tok->token[id];
-        if (!t->present) continue;
-        const uint8_t *s = (const uint8_t *)tok->text + t->text_at;
-        for (uint32_t i = 1; i + 3 <= t->text_n; i++)
-            if (s[i] == mark[0] && memcmp(s + i, mark, 3) == 0) tok->keeps[s[i - 1]] = true;
-    }
     /* ▁ itself ends as its last byte does: a run of them stays together, and no other character is cut from it. */
     tok->keeps[mark[2]] = true;
     /* A merge of what stands for other text than its own (a byte, the unknown) would not be seen in the texts. */
@@ -382,21 +379,6 @@ static void find_cuts(tl_tokenizer *tok) {
     }
 }
 
-/* Ranks of scores: lowest for the highest, equal for equal ones. A float's bits order as the float does once negative
- * ones are turned over. */
-static bool rank_scores(tl_tokenizer *tok) {
-    tok->score_rank = malloc(((size_t)tok->vocab + 1) * sizeof *tok->score_rank);
-    if (!tok->score_rank) return false;
-    for (int id = 0; id < tok->score_n; id++) {
-        float score = (float)tok->score[id] + 0.0f; /* −0 is 0 */
-        int32_t bits;
-        memcpy(&bits, &score, sizeof bits);
-        if (bits < 0) bits ^= INT32_MAX;
-        tok->score_rank[id] = ~bits;
-    }
-    return true;
-}
-
 static bool index_chars(tl_tokenizer *tok) {
     tok->char_id = malloc(65536 * sizeof *tok->char_id);
     if (!tok->char_id) return false;
@@ -404,8 +386,9 @@ static bool index_chars(tl_tokenizer *tok) {
     memset(tok->byte_id, 0xFF, sizeof tok->byte_id);
     for (int id = 0; id < tok->vocab; id++) {
         const tl_token *t = &tok->token[id];
-        if (!t->model) continue;
         const uint8_t *s = (const uint8_t *)tok->text + t->text_at;
+        if (t->present) note_marks(tok, s, t->text_n);
+        if (!t->model) continue;
         if (t->text_n > tok->longest) tok->longest = t->text_n;
         if (t->text_n == 0 || t->text_n > 3) continue;
         uint32_t c;
@@ -447,7 +430,6 @@ int tl__bpe_finish(tl_tokenizer *tok, const char *where, tl_error *err) {
     bool fine = index_merges(tok) && normalize_added(tok) && index_added(tok, &tok->raw, true) &&
                 index_added(tok, &tok->normal, false);
     if (fine && tok->model != TL_MODEL_BYTES) fine = index_chars(tok);
-    if (fine && tok->model == TL_MODEL_SCORES) fine = rank_scores(tok);
     int status = fine ? 0 : no_memory(err);
     if (!status && tok->model == TL_MODEL_UNIGRAM) status = tl__unigram_finish(tok, where, err);
     if (!status) status = tl__decode_finish(tok, where, err);

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/arena.h"
 #include "text/gguf_presplit.h"
 
 enum { TYPE_NORMAL = 1, TYPE_UNKNOWN, TYPE_CONTROL, TYPE_USER_DEFINED, TYPE_UNUSED, TYPE_BYTE };
@@ -88,15 +89,20 @@ static int read_tokens(const reader *r) {
     for (int id = 0; id < n; id++) bytes += tokens->texts[id].n;
     status = tl__bpe_expect(tok, n, 2 * bytes, r->err);
     if (scored && !status) {
-        tok->score = calloc((size_t)tokens->count, sizeof *tok->score);
+        tok->score = tl__table_alloc((size_t)n * sizeof *tok->score); /* each is written below, or there is no tokenizer */
         tok->score_n = n;
         if (!tok->score) status = tl__fail(r->err, TL_ENOMEM, "%s: not enough memory for %d scores", r->where, n);
     }
-    enum { AHEAD = 12 };
+    enum { AHEAD = 16 };
+    uint64_t hash[AHEAD]; /* of the next tokens */
+    for (int id = 0; id < n && id < AHEAD; id++)
+        hash[id] = tl__bpe_will_add(tok, tokens->texts[id].bytes, tokens->texts[id].n);
     for (int id = 0; id < n && !status; id++) {
         tl_gguf_text text = tokens->texts[id];
         int64_t type = TYPE_NORMAL;
-        if (id + AHEAD < n) tl__bpe_will_ask(tok, tokens->texts[id + AHEAD].bytes, tokens->texts[id + AHEAD].n);
+        const uint64_t here = hash[id % AHEAD];
+        if (id + AHEAD < n)
+            hash[id % AHEAD] = tl__bpe_will_add(tok, tokens->texts[id + AHEAD].bytes, tokens->texts[id + AHEAD].n);
         if (types && !tl__gguf_int(types, id, &type))
             return tl__fail(r->err, TL_EFORMAT, "%s: tokenizer.ggml.token_type %d is not a whole number", r->where, id);
         if (scored && (!tl__gguf_real(scores, id, &tok->score[id]) || !isfinite((float)tok->score[id])))
@@ -104,7 +110,7 @@ static int read_tokens(const reader *r) {
         if (tl__utf8_valid((const uint8_t *)text.bytes, text.n) != text.n)
             return tl__fail(r->err, TL_EFORMAT, "%s: token %d is not valid UTF-8; convert the model anew", r->where, id);
         bool twice;
-        status = tl__bpe_add_or_nameless(tok, text.bytes, text.n, id, &twice, r->where, r->err);
+        status = tl__bpe_add_or_nameless(tok, text.bytes, text.n, here, id, &twice, r->where, r->err);
         if (status) break;
         if (twice) {
             tok->token[id].special = type == TYPE_CONTROL;

@@ -294,6 +294,12 @@ static int read_added(const tl_token_reader *r, const json_t *list) {
         status = tl__bpe_add_added(r->tok, text, strlen(text), id, about, r->where, r->err);
         if (status) return status;
     }
+    /* The library tells by its text what decoding passes over: of a text that stands twice, both. */
+    for (int32_t i = 0; i < r->tok->vocab && r->tok->again; i++) {
+        tl_token *t = &r->tok->token[i];
+        const int last = t->present ? tl__bpe_find(r->tok, r->tok->text + t->text_at, t->text_n) : -1;
+        if (last >= 0) t->special = r->tok->token[last].special;
+    }
     return 0;
 }
 

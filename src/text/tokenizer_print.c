@@ -258,7 +258,7 @@ static void print_scored_merges(tl_textbuf *p, const tl_tokenizer *tok) {
                 }
                 all = bigger;
             }
-            all[n++] = (scored_merge){tok->score_rank[id], id, left, right, at};
+            all[n++] = (scored_merge){tl__bpe_score_rank(tok, id), id, left, right, at};
         }
     }
     qsort(all, n, sizeof *all, by_rank);

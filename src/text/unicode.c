@@ -85,6 +85,11 @@ int tl__utf8_check(const uint8_t *s, size_t n, int *skip, bool *partial) {
     return width;
 }
 
+/* Most of what is not ASCII: three bytes, the first of which sets no bounds to the second. */
+static inline bool is_three_plainly(const uint8_t *s, size_t n) {
+    return n >= 3 && (s[0] & 0xF0) == 0xE0 && s[0] != 0xE0 && s[0] != 0xED && (s[1] & 0xC0) == 0x80 && (s[2] & 0xC0) == 0x80;
+}
+
 size_t tl__utf8_valid(const uint8_t *s, size_t n) {
     size_t i = 0;
     while (i < n) {
@@ -92,7 +97,7 @@ size_t tl__utf8_valid(const uint8_t *s, size_t n) {
         while (i + 8 <= n && (memcpy(&word, s + i, 8), (word & 0x8080808080808080u) == 0)) i += 8;
         while (i < n && s[i] < 0x80) i++;
         if (i >= n) break;
-        int width = tl__utf8_check(s + i, n - i, NULL, NULL);
+        int width = is_three_plainly(s + i, n - i) ? 3 : tl__utf8_check(s + i, n - i, NULL, NULL);
         if (width == 0) return i;
         i += (size_t)width;
     }

@@ -354,7 +354,10 @@ static void folders_that_cannot_be_opened(void **state) {
     refused(tl_engine_open(&e, "/nonexistent", NULL, &err), TL_ENOTFOUND, "/nonexistent");
     refused(tl_engine_open(&e, "", NULL, &err), TL_ENOTFOUND, "''");
     refused(tl_engine_open(&e, "/dev/null", NULL, &err), TL_EINVALID, "/dev/null");
-    refused(tl_engine_open(&e, "/tmp", NULL, &err), TL_ENOTFOUND, "config.json");
+    char empty[512];
+    in(empty, folder, "empty");
+    assert_int_equal(tl__folder_make(empty, NULL), 0);
+    refused(tl_engine_open(&e, empty, NULL, &err), TL_ENOTFOUND, "config.json");
     assert_int_equal(tl_engine_open(&e, "/nonexistent", NULL, NULL), TL_ENOTFOUND);
     assert_null(e);
     tl_engine_close(NULL), tl_session_close(NULL);
@@ -471,6 +474,31 @@ static void refusals_change_nothing(void **state) {
     tl_engine_close(e);
 }
 
+/* It is read while weights are; what is wrong with it is told as if it had been alone. */
+static void a_wrong_tokenizer_is_told(void **state) {
+    (void)state;
+    static const struct {
+        const char *json, *says;
+    } wrong[] = {
+        {"", "tokenizer.json"},
+        {"{\"decoder\":{\"type\":\"Fuse\"},\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"b\":0},\"merges\":[]}}",
+         "is given to two tokens"},
+        {"{\"decoder\":{\"type\":\"Fuse\"},\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":300},\"merges\":[]}}",
+         "do not belong together"},
+    };
+    char path[512];
+    tl_engine *e;
+    in(path, no_tokenizer, "tokenizer.json");
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
+        for (int threads = 1; threads <= 3; threads++) {
+            const tl_engine_options options = {.threads = threads};
+            assert_int_equal(tl__file_publish(path, wrong[i].json, strlen(wrong[i].json), NULL), 0);
+            refused(tl_engine_open(&e, no_tokenizer, &options, &err), TL_EFORMAT, wrong[i].says);
+            assert_null(e);
+        }
+    assert_int_equal(unlink(path), 0);
+}
+
 static void damage_is_found_by_tensor(void **state) {
     (void)state;
     char path[512];
@@ -511,6 +539,7 @@ int main(void) {
         cmocka_unit_test(the_same_bits_as_inside),      cmocka_unit_test(windows_overlap_by_half),
         cmocka_unit_test(the_same_bits_as_the_program), cmocka_unit_test(folders_that_cannot_be_opened),
         cmocka_unit_test(every_null_is_refused),        cmocka_unit_test(refusals_change_nothing),
+        cmocka_unit_test(a_wrong_tokenizer_is_told),
         cmocka_unit_test(damage_is_found_by_tensor), /* last: it leaves the folder damaged */
     };
     return cmocka_run_group_tests(tests, make_model_folders, remove_folder);

@@ -6,6 +6,7 @@
  * convention.
  */
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 
 #include "vectors.h"
@@ -143,7 +144,7 @@ static tl_model open_as(const char *path, tl_dtype dtype) {
     tl_model m;
     tl_error err = {0};
     if (tl__source_open(&source, path, &err) || tl__source_arch(&arch, source, &err) ||
-        tl__model_open(&m, source, &arch, 0, dtype, ctx.pool, NULL, &err))
+        tl__model_open(&m, source, &arch, 0, dtype, ctx.pool, NULL, NULL, &err))
         fail_msg("%s", err.text);
     return m;
 }
@@ -531,7 +532,7 @@ static void refuse(const char *path, const char *with) {
     tl_error err = {0};
     int status = tl__source_open(&source, path, &err);
     if (!status && (status = tl__source_arch(&arch, source, &err))) tl__source_close(source);
-    else if (!status && !(status = tl__model_open(&m, source, &arch, 0, TL_DTYPE_AUTO, NULL, NULL, &err)))
+    else if (!status && !(status = tl__model_open(&m, source, &arch, 0, TL_DTYPE_AUTO, NULL, NULL, NULL, &err)))
         tl__model_close(&m);
     if (!status || !strstr(err.text, with)) fail_msg("wanted '%s', got: %s", with, status ? err.text : "no refusal");
 }
@@ -594,7 +595,7 @@ static int64_t peak_of(const char *path, tl_dtype dtype, int64_t *predicted) {
         int64_t before = use.ru_maxrss * 1024;
         int status = tl__source_open(&source, path, &err) || tl__source_arch(&arch, source, &err) ||
                      tl__model_size(&size, source, &arch, 0, dtype, &err) || tl__ctx_open(&own, 1, NULL, &err) ||
-                     tl__model_open(&m, source, &arch, 0, dtype, own.pool, NULL, &err) ||
+                     tl__model_open(&m, source, &arch, 0, dtype, own.pool, NULL, NULL, &err) ||
                      tl__session_open(&s, &m, &own, 512, 256, &err) || tl__session_append(s, ids, 300, NULL, &err);
         getrusage(RUSAGE_SELF, &use);
         numbers[0] = use.ru_maxrss * 1024;
@@ -648,7 +649,7 @@ static void test_what_is_no_longer_wanted_is_not_read(void **state) {
         const atomic_bool stop = !wanted;
         if (tl__source_open(&source, path, &err) || tl__source_arch(&arch, source, &err)) fail_msg("%s", err.text);
         if (wanted == 0) assert_int_equal(truncate(path, 100), 0);
-        const int status = tl__model_open(&m, source, &arch, 0, TL_DTYPE_AUTO, ctx.pool, &stop, &err);
+        const int status = tl__model_open(&m, source, &arch, 0, TL_DTYPE_AUTO, ctx.pool, NULL, &stop, &err);
         if (status != (wanted ? 0 : TL_ESTOPPED)) fail_msg("%d: %s", status, err.text);
         if (!wanted) {
             m = make(large);
@@ -656,6 +657,58 @@ static void test_what_is_no_longer_wanted_is_not_read(void **state) {
         }
         tl__model_close(&m);
     }
+    unsetenv("TRILITH_MMAP");
+}
+
+typedef struct guest {
+    int status, runs;
+} guest;
+static int visit(void *user, tl_error *err) {
+    guest *g = user;
+    g->runs++;
+    return g->status ? tl__fail(err, g->status, "the guest fell") : 0;
+}
+
+/* By any number of threads; where either fails, or nothing is wanted any more, there is no model and the reason is
+ * told. */
+static void test_what_is_beside_is_done_once(void **state) {
+    (void)state;
+    const char *path = in_folder("beside.gguf");
+    tl_model m = make(large);
+    write_gguf(path, &m, TL_Q8_0, NULL, NULL);
+    tl__model_close(&m);
+    enum { FINE, GUEST_FALLS, FILE_IS_SHORT, UNWANTED, CASES };
+    static const int want[CASES] = {0, TL_EBUSY, TL_EDAMAGED, TL_ESTOPPED};
+    static const char *const says[CASES] = {"", "the guest fell", "was cut short", "no longer wanted"};
+    setenv("TRILITH_MMAP", "0", 1);
+    for (int threads = 0; threads < 4; threads++) /* 0: no pool */
+        for (int k = 0; k < CASES; k++) {
+            guest g = {.status = k == GUEST_FALLS ? TL_EBUSY : 0};
+            const tl_beside beside = {visit, &g};
+            const atomic_bool stop = k == UNWANTED;
+            tl_weight_source *source;
+            tl_arch arch;
+            tl_error err = {0};
+            tl_pool *pool = NULL;
+            if (threads && tl__pool_open(&pool, threads, &err)) fail_msg("%s", err.text);
+            if (tl__source_open(&source, path, &err) || tl__source_arch(&arch, source, &err)) fail_msg("%s", err.text);
+            struct stat whole;
+            assert_int_equal(stat(path, &whole), 0);
+            if (k == FILE_IS_SHORT) assert_int_equal(truncate(path, whole.st_size / 2), 0);
+            const int status = tl__model_open(&m, source, &arch, 0, TL_DTYPE_AUTO, pool, &beside, &stop, &err);
+            if (status != want[k] || (status && !strstr(err.text, says[k])))
+                fail_msg("case %d, %d threads: %d, %s", k, threads, status, err.text);
+            if (g.runs != (k != UNWANTED) && !(k == FILE_IS_SHORT && g.runs == 0)) /* its end may come first */
+                fail_msg("case %d, %d threads: the guest came %d times", k, threads, g.runs);
+            assert_true(!m.weight == (status != 0));
+            if (!status) tl__model_close(&m);
+            if (k == FILE_IS_SHORT) {
+                m = make(large);
+                write_gguf(path, &m, TL_Q8_0, NULL, NULL);
+                tl__model_close(&m);
+            }
+            tl__pool_close(pool);
+        }
     unsetenv("TRILITH_MMAP");
 }
 
@@ -669,6 +722,7 @@ int main(void) {
         cmocka_unit_test(test_bits_do_not_depend_on_chunks_threads_or_cpu),
         cmocka_unit_test(test_a_wrong_file_is_refused_by_name),
         cmocka_unit_test(test_what_is_no_longer_wanted_is_not_read),
+        cmocka_unit_test(test_what_is_beside_is_done_once),
     };
     return cmocka_run_group_tests(tests, begin, finish);
 }

@@ -70,6 +70,13 @@ refuses 'no address' serve "$m" --host not.an.address.invalid
 refuses 'use one' serve "$m" --unix "$work/s" --port 1
 refuses 'holds no key' serve "$m" --port 0 --api-keys /dev/null
 
+# ---- what shows while it is loaded ----
+cp -rL "$m" "$work/wrong"
+: >"$work/wrong/tokenizer.json"
+run serve "$work/wrong" --port 0
+[ $? -eq 2 ] || fail 'a server whose tokenizer is wrong did not end with status 2'
+tail -n 1 "$work/err" | grep -q '^trilith.*tokenizer.json' || fail 'a server whose tokenizer is wrong does not say so'
+
 serve first --port 0 --max-body 20000 --threads 1
 
 # ---- shapes ----

@@ -287,6 +287,32 @@ static void test_decoding_broken_bytes(void **state) {
     tl__tokenizer_close(tok);
 }
 
+/* A trainer that finds a special token's name in its text makes a piece of it: what is passed over is told by its text. */
+static void test_decoding_passes_over_both_of_a_text_that_stands_twice(void **state) {
+    (void)state;
+    static const char json[] =
+        "{\"version\":\"1.0\",\"added_tokens\":[{\"id\":2,\"content\":\"<unk>\",\"single_word\":false,\"lstrip\":false,"
+        "\"rstrip\":false,\"normalized\":false,\"special\":true}],\"normalizer\":null,"
+        "\"pre_tokenizer\":{\"type\":\"Metaspace\",\"replacement\":\"\u2581\",\"prepend_scheme\":\"never\",\"split\":true},"
+        "\"post_processor\":null,"
+        "\"decoder\":{\"type\":\"Metaspace\",\"replacement\":\"\u2581\",\"prepend_scheme\":\"never\",\"split\":true},"
+        "\"model\":{\"type\":\"Unigram\",\"unk_id\":0,\"vocab\":[[\"<unk>\",0.0],[\"a\",-1.0],[\"<unk>\",-2.0]],"
+        "\"byte_fallback\":false}}";
+    tl_tokenizer *tok;
+    tl_error err = {0};
+    if (tl__tokenizer_parse(&tok, json, sizeof json - 1, "test.json", &err)) fail_msg("%s", err.text);
+    for (int skip = 0; skip < 2; skip++) {
+        char out[64];
+        size_t o = 0;
+        tl_decoder d = {0};
+        for (int32_t id = 0; id < 3; id++) o += tl__decoder_push(tok, &d, id, skip, out + o);
+        o += tl__decoder_finish(&d, out + o);
+        assert_int_equal(o, skip ? 1 : 11);
+        assert_memory_equal(out, skip ? "a" : "<unk>a<unk>", o);
+    }
+    tl__tokenizer_close(tok);
+}
+
 static void test_saving_keeps_what_was_read_and_reads_what_was_written(void **state) {
     (void)state;
     char path[300], *a, *b;
@@ -532,6 +558,7 @@ int main(void) {
         cmocka_unit_test(test_safe_cuts_change_no_id),
         cmocka_unit_test(test_decoding_gives_the_text_back_in_whole_characters),
         cmocka_unit_test(test_decoding_broken_bytes),
+        cmocka_unit_test(test_decoding_passes_over_both_of_a_text_that_stands_twice),
         cmocka_unit_test(test_saving_keeps_what_was_read_and_reads_what_was_written),
         cmocka_unit_test(test_gguf_and_back),
         cmocka_unit_test(test_what_gguf_cannot_say_is_refused),

@@ -25,12 +25,12 @@ enum {
     TILE_BYTES = 1024,
     PASS_K = 2048,
     STRIP_BYTES = PASS_K / TL_BF16_K * TILE_BYTES,
-    MOST_RIGHT = 16,       /* strips of a task: 1 MB, half of L2 */
+    RIGHT_BYTES = 1 << 20, /* of right strips a task: half of L2 */
     FEW_BYTES = 192 << 10, /* of weights a task, where rows are few */
     AHEAD = 384,           /* bytes between asking for a row of weights and using it */
     BLOCK_GROUPS = TL_KB / TL_BF16_K,
 };
-_Static_assert((MOST_RIGHT + 2) * STRIP_BYTES <= TL_WORKSPACE_PER_WORKER_BYTES, "scratch");
+_Static_assert(RIGHT_BYTES + 2 * STRIP_BYTES <= TL_WORKSPACE_PER_WORKER_BYTES, "scratch");
 
 #define UNROLL _Pragma("GCC unroll 16")
 
@@ -202,6 +202,10 @@ static void block(const job *j, const strip *left, const strip *right, int l, in
     _Alignas(64) float sums[4 * TILE_FLOATS], more[4 * TILE_FLOATS];
     const int groups = (kc + TL_BF16_K - 1) / TL_BF16_K, floats = SIDE * j->columns, nl = l + SIDE < j->left.n ? 2 : 1;
     const bool add = k0 > 0 || j->accumulate;
+    /* C is asked for: at the end it would be waited for. */
+    const float *c = j->c + (j->turned ? (int64_t)r * j->ldc + l : (int64_t)l * j->ldc + r);
+    const int rows = least(j->turned ? j->right.n - r : j->left.n - l, SIDE * (j->turned ? nr : 2));
+    for (int i = 0; i < rows; i++) tl_prefetch(c + i * j->ldc), tl_prefetch(c + i * j->ldc + SIDE);
     if (add)
         for (int i = 0; i < nl * nr; i++) c_load(j, sums + i * floats, l + i / nr * SIDE, r + i % nr * SIDE);
     for (int g = 0; g < groups; g += BLOCK_GROUPS) {
@@ -222,7 +226,7 @@ static void task(const job *j, int64_t index, int worker) {
     const int l_first = ((along - small) * j->lb + 2 * small) * SIDE,
               l_end = least(j->left.n, l_first + (along < j->l_blocks ? j->lb : 2) * SIDE);
     const int r_first = (int)(index % j->r_blocks) * j->rb * SIDE, r_end = least(j->right.n, r_first + j->rb * SIDE);
-    char *right_pack = tl__workspace(j->ctx, worker), *left_pack = right_pack + MOST_RIGHT * STRIP_BYTES;
+    char *right_pack = tl__workspace(j->ctx, worker), *left_pack = right_pack + RIGHT_BYTES;
     const bool in_place = left_in_place(j), alone = j->columns == 1;
     tiles_open(j->columns);
     for (int k0 = 0; k0 < j->K; k0 += PASS_K) {
@@ -262,6 +266,7 @@ static void task(const job *j, int64_t index, int worker) {
 static int64_t cut(job *j) {
     const int lp = (j->left.n + SIDE - 1) / SIDE, rp = (j->right.n + SIDE - 1) / SIDE;
     const double groups = (double)((j->K + TL_BF16_K - 1) / TL_BF16_K), start = 200;
+    const int most_right = RIGHT_BYTES / (least((int)groups, PASS_K / TL_BF16_K) * TILE_BYTES);
     const double pack_left = left_in_place(j) ? 0.5 : 6, pack_right = j->columns == 1 ? 0.5 : 8;
     double best = 0;
     if (j->columns == 1) {
@@ -272,7 +277,7 @@ static int64_t cut(job *j) {
         j->l_blocks = lp > j->lb ? lp / j->lb - 1 : 0;
         return j->l_blocks + (lp - j->l_blocks * j->lb + 1) / 2;
     }
-    for (int r_parts = (rp + MOST_RIGHT - 1) / MOST_RIGHT, tries = 0; r_parts <= rp && tries < 16; tries++, r_parts++)
+    for (int r_parts = (rp + most_right - 1) / most_right, tries = 0; r_parts <= rp && tries < 16; tries++, r_parts++)
         for (int l_parts = 1; l_parts <= (lp + 1) / 2 && l_parts <= 64; l_parts++) {
             const int rb = (rp + r_parts - 1) / r_parts, lb = ((lp + l_parts - 1) / l_parts + 1) / 2 * 2;
             const int64_t tasks = (int64_t)((rp + rb - 1) / rb) * ((lp + lb - 1) / lb);
