@@ -7,7 +7,7 @@ A pair is one turn of Trilith and one of the peer, on the same model, batch, tok
 pair's figure is the ratio of the two; the table gives the geometric mean of the ratios with a 95 % interval (Student's t on their logarithms).
 Pairs go on from --pairs to twenty where the two are within 30 % of each other; three do where one is twice the other. Nothing else should run on the machine meanwhile.
 
-Sections (for --only): gpt2-t64, gpt2-t256, nano, moe, moe-t64, start, gemm, inference, serve, tokenizer, the first five in bf16 (bf16-gpt2-t64, …), bf16-gemm, ranks, checkpoint, and waterfall. A section
+Sections (for --only): gpt2-t64, gpt2-t256, nano, moe, moe-t64, start, gemm, inference, serve, tokenizer, the first five in bf16 (bf16-gpt2-t64, …), bf16-gemm, ranks, bf16-ranks, checkpoint, and waterfall. A section
 measured alone replaces its part of the page and leaves the others as they were, each with its own date and machine.
 """
 
@@ -48,7 +48,7 @@ COLUMNS = {  # section → preset, batch, sequence, measured steps a turn
     "moe": ("moe-50m", 16, 256, 4),
     "moe-t64": ("moe-50m", 4, 64, 8),
 }
-SECTIONS = [*COLUMNS, "start", "gemm", "inference", "serve", "tokenizer", *(BF16 + c for c in COLUMNS), BF16 + "gemm", "ranks", "checkpoint", "waterfall"]
+SECTIONS = [*COLUMNS, "start", "gemm", "inference", "serve", "tokenizer", *(BF16 + c for c in COLUMNS), BF16 + "gemm", "ranks", BF16 + "ranks", "checkpoint", "waterfall"]
 RUN = "RUN"  # for the folder of a run, in the commands that are shown
 WARM = 2  # steps left out at the beginning of a turn
 
@@ -572,29 +572,29 @@ def waterfall(bench):
     return dict(tables=found)
 
 
-def ranks(bench):
+def ranks(bench, section):
     """Two ranks of one thread, each --shard: against one process of two threads, and against PyTorch's ways to share a step."""
     preset, batch, seq, steps = "gpt2-124m", 8, 256, bench.args.steps or 3
     if os.getuid() == 0:
         os.environ.update(OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
     alone, two, peers, figures, shards = {}, {}, [], [], []
-    ours = lambda: bench.trilith_turn("ranks", preset, batch, seq, steps, two, 2)
+    ours = lambda: bench.trilith_turn(section, preset, batch, seq, steps, two, 2)
     for name, parallel in (("one process of two threads", None), ("PyTorch DDP, gloo, 2 × 1 thread", "ddp"), ("the same with ZeroRedundancyOptimizer", "zero1")):
-        peer = TorchWorker(bench, "ranks", preset, batch, seq, False, ranks=2, parallel=parallel) if parallel else None
-        theirs = (lambda: peer.turn(steps)) if peer else (lambda: bench.trilith_turn("ranks", preset, batch, seq, steps, alone))
+        peer = TorchWorker(bench, section, preset, batch, seq, False, ranks=2, parallel=parallel) if parallel else None
+        theirs = (lambda: peer.turn(steps)) if peer else (lambda: bench.trilith_turn(section, preset, batch, seq, steps, alone))
         pairs = take_pairs(ours, theirs, bench.args.pairs, bench.args.most_pairs)
         figures += [a for a, _ in pairs]
         peers.append(dict(name=name, tokens_per_second=statistics.median(b for _, b in pairs), peak_bytes=peer.peak_bytes if peer else alone["peak_bytes"], pairs=pairs))
         if peer:
             peer.close()
-        print(f"ranks: {name} {peers[-1]['tokens_per_second']:.0f} tokens/s, two ranks {statistics.median(figures):.0f}", flush=True)
+        print(f"{section}: {name} {peers[-1]['tokens_per_second']:.0f} tokens/s, two ranks {statistics.median(figures):.0f}", flush=True)
     for shard in ("none", "zero1", "zero2", "zero3"):
         facts = {}
-        speed = bench.trilith_turn("ranks", preset, batch, seq, steps, facts, 2, ["--shard", shard])
+        speed = bench.trilith_turn(section, preset, batch, seq, steps, facts, 2, ["--shard", shard])
         predicted, happened = facts["plan"]["predicted"], facts["plan"]["happened"]
         shards.append(dict(shard=shard, tokens_per_second=speed, predicted_bytes=predicted["peak_bytes"], peak_bytes=happened["peak_bytes"],
                            exposed=happened["comm"]["exposed_seconds"], hidden=happened["comm"]["hidden_seconds"], step=happened["step_seconds"]))
-        print(f"ranks: --shard {shard}: {speed:.0f} tokens/s, {gib(happened['peak_bytes'])}, predicted {gib(predicted['peak_bytes'])}", flush=True)
+        print(f"{section}: --shard {shard}: {speed:.0f} tokens/s, {gib(happened['peak_bytes'])}, predicted {gib(predicted['peak_bytes'])}", flush=True)
     return dict(tokens_per_second=statistics.median(figures), peak_bytes=two["peak_bytes"], peers=peers, shards=shards)
 
 
@@ -723,7 +723,8 @@ def main():
                 print("bench: the waterfall is left out: it needs perf (Debian: linux-perf)", file=sys.stderr)
                 continue
             plain = section.removeprefix(BF16)
-            result = throughput(bench, section) if plain in COLUMNS else gemm(bench, section) if plain == "gemm" else globals()[section](bench)
+            of_both_types = throughput if plain in COLUMNS else {"gemm": gemm, "ranks": ranks}.get(plain)
+            result = of_both_types(bench, section) if of_both_types else globals()[section](bench)
             if result is None:
                 continue
             result.update(date=datetime.datetime.now().strftime("%Y-%m-%d %H:%M"), machine=facts, commands=bench.commands.get(section, []), revision=revision(ROOT),

@@ -119,8 +119,9 @@ def serve_block(r):
     return out
 
 
-def ranks_block(r):
-    return ["## Two ranks", "", "GPT-2 124M, 8 × 256 tokens, f32: two ranks of one thread under mpirun on one machine, against the same step otherwise shared.", "",
+def ranks_block(r, dtype):
+    return [f"## Two ranks, {dtype}", "", f"GPT-2 124M, 8 × 256 tokens, {dtype}: two ranks of one thread under mpirun on one machine, against the same step otherwise shared"
+            f"{', PyTorch under autocast' if dtype == 'bf16' else ''}.", "",
             "| | tokens/s | peak memory, the largest process | two ranks against it |", "|---|---|---|---|",
             f"| **two ranks of one thread** | **{r['tokens_per_second']:,.0f}** | {gib(r['peak_bytes'])} | |",
             *[f"| {p['name']} | {p['tokens_per_second']:,.0f} | {gib(p['peak_bytes'])} | {ratio_text(p['pairs'])} |" for p in r["peers"]], "",
@@ -152,7 +153,8 @@ def layout():
     yield "inference", inference_block
     yield "serve", serve_block
     yield "tokenizer", tokenizer_block
-    yield "ranks", ranks_block
+    yield "ranks", lambda r: ranks_block(r, "f32")
+    yield BF16 + "ranks", lambda r: ranks_block(r, "bf16")
     yield "checkpoint", checkpoint_block
     yield "waterfall", waterfall_block
 

@@ -281,7 +281,7 @@ static bool encode_word(tl_output *out, const uint8_t *s, size_t n) {
         else if (tok->model == TL_MODEL_UNIGRAM) {
             if (!tl__unigram_encode(tok, s, n, &out->scratch->lattice, put_id, out)) return false;
         } else if (!merge_chars(out, s, n)) return false;
-        if (out->n - from > CACHE_IDS_MOST || (size_t)out->n > out->cap) return true;
+        if (out->n == from || out->n - from > CACHE_IDS_MOST || (size_t)out->n > out->cap) return true;
         count = (int)(out->n - from);
         memcpy(ids, out->ids + from, (size_t)count * sizeof *ids);
     } else {
