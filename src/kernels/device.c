@@ -9,6 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/arena.h"
 #include "kernels/table.h"
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -57,8 +58,11 @@ static void open_once(void) {
         tl__fail(&failure, status, "no CUDA device: %s", why);
         return;
     }
+    const tl_ops *cpu;
+    if (tl__ops_select(&cpu, NULL, &failure)) return;
     tl__ops_ref(&ops_of_device);
     module->fill(&ops_of_device);
+    ops_of_device.weigh = cpu->weigh; /* tokens are drawn where their logits are looked at */
 }
 
 int tl__device_open(const tl_cuda_facts **facts, tl_error *err) {
@@ -66,6 +70,14 @@ int tl__device_open(const tl_cuda_facts **facts, tl_error *err) {
     if (failure.status) return tl__fail(err, failure.status, "%s", failure.text);
     if (facts) *facts = &device_facts;
     return 0;
+}
+
+void tl__device_share(void) {
+    tl__arena_share(module->take, module->give);
+}
+
+void tl__device_measure(double seconds, double *f32_flops, double *read_bytes_per_second) {
+    module->measure(seconds, f32_flops, read_bytes_per_second);
 }
 
 int tl__device_ops(const tl_ops **ops, tl_error *err) {

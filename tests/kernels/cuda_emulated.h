@@ -175,6 +175,29 @@ static inline void run_block() {
     }
 }
 
+/* Memory that a device would see. With TRILITH_CUDA_STRICT kernels are given no other, as one that does not see the heap would have it. */
+struct piece {
+    const unsigned char *begin;
+    size_t bytes;
+};
+inline std::vector<piece> &pieces() {
+    static std::vector<piece> *all = new std::vector<piece>();
+    return *all;
+}
+static inline void check_memory(const void *at) {
+    static const bool strict = getenv("TRILITH_CUDA_STRICT") != NULL;
+    if (!strict || !at) return;
+    for (const piece &p : pieces())
+        if ((const unsigned char *)at >= p.begin && (const unsigned char *)at < p.begin + p.bytes) return;
+    refuse("a kernel was given memory that is not the device's");
+}
+template <class T> static inline void check_argument(const T &) {}
+template <class T> static inline void check_argument(T *const &at) { check_memory(at); }
+template <class... T> static inline void check_arguments(const char *kernel, const T &...argument) {
+    the_device().kernel = kernel;
+    (check_argument(argument), ...);
+}
+
 template <class F> static inline void launch(const char *kernel, dim3 grid, dim3 block, size_t bytes, F body) {
     device &d = the_device();
     d.kernel = kernel, d.grid = grid, d.block = block, d.block_index = dim3(0, 0, 0);
@@ -263,7 +286,11 @@ static inline int __dp4a(int a, int b, int c) {
 template <class T> static inline T min(T a, T b) { return a < b ? a : b; }
 template <class T> static inline T max(T a, T b) { return a > b ? a : b; }
 
-#define TL_LAUNCH(kernel, grid, block, bytes, ...) emulated::launch(#kernel, (grid), (block), (bytes), [=] { (kernel)(__VA_ARGS__); })
+#define TL_LAUNCH(kernel, grid, block, bytes, ...)                                                                     \
+    do {                                                                                                               \
+        emulated::check_arguments(#kernel, __VA_ARGS__);                                                               \
+        emulated::launch(#kernel, (grid), (block), (bytes), [=] { (kernel)(__VA_ARGS__); });                           \
+    } while (0)
 #define TL_BLOCK_MEMORY(type, name) type *name = (type *)emulated::the_device().memory
 
 #endif

@@ -32,6 +32,16 @@ extern "C" {
 #include <stdint.h>
 #include <string.h>
 
+#ifdef TL_CUDA_EMULATED
+static inline void check_argument(const tl_kv &kv) {
+    emulated::check_memory(kv.k), emulated::check_memory(kv.v);
+}
+static inline void check_argument(const tl_rows &rows) {
+    const void *const all[] = {rows.token, rows.pos, rows.seq_row, rows.seq_block, rows.block};
+    for (const void *at : all) emulated::check_memory(at);
+}
+#endif
+
 /* The elementary functions, compiled for the device from their one source. */
 #define TL_DEVICE __device__ inline
 #define TL_F32_ALONE
@@ -41,6 +51,10 @@ extern "C" {
 void tl__cuda_launched(const char *kernel);
 /* Waits for all that was launched. Every operator ends with it. */
 void tl__cuda_wait(const char *what);
+
+/* Memory that the CPU shares, zeroed; NULL: there is none. */
+void *tl__cuda_take(size_t bytes);
+void tl__cuda_give(void *memory);
 
 /* Blocks of `per` for n. */
 static inline unsigned tl__blocks(int64_t n, int64_t per) {
@@ -53,6 +67,9 @@ static __device__ inline float tl__tree_sum(float lane) {
     for (int half = TL_LANES / 2; half; half /= 2) lane += __shfl_xor_sync(0xffffffffu, lane, half);
     return lane;
 }
+
+/* peak.cu */
+void tl__cuda_measure(double seconds, double *f32_flops, double *read_bytes_per_second);
 
 /* What each file puts into a table. */
 void tl__cuda_gemm(tl_ops *ops);

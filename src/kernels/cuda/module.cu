@@ -15,11 +15,17 @@ static int open_device(tl_cuda_facts *facts, int device, char *why, size_t why_b
     facts->memory_bytes = (int64_t)sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE);
     return 0;
 }
-static void *take(size_t bytes) {
-    void *memory = aligned_alloc(256, (bytes + 255) / 256 * 256);
-    return memory ? memset(memory, 0, bytes) : NULL;
+void *tl__cuda_take(size_t bytes) {
+    const size_t rounded = (bytes + 255) / 256 * 256;
+    void *memory = aligned_alloc(256, rounded ? rounded : 256);
+    if (!memory) return NULL;
+    emulated::pieces().push_back({(const unsigned char *)memory, bytes});
+    return memset(memory, 0, bytes);
 }
-static void give(void *memory) {
+void tl__cuda_give(void *memory) {
+    std::vector<emulated::piece> &all = emulated::pieces();
+    for (size_t i = 0; i < all.size(); i++)
+        if (all[i].begin == memory) all.erase(all.begin() + (long)i--);
     free(memory);
 }
 void tl__cuda_wait(const char *what) {
@@ -83,7 +89,7 @@ static int open_device(tl_cuda_facts *facts, int device, char *why, size_t why_b
 }
 
 /* On the device from the beginning: the CPU fetches what it looks at. */
-static void *take(size_t bytes) {
+void *tl__cuda_take(size_t bytes) {
     void *memory;
     if (cudaMallocManaged(&memory, bytes ? bytes : 1, cudaMemAttachGlobal) != cudaSuccess) {
         cudaGetLastError();
@@ -94,7 +100,7 @@ static void *take(size_t bytes) {
     tl__cuda_wait("memory");
     return memory;
 }
-static void give(void *memory) {
+void tl__cuda_give(void *memory) {
     cudaFree(memory);
 }
 
@@ -116,5 +122,5 @@ static void fill(tl_ops *ops) {
 
 extern "C" {
 extern const tl_cuda_module tl_cuda_module_table __asm__(TL_CUDA_SYMBOL) __attribute__((visibility("default")));
-const tl_cuda_module tl_cuda_module_table = {TL_CUDA_VERSION, open_device, take, give, fill};
+const tl_cuda_module tl_cuda_module_table = {TL_CUDA_VERSION, open_device, tl__cuda_take, tl__cuda_give, tl__cuda_measure, fill};
 }

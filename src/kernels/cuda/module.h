@@ -27,6 +27,8 @@ typedef struct tl_cuda_module {
     /* Zeroed, of 256 bytes' alignment at least; NULL: there is no more. */
     void *(*take)(size_t bytes);
     void (*give)(void *memory);
+    /* Peaks, for about so many seconds: FLOP/s of f32 multiply-adds in registers, bytes read a second; 0: no memory to try. */
+    void (*measure)(double seconds, double *f32_flops, double *read_bytes_per_second);
     /* Every entry of a table. An entry returns when its work is done. */
     void (*fill)(tl_ops *ops);
 } tl_cuda_module;
