@@ -58,4 +58,17 @@ for type in F32 F16 BF16 Q8_0 Q4_0; do
     [ "$(wc -l <"$work/made-cpu")" -eq 2 ] || fail "$type: nothing to compare"
     cmp -s "$work/made-cpu" "$work/made-cuda" || fail "$type: other log-probabilities on the device"
 done
+
+# A server, whose batcher asks more of the device than a session.
+for device in cpu cuda; do
+    "$trilith" serve "$trained" --unix "$work/$device" --device $device --threads 2 2>"$work/err" </dev/null &
+    server=$!
+    await_lines "$work/err" 2
+    curl -s --max-time 60 --unix-socket "$work/$device" http://localhost/v1/completions \
+        -d '{"prompt":"The heaven","max_tokens":16,"logprobs":2,"n":3,"temperature":1,"seed":3,"echo":true}' | grep -o '"choices":.*\]' >"$work/answer-$device"
+    kill -TERM $server
+    wait $server || fail "serve --device $device ended with $?"
+done
+grep -q '"token_logprobs":\[null,-' "$work/answer-cpu" || fail "nothing was served: $(cat "$work/answer-cpu")"
+cmp -s "$work/answer-cpu" "$work/answer-cuda" || fail 'other answers are served on the device'
 finish
