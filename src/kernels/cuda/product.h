@@ -73,7 +73,12 @@ static __device__ __forceinline__ void settle(const output &c, int m, int n, con
 
 /* ---- many rows: where a thread's outputs lie in a square of 64·H, in H·H fours by four ---- */
 
-enum { SQUARE_THREADS = 256, MANY_SQUARES = 128 /* as many as keep the processors of a device busy */ };
+enum { SQUARE_THREADS = 256 };
+#ifdef TL_CUDA_EMULATED
+enum { MANY_SQUARES = 4 };
+#else
+enum { MANY_SQUARES = 128 }; /* as many as keep the processors of a device busy */
+#endif
 
 /* A warp has 16·H rows and 32·H outputs, as four by eight threads: what they read of a tile's line is 64 bytes of rows and 128 of outputs at
  * a time, no two of them in one bank. */
