@@ -23,22 +23,13 @@ struct f16 {
 struct bf16 {
     uint16_t bits;
 };
-static __device__ __forceinline__ float widened(float x) {
-    return x;
-}
-static __device__ __forceinline__ float widened(f16 x) {
-    return tl__f16_to_f32(x.bits);
-}
-static __device__ __forceinline__ float widened(bf16 x) {
-    return tl__bf16_to_f32(x.bits);
-}
-
 /* ---- the contracts: a block's sum of one output ---- */
 
 struct f32_sum {
     enum { FILL = 1 }; /* of k, to whose multiples zeros are added */
     float chain;
     static __device__ __forceinline__ float operand(float x) { return x; }
+    static __device__ __forceinline__ float operand(f16 x) { return tl__f16_to_f32(x.bits); }
     __device__ __forceinline__ void clear() { chain = 0; }
     __device__ __forceinline__ void step(int k, float a, float b) { chain = fmaf(a, b, chain); }
     __device__ __forceinline__ void close() {} /* after TL_BF16_K steps */
@@ -58,6 +49,9 @@ struct bf16_sum {
         const uint32_t nearest = (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000;
         const uint32_t quiet = (bits | 0x00400000) & 0xffff0000;
         return tl__f32_from_bits(size < 0x00800000 ? bits & 0x80000000 : size > 0x7f800000 ? quiet : nearest);
+    }
+    static __device__ __forceinline__ float operand(bf16 x) { /* nothing to round but denormals */
+        return tl__bf16_to_f32(x.bits & 0x7f80 ? x.bits : x.bits & 0x8000);
     }
     __device__ __forceinline__ void clear() { total = chain[0] = chain[1] = 0; }
     /* ref's fma_flushed: at 2⁻¹²⁶ the double says on which side of it the sum was. */
@@ -108,7 +102,7 @@ template <bool ALONG_K, int X, int DEEP, class sum, class T>
 static __device__ __forceinline__ void put(float tile[DEEP][X + 4], const four<T> &v) {
     const int t = (int)threadIdx.x;
     float f[4];
-    UNROLL for (int i = 0; i < 4; i++) f[i] = sum::operand(widened(v.at[i]));
+    UNROLL for (int i = 0; i < 4; i++) f[i] = sum::operand(v.at[i]);
     if (ALONG_K) {
         UNROLL for (int i = 0; i < 4; i++) tile[t % (DEEP / 4) * 4 + i][t / (DEEP / 4)] = f[i];
     } else {
@@ -206,7 +200,7 @@ __global__ void __launch_bounds__(OUTS *SLOTS) few_rows(const float *a, int64_t 
         for (int from = 0; from < warp_kc; from += X) {
             UNROLL for (int i = 0; i < FOURS; i++) {
                 float f[4];
-                UNROLL for (int j = 0; j < 4; j++) f[j] = sum::operand(widened(next[i].at[j]));
+                UNROLL for (int j = 0; j < 4; j++) f[j] = sum::operand(next[i].at[j]);
                 float *line = B_ALONG_K ? &ws[t / 32 * 32 + 4 * i + lane / 8][lane % 8 * 4] : &ws[t][4 * i];
                 *(float4 *)line = make_float4(f[0], f[1], f[2], f[3]);
             }

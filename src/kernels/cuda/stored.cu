@@ -82,7 +82,7 @@ template <class F> static __device__ __forceinline__ raw_scales scales_of(const 
     raw.d = halves[0];
     if (F::OFFSETS) raw.o = halves[16];
     if (F::D != TL_D_HALF)
-        for (int h = 0; h < F::HALVES; h++) raw.times[h] = scales[16 * h + n % 16];
+        UNROLL for (int h = 0; h < F::HALVES; h++) raw.times[h] = scales[16 * h + n % 16];
     if (F::O == TL_O_BYTE) raw.by = scales[16 * F::HALVES + n % 16];
     return raw;
 }
