@@ -41,12 +41,12 @@ for dtype in f32 bf16; do
     done
     cmp -s "$work/$dtype-cpu/checkpoints/latest/model.safetensors" "$work/$dtype-cuda/checkpoints/latest/model.safetensors" ||
         fail "training in $dtype gives other weights on the device"
-    for run in cpu cuda; do sed 's/.*"loss":\([^,]*\),.*/\1/' "$work/$dtype-$run/metrics.jsonl" >"$work/loss-$run"; done
+    for device in cpu cuda; do grep -o '^{"step":.*,"grad_norm":[^,]*' "$work/$dtype-$device/metrics.jsonl" >"$work/loss-$device"; done
     cmp -s "$work/loss-cpu" "$work/loss-cuda" || fail "training in $dtype has other losses on the device"
 done
 trained=$work/f32-cpu/checkpoints/latest
 head -c 400 "$source/README.md" >"$work/scored"
-for type in f32 f16 bf16 q8_0 q4_0; do
+for type in F32 F16 BF16 Q8_0 Q4_0; do
     model=$work/$type.gguf
     call convert "$trained" "$model" --type $type >/dev/null || fail "convert --type $type"
     for device in cpu cuda; do
