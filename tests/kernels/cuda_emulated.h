@@ -30,6 +30,7 @@
 #define __align__(n) __attribute__((aligned(n)))
 #define __shared__ static
 #define __constant__ static
+#define __managed__
 
 struct dim3 {
     unsigned x, y, z;
