@@ -4,7 +4,9 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+extern "C" {
 #include <cmocka.h>
+}
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -32,8 +34,8 @@ __global__ void turned(int *out, unsigned *bits) {
 
 static void test_it_computes(void **state) {
     enum { N = 100 };
-    int x[N], out[N], sum = 0;
-    unsigned bits[32];
+    static int x[N], out[N], sum;
+    static unsigned bits[32];
     for (int i = 0; i < N; i++) x[i] = i * i - 7;
     for (int again = 0; again < 12; again++) { /* every order of threads */
         TL_LAUNCH(sums_up_to, 1, N, sizeof x, out, x);
@@ -61,7 +63,7 @@ __global__ void harmless(int *out) {
     out[threadIdx.x] = 1;
 }
 
-static int memory[2048];
+static int numbers[1024], *const memory = numbers;
 static void (*const wrongs[])(void) = {
     [] { TL_LAUNCH(misses_a_barrier, 1, 64, 0, memory); },
     [] { TL_LAUNCH(at_two_barriers, 1, 64, 0, memory); },

@@ -11,7 +11,7 @@ __global__ void square_chunks(const float *x, int64_t n) {
     __shared__ tl_row_memory<float, double> memory;
     const int64_t first = (int64_t)blockIdx.x * CHUNK, rest = n - first;
     const double sum = tl__row_sum(
-        memory, rest < CHUNK ? rest : CHUNK, [&](int64_t i) { return x[first + i]; }, [](int64_t, float) {},
+        memory, rest < CHUNK ? rest : (int64_t)CHUNK, [&](int64_t i) { return x[first + i]; }, [](int64_t, float) {},
         [](double lane, float v) { return fma((double)v, (double)v, lane); });
     if (threadIdx.x == 0) chunk_sums[blockIdx.x] = sum;
 }
