@@ -304,14 +304,14 @@ static void test_sums_over_rows(void **state) {
         }
 }
 
-/* L1 for operators over rows: batches of 1, 2, 3, 61, 256 and 1000 rows give the same rows. Sums over rows are the same
- * too, when the batches are multiples of TL_KB. */
+/* L1 for operators over rows: batches of 1, 2, 3, 61, 256 and 1000 rows (a played device takes its time: 530) give the same
+ * rows. Sums over rows are the same too, when the batches are multiples of TL_KB. */
 static void test_row_alone_equals_row_in_batch(void **state) {
-    const shape d = {1000, 83, 3, 24, 45, 211};
     const int cuts[] = {1, 2, 3, 61, 256, 512};
     for (size_t i = 0; i < sizeof isas / sizeof *isas; i++) {
         tl_ctx ctx;
         if (open_isa(&ctx, 2, isas[i])) continue;
+        const shape d = {strcmp(isas[i], "cuda") ? 1000 : 530, 83, 3, 24, 45, 211};
         random_state = 5;
         inputs in = inputs_make(d);
         outputs want = outputs_make(&in);

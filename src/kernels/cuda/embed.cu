@@ -40,6 +40,7 @@ enum {
 
 /* destination·2³² + row, each chunk in ascending order */
 static __device__ uint64_t sorted[MOST_ROWS];
+static std::mutex sorted_taken;
 
 /* Rows row0 … row0 + count − 1, CHUNK of them a block, by a bitonic sort (Batcher 1968) of the next power of two, filled up with numbers
  * that come last. */
@@ -99,6 +100,7 @@ __global__ void add_runs(float *dE, const float *dx, float scale, int first, int
 
 static void cuda_embed_backward(tl_ctx *ctx, float *dE, const int32_t *slot, const int32_t *id, const float *dx, float scale, int R, int C) {
     if (R <= 0 || C <= 0) return;
+    const tl_alone alone(sorted_taken);
     for (int row0 = 0; row0 < R; row0 += MOST_ROWS) {
         const int count = R - row0 < MOST_ROWS ? R - row0 : MOST_ROWS;
         const int threads = count < 64 ? 32 : count < 2 * SORTERS ? (count + 63) / 64 * 32 : SORTERS;

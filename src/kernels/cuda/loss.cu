@@ -8,7 +8,7 @@
 #include "kernels/cuda/rows.h"
 
 template <bool CAP>
-__global__ void loss_rows(float *logp, float *logz, float *logits, const int32_t *target, float grad_scale, float z_coef, float cap, int R,
+__global__ void __launch_bounds__(TL_ROW_THREADS, 4) loss_rows(float *logp, float *logz, float *logits, const int32_t *target, float grad_scale, float z_coef, float cap, int R,
                           int V) {
     __shared__ tl_row_memory<float, float> memory;
     __shared__ float warps[TL_ROW_THREADS / 32];

@@ -51,7 +51,7 @@ static void cuda_route(tl_ctx *ctx, int32_t *choice, float *weight, float *logz,
     tl__cuda_wait("route");
 }
 
-__global__ void route_backward_rows(float *dlogits, const float *dweight, const int32_t *choice, const float *weight, const float *logz,
+__global__ void __launch_bounds__(TL_ROW_THREADS, 4) route_backward_rows(float *dlogits, const float *dweight, const int32_t *choice, const float *weight, const float *logz,
                                     const float *prob, const float *balance, float z_scale, int R, int E, int k, bool renormalise) {
     __shared__ tl_row_memory<float2, float> memory;
     const int64_t r = tl__row();
@@ -90,6 +90,7 @@ static void cuda_route_backward(tl_ctx *ctx, float *dlogits, const float *dweigh
  * what is placed is placed in order. Chunks are so long that their counts fit. */
 enum { LIST_TILE = TL_PIECE(1024, 128), MOST_COUNTS = TL_PIECE(1 << 18, TL_MAX_EXPERTS) };
 static __device__ int32_t counts[MOST_COUNTS]; /* [chunks][E]: how many, then where the first goes */
+static std::mutex counts_taken;
 
 /* visit(i) for each i of the block's chunk, in order, whose choice is this thread's expert. */
 template <class Visit> static __device__ inline void go_through(const int32_t *choice, int n, int chunk, Visit visit) {
@@ -154,6 +155,7 @@ static void cuda_dispatch(tl_ctx *ctx, int32_t *first, int32_t *slot, int32_t *a
     const int64_t n = (int64_t)R * k, tiles = (n + LIST_TILE - 1) / LIST_TILE, most = MOST_COUNTS / E;
     const int chunk = (int)((tiles + most - 1) / most) * LIST_TILE, threads = E <= 256 ? 256 : (E + 31) / 32 * 32;
     const unsigned chunks = chunk ? tl__blocks(n, chunk) : 0;
+    const tl_alone alone(counts_taken);
     if (chunks) TL_LAUNCH(count_choices, chunks, threads, 0, choice, (int)n, chunk, E);
     TL_LAUNCH(place_experts, 1, threads, 0, first, (int)chunks, E);
     if (chunks) TL_LAUNCH(place_choices, chunks, threads, 0, slot, at, choice, (int)n, chunk, E);
@@ -228,7 +230,7 @@ static void cuda_expert_swiglu(tl_ctx *ctx, float *y, const float *gu, const flo
 }
 
 /* The weight's gradient is a row's sum; then dgu, from the same numbers read again: they lie in a cache. */
-__global__ void expert_backward_rows(float *dgu, float *dweight, const float *dy, const float *gu, const float *weight, const int32_t *slot,
+__global__ void __launch_bounds__(TL_ROW_THREADS, 4) expert_backward_rows(float *dgu, float *dweight, const float *dy, const float *gu, const float *weight, const int32_t *slot,
                                      int n, int width) {
     __shared__ tl_row_memory<float2, float> memory;
     const int64_t r = tl__row();

@@ -66,6 +66,7 @@ static void cuda_head_norm(tl_ctx *ctx, float *out, int64_t ldo, float *rstd, co
 
 enum { MOST_PARTS = TL_PIECE(1 << 20, 512) }; /* floats */
 static __device__ float parts[MOST_PARTS];
+static std::mutex parts_taken;
 
 enum { OF_BIAS, OF_RMS, OF_LAYER };
 
@@ -124,6 +125,7 @@ template <int KIND>
 static void sum_over_rows(float *to, float *too, const float *dout, int64_t lddout, const float *s, int64_t lds, const float *mean,
                           const float *rstd, int64_t slices, int heads, int C) {
     enum { WARPS = 8 };
+    const tl_alone alone(parts_taken);
     const int64_t blocks = (slices + TL_KB - 1) / TL_KB, n = (KIND == OF_LAYER ? 2 : 1) * (int64_t)C, most = MOST_PARTS / n;
     if (blocks == 1 || most == 0) {
         TL_LAUNCH((sum_columns<KIND>), tl__blocks(C, 32), dim3(32, 1), 0, to, too, dout, lddout, s, lds, mean, rstd, slices, heads, C, 0,

@@ -6,6 +6,7 @@ enum { CHUNK = 4096, MOST_CHUNKS = TL_PIECE(1 << 16, 4) };
 
 static __device__ double chunk_sums[MOST_CHUNKS];
 static __device__ __managed__ double sum_of_chunks;
+static std::mutex sums_taken;
 
 __global__ void square_chunks(const float *x, int64_t n) {
     __shared__ tl_row_memory<float, double> memory;
@@ -33,6 +34,7 @@ __global__ void add_chunks(int count) {
 
 static double cuda_sum_squares(tl_ctx *ctx, const float *x, int64_t n) {
     const int64_t most = (int64_t)MOST_CHUNKS * CHUNK;
+    const tl_alone alone(sums_taken);
     sum_of_chunks = 0;
     for (int64_t i = 0; i < n; i += most) {
         const int64_t here = n - i < most ? n - i : most;

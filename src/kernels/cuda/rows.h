@@ -7,7 +7,11 @@
 #ifndef TL_KERNELS_CUDA_ROWS_H
 #define TL_KERNELS_CUDA_ROWS_H
 
+#include <mutex>
 #include "kernels/cuda/cuda.h"
+
+/* Held by an operator whose launches hand something on in a file's device memory: several threads may call it. */
+typedef std::lock_guard<std::mutex> tl_alone;
 
 enum {
     TL_ROW_THREADS = 256, /* of a block, whether it has one row or sixteen */
