@@ -13,6 +13,7 @@
 
 #include <functional>
 #include <math.h>
+#include <mutex>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -199,6 +200,8 @@ template <class... T> static inline void check_arguments(const char *kernel, con
 }
 
 template <class F> static inline void launch(const char *kernel, dim3 grid, dim3 block, size_t bytes, F body) {
+    static std::mutex *one_at_a_time = new std::mutex(); /* whichever thread launches */
+    const std::lock_guard<std::mutex> lock(*one_at_a_time);
     device &d = the_device();
     d.kernel = kernel, d.grid = grid, d.block = block, d.block_index = dim3(0, 0, 0);
     const uint64_t count = (uint64_t)block.x * block.y * block.z, blocks = (uint64_t)grid.x * grid.y * grid.z;
