@@ -86,7 +86,7 @@ static void cuda_kv_store(tl_ctx *ctx, tl_kv kv, const float *k, int64_t ldk, co
                           const tl_rows *rows, int Hkv, int D) {
     if (rows->R == 0) return;
     TL_LAUNCH(kv_store_rows, dim3(tl__blocks(rows->R, TL_KV_BLOCK), (unsigned)Hkv), THREADS, 0, kv,
-              tl_kv_part_bytes(kv.type, D), k, ldk, v, ldv, *rows, Hkv, D);
+              part_bytes_of(kv.type, D), k, ldk, v, ldv, *rows, Hkv, D);
     tl__cuda_wait("kv_store");
 }
 

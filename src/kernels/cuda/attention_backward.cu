@@ -162,8 +162,8 @@ template <int SLICES>
 static __device__ inline void join(float (&to)[SLICES][4][4], int s, const float (&sum)[4][4], bool first) {
     UNROLL for (int i = 0; i < SLICES; i++) {
         if (i != s) continue;
-        UNROLL for (int r = 0; r < 4; r++) UNROLL for (int c = 0; c < 4; c++)
-            to[i][r][c] = first ? sum[r][c] : to[i][r][c] + sum[r][c];
+        UNROLL for (int r = 0; r < 4; r++) UNROLL for (int c = 0; c < 4; c++) to[i][r][c] =
+            first ? sum[r][c] : to[i][r][c] + sum[r][c];
     }
 }
 

@@ -102,6 +102,13 @@ static inline bool in_quads(const float *x, int64_t ld, int D) {
     return (uintptr_t)x % 16 == 0 && ld % 4 == 0 && D % 4 == 0;
 }
 
+/* tl_kv_part_bytes, which asks the engine for a type's size. */
+static inline int64_t part_bytes_of(tl_type type, int D) {
+    const int bytes = type == TL_F32 ? 4 : type == TL_Q8_0 ? 1 : 2;
+    const int scales = type == TL_Q8_0 ? (D + TL_KV_GROUP - 1) / TL_KV_GROUP : 0;
+    return TL_KV_BLOCK * (bytes * D + (int64_t)sizeof(uint16_t) * scales);
+}
+
 /* What attention and its backward are both told; for rows, keys and values are stored. */
 struct attended {
     tl_kv kv;
@@ -113,7 +120,7 @@ struct attended {
 static inline attended attended_of(tl_kv kv, const tl_rows *rows, const tl_attention_form *form) {
     assert(form->D >= 1 && form->D <= TL_MAX_HEAD_DIM && form->Hkv >= 1 && form->H % form->Hkv == 0);
     assert(form->window >= 0 && ((uintptr_t)kv.k | (uintptr_t)kv.v) % 16 == 0);
-    return attended{kv, tl_kv_part_bytes(kv.type, form->D), *rows, *form, form->softcap != 0 ? 1 / form->softcap : 0};
+    return attended{kv, part_bytes_of(kv.type, form->D), *rows, *form, form->softcap != 0 ? 1 / form->softcap : 0};
 }
 #ifdef TL_CUDA_EMULATED
 static inline void check_argument(const attended &of) {
