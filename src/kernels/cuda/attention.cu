@@ -15,13 +15,14 @@
 #include "kernels/cuda/attention_tiles.h"
 
 enum {
-    FEW = 8,       /* rows of a sequence that are taken one by one */
-    WARPS = 4,     /* of a block that does so */
-    FOLD = 32,     /* chunks that are merged at a time */
-    BLOCKS = 1024, /* wanted, for a device to be full */
-#ifdef TL_CUDA_EMULATED
-    SCRATCH = 32 << 10, /* so that small shapes go beyond it */
+    FEW = 8,            /* rows of a sequence that are taken one by one */
+    WARPS = 4,          /* of a block that does so */
+    FOLD = 32,          /* chunks that are merged at a time */
+#ifdef TL_CUDA_EMULATED /* so that small shapes go beyond both */
+    BLOCKS = 8,
+    SCRATCH = 32 << 10,
 #else
+    BLOCKS = 1024, /* wanted, for a device to be full */
     SCRATCH = 64 << 20,
 #endif
 };
