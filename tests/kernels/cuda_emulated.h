@@ -289,6 +289,13 @@ static inline int __float_as_int(float x) { int i; memcpy(&i, &x, 4); return i; 
 static inline unsigned __float_as_uint(float x) { unsigned i; memcpy(&i, &x, 4); return i; }
 static inline float __int_as_float(int i) { float x; memcpy(&x, &i, 4); return x; }
 static inline float __uint_as_float(unsigned i) { float x; memcpy(&x, &i, 4); return x; }
+/* Bytes of y:x by the low three bits of each nibble. */
+static inline unsigned __byte_perm(unsigned x, unsigned y, unsigned pick) {
+    const uint64_t bytes = (uint64_t)y << 32 | x;
+    unsigned picked = 0;
+    for (int i = 0; i < 4; i++) picked |= (unsigned)(bytes >> 8 * (pick >> 4 * i & 7) & 255) << 8 * i;
+    return picked;
+}
 /* Four products of signed bytes, added to c. */
 static inline int __dp4a(int a, int b, int c) {
     for (int i = 0; i < 4; i++) c += (int)(int8_t)(a >> 8 * i) * (int)(int8_t)(b >> 8 * i);
