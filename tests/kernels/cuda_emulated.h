@@ -1,7 +1,7 @@
 /* cuda_emulated.h — a CUDA device played by one thread, so that kernels are compiled by a C++ compiler, run where there
  * is no GPU, and are compared with ref to the bit like any other instruction set.
  *
- * Blocks run one after the other; a block's threads are run on fibers (ucontext) and change places where they wait: at
+ * Blocks run one after the other; a block's threads are run on fibers and change places where they wait: at
  * __syncthreads, or at a warp's exchange, which all 32 lanes must reach. A thread that never waits costs no fiber of its own. Blocks and
  * threads begin in an order that is another for every launch, so that a barrier that is missing shows as a wrong result. What would hang
  * or be undefined on a device ends the program and says which kernel: threads of a block at different barriers, a lane missing from an
@@ -13,12 +13,12 @@
 
 #include <functional>
 #include <math.h>
+#include <mutex>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <ucontext.h>
 #include <vector>
 
 #define __global__ static
@@ -30,6 +30,7 @@
 #define __align__(n) __attribute__((aligned(n)))
 #define __shared__ static
 #define __constant__ static
+#define __managed__
 
 struct dim3 {
     unsigned x, y, z;
@@ -64,7 +65,7 @@ struct thread {
 };
 
 struct fiber {
-    ucontext_t context;
+    void *stack; /* its top, while another runs */
     thread *runs;
 };
 
@@ -78,7 +79,7 @@ struct device {
     meeting whole, warp[MOST_THREADS / WARP];
     uint64_t slot[MOST_THREADS / WARP][2][WARP];
     std::vector<fiber *> fibers, idle;
-    ucontext_t scheduler;
+    void *scheduler; /* the top of its stack, while a fiber runs */
     fiber *now;
     unsigned launches;
     alignas(256) unsigned char memory[MOST_BLOCK_BYTES];
@@ -98,6 +99,14 @@ inline device &the_device() {
 
 static inline thread *current() { return the_device().now->runs; }
 
+/* Goes on on another stack, and here when something goes on on this one: what a function must keep is pushed, what it need not is no one's.
+ * (ucontext's enters the kernel each time.) noipa: a caller may not count on what this touches. */
+__attribute__((naked, noipa)) static void change(void **from, void *to) {
+    __asm__("push %rbp\n\tpush %rbx\n\tpush %r12\n\tpush %r13\n\tpush %r14\n\tpush %r15\n\t"
+            "mov %rsp, (%rdi)\n\tmov %rsi, %rsp\n\t"
+            "pop %r15\n\tpop %r14\n\tpop %r13\n\tpop %r12\n\tpop %rbx\n\tpop %rbp\n\tret");
+}
+
 /* All who are expected have come: the next meeting may begin. */
 static inline bool arrive(meeting *m) {
     if (++m->come < m->expected) return false;
@@ -111,7 +120,7 @@ static inline void wait_at(meeting *m) {
     const unsigned generation = m->generation;
     if (arrive(m)) return;
     t->at = m, t->generation = generation;
-    swapcontext(&d.now->context, &d.scheduler);
+    change(&d.now->stack, d.scheduler);
     t->at = NULL;
 }
 
@@ -126,7 +135,7 @@ static inline void run_threads() {
         }
         d.now->runs = NULL;
         d.idle.push_back(d.now);
-        swapcontext(&d.now->context, &d.scheduler);
+        change(&d.now->stack, d.scheduler);
     }
 }
 
@@ -134,11 +143,11 @@ static inline fiber *take_fiber() {
     device &d = the_device();
     if (d.idle.empty()) {
         fiber *f = new fiber();
-        getcontext(&f->context);
         void *stack = mmap(NULL, STACK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (stack == MAP_FAILED) refuse("no memory for a thread's stack");
-        f->context.uc_stack.ss_sp = stack, f->context.uc_stack.ss_size = STACK_BYTES, f->context.uc_link = NULL;
-        makecontext(&f->context, run_threads, 0);
+        void **top = (void **)((char *)stack + STACK_BYTES) - 8; /* six registers, where to begin, and no one to return to */
+        top[6] = (void *)run_threads;
+        f->stack = top;
         d.fibers.push_back(f), d.idle.push_back(f);
     }
     fiber *f = d.idle.back();
@@ -149,7 +158,7 @@ static inline fiber *take_fiber() {
 static inline void go_on_with(fiber *f) {
     device &d = the_device();
     d.now = f;
-    swapcontext(&d.scheduler, &f->context);
+    change(&d.scheduler, f->stack);
     d.now = NULL;
 }
 
@@ -199,6 +208,8 @@ template <class... T> static inline void check_arguments(const char *kernel, con
 }
 
 template <class F> static inline void launch(const char *kernel, dim3 grid, dim3 block, size_t bytes, F body) {
+    static std::mutex *one_at_a_time = new std::mutex(); /* whichever thread launches */
+    const std::lock_guard<std::mutex> lock(*one_at_a_time);
     device &d = the_device();
     d.kernel = kernel, d.grid = grid, d.block = block, d.block_index = dim3(0, 0, 0);
     const uint64_t count = (uint64_t)block.x * block.y * block.z, blocks = (uint64_t)grid.x * grid.y * grid.z;

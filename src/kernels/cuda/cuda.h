@@ -55,6 +55,9 @@ void tl__cuda_wait(const char *what);
 /* Memory that the CPU shares, zeroed; NULL: there is none. */
 void *tl__cuda_take(size_t bytes);
 void tl__cuda_give(void *memory);
+/* The device's own, for what an operator hands from one kernel to the next: holds nothing until it is written, and is the next call's. It
+ * grows to the largest that was asked for, and stays. */
+void *tl__cuda_scratch(size_t bytes);
 
 /* Blocks of `per` for n. */
 static inline unsigned tl__blocks(int64_t n, int64_t per) {

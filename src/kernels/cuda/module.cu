@@ -28,6 +28,13 @@ void tl__cuda_give(void *memory) {
         if (all[i].begin == memory) all.erase(all.begin() + (long)i--);
     free(memory);
 }
+void *tl__cuda_scratch(size_t bytes) {
+    static void *memory;
+    static size_t size;
+    if (size < bytes) tl__cuda_give(memory), memory = tl__cuda_take(size = bytes);
+    if (!memory) emulated::refuse("there is no memory for scratch");
+    return memset(memory, 0xff, bytes); /* no numbers */
+}
 void tl__cuda_wait(const char *what) {
 }
 
@@ -102,6 +109,16 @@ void *tl__cuda_take(size_t bytes) {
 }
 void tl__cuda_give(void *memory) {
     cudaFree(memory);
+}
+void *tl__cuda_scratch(size_t bytes) {
+    static void *memory;
+    static size_t size;
+    if (size < bytes) {
+        cudaFree(memory); /* nobody uses it: every operator waits for its kernels */
+        const cudaError_t code = cudaMalloc(&memory, size = bytes);
+        if (code != cudaSuccess) end("taking scratch memory", code);
+    }
+    return memory;
 }
 
 #endif
