@@ -229,6 +229,9 @@ template <class F> static inline void launch(const char *kernel, dim3 grid, dim3
         memset(d.memory, 0xff, bytes); /* no numbers */
         run_block();
     }
+#ifdef __AVX__
+    __builtin_ia32_vzeroupper(); /* threads that changed places left registers' upper halves: code without AVX would be slow on them */
+#endif
 }
 
 /* A lane's value to another lane; `from` says whose each takes. */

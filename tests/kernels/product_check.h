@@ -166,11 +166,11 @@ static void test_every_row_count_of_decoding_equals_ref(void **unused) {
 /* Edges of larger tiles, of 64 and of 128, in both directions, and of blocks of k. */
 static void test_edges_of_large_tiles_equal_ref(void **unused) {
     (void)unused;
-    const int shapes[][3] = {{33, 65, 40},    {63, 64, 256},  {64, 61, 255},  {65, 127, 257}, {100, 200, 300}, {128, 128, 259},
-                             {129, 257, 519}, {256, 257, 33}, {257, 131, 23}, {131, 400, 271}, {385, 129, 8}};
-    for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
-        for (int turn = 0; turn < 4; turn++)
-            check(shapes[s][0], shapes[s][1], shapes[s][2], turn & 1, turn >> 1, (int)s % 2 * 4 + turn % 2, s & 1, turn & s & 1);
+    const int shapes[][3] = {{33, 65, 40},    {63, 64, 256}, {65, 127, 257}, {128, 128, 31},
+                             {129, 161, 265}, {256, 257, 33}, {257, 131, 23}, {385, 129, 8}};
+    for (int s = 0; s < (int)(sizeof shapes / sizeof *shapes); s++)
+        for (int turn = s; turn < s + 2; turn++) /* of the four, each twice for either size */
+            check(shapes[s][0], shapes[s][1], shapes[s][2], turn & 1, turn >> 1 & 1, s % 2 * 4 + turn % 2, s & 1, turn == s);
 }
 
 /* Large enough to be cut into many tasks and several blocks of k; ref computes rows of it. */
@@ -184,7 +184,9 @@ static void test_large_shapes_equal_ref_in_sampled_rows(void **unused) {
             matrix a = matrix_make(M, K, turn & 1, turn), b = matrix_make(K, N, turn >> 1, 3);
             matrix start = matrix_make(M, N, false, 0);
             float *want = malloc((size_t)N * 4), *got = malloc((size_t)M * N * 4);
-            for (int i = 0; i < ISAS; i++)
+            for (int i = 0; i < ISAS; i++) {
+                const bool played = contexts_of(i) == 1; /* a thread that plays a device takes minutes for all of them */
+                if (played && (s == 0 || turn != (int)s % 4)) continue;
                 for (int t = 0; t < contexts_of(i); t++) {
                     memcpy(got, start.g.p, (size_t)M * N * 4);
                     product(&contexts[i][t], got, N, M, N, K, &a, &b, NULL, turn == 3);
@@ -195,13 +197,14 @@ static void test_large_shapes_equal_ref_in_sampled_rows(void **unused) {
                         product(&contexts[ISAS][0], want, N, 1, N, K, &part, &b, NULL, turn == 3);
                         assert_memory_equal(got + (size_t)r * N, want, (size_t)N * 4);
                     }
-                    if (t) continue;
+                    if (t || played) continue;
                     float *alone = malloc((size_t)M * N * 4); /* all threads agree everywhere */
                     memcpy(alone, start.g.p, (size_t)M * N * 4);
                     product(&contexts[i][3], alone, N, M, N, K, &a, &b, NULL, turn == 3);
                     assert_memory_equal(got, alone, (size_t)M * N * 4);
                     free(alone);
                 }
+            }
             guarded_give(&a.g), guarded_give(&b.g), guarded_give(&start.g);
             free(want), free(got);
         }

@@ -140,11 +140,10 @@ __global__ void __launch_bounds__(SQUARE_THREADS, 2) many_rows(operand<float> a,
         __syncthreads(); /* who writes this tile again has passed the next one: all have used it then */
         next_a = fetch<A_ALONG_K, X, DEEP>(a, m0, k0 + DEEP, K);
         next_b = fetch<B_ALONG_K, X, DEEP>(b, n0, k0 + DEEP, K);
-        const int next = k0 + DEEP;
-        if (next <= end) {
-            UNROLL for (int k = 0; k < DEEP; k++) multiply_line<sum, H, X>(acc, as[turn][k], bs[turn][k], at, k);
-        } else if constexpr (sum::FILL == 1) {
-            for (int k = 0; k < end - k0; k++) multiply_line<sum, H, X>(acc, as[turn][k], bs[turn][k], at, k);
+        const int next = k0 + DEEP, deep = min((int)DEEP, end - k0);
+        for (int k = 0; k < deep; k += 2) { /* no further unrolled: two blocks of threads on a processor hide what a line's reads take, if registers suffice */
+            multiply_line<sum, H, X>(acc, as[turn][k], bs[turn][k], at, 0);
+            if (k + 1 < deep) multiply_line<sum, H, X>(acc, as[turn][k + 1], bs[turn][k + 1], at, 1);
         }
         if (next % TL_BF16_K == 0)
             UNROLL for (int i = 0; i < PER; i++)
@@ -164,7 +163,7 @@ __global__ void __launch_bounds__(SQUARE_THREADS, 2) many_rows(operand<float> a,
 enum { DEEP_FEW = 32 }; /* of k at a time */
 
 template <class sum, bool B_ALONG_K, int ROWS, class T>
-__global__ void __launch_bounds__(OUTS *SLOTS) few_rows(const float *a, int64_t a_row, int64_t a_col, operand<T> b, output c, int K) {
+__global__ void __launch_bounds__(OUTS *SLOTS, 3) few_rows(const float *a, int64_t a_row, int64_t a_col, operand<T> b, output c, int K) {
     enum { X = DEEP_FEW, FOURS = DEEP_FEW / 4 };
     __shared__ __align__(16) float ws[SLOTS * OUTS][X + 4], xs[SLOTS][ROWS * X + 4];
     __shared__ few_sums<ROWS> sums;
@@ -181,19 +180,22 @@ __global__ void __launch_bounds__(OUTS *SLOTS) few_rows(const float *a, int64_t 
         UNROLL for (int r = 0; r < ROWS; r++) acc[r].clear();
         /* From k = `from` of each block on: along k eight threads bring a line of an output and a block, else a thread its own column. */
         auto bring = [&](int from) {
+            const int n = n0 + (B_ALONG_K ? lane / 8 : out), k = from + (B_ALONG_K ? warp_k0 + lane % 8 * 4 : k0);
+            const T *p = b.p + (B_ALONG_K ? n * b.stride + k : k * b.stride + n);
             UNROLL for (int i = 0; i < FOURS; i++)
                 if (B_ALONG_K) {
-                    const int line = 4 * i + lane / 8, n = n0 + line % OUTS, k = warp_k0 + line / OUTS * TL_KB + from + lane % 8 * 4;
-                    next[i] = take4(b.p + n * b.stride + k, n < b.extent ? K - k : 0, b.fours);
+                    const int on = 4 * i / OUTS * TL_KB;
+                    next[i] = take4(p + on, n + 4 * i % OUTS < b.extent ? K - k - on : 0, b.fours);
+                    p += (4 * i + 4) % OUTS ? 4 * b.stride : (4 - OUTS) * b.stride;
                 } else {
                     next[i] = {};
-                    UNROLL for (int j = 0; j < 4; j++)
-                        if (n0 + out < b.extent && from + 4 * i + j < kc) next[i].at[j] = b.p[(k0 + from + 4 * i + j) * b.stride + n0 + out];
+                    UNROLL for (int j = 0; j < 4; j++, p += b.stride)
+                        if (n < b.extent && from + 4 * i + j < kc) next[i].at[j] = *p;
                 }
             UNROLL for (int r = 0; r < ROWS; r++)
                 UNROLL for (int i = 0; i < 2; i++) {
-                    const int k = from + OUTS * i + out;
-                    next_x[r][i] = r < rows && k < kc ? a[(m0 + r) * a_row + (k0 + k) * a_col] : 0;
+                    const int at = from + OUTS * i + out;
+                    next_x[r][i] = r < rows && at < kc ? a[(m0 + r) * a_row + (k0 + at) * a_col] : 0;
                 }
         };
         if (warp_kc > 0) bring(0);

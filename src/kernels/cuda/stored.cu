@@ -157,7 +157,8 @@ static __device__ __forceinline__ float finite_or_nan(float d) {
 
 /* ---- few rows ---- */
 
-template <class F, int ROWS> __global__ void __launch_bounds__(OUTS *SLOTS) few_rows(weights w, output y, int row0, int rows_of_scratch) {
+template <class F, int ROWS>
+__global__ void __launch_bounds__(OUTS *SLOTS, ROWS == 1 ? 8 : 4) few_rows(weights w, output y, int row0, int rows_of_scratch) {
     enum { GROUPS = TL_KB / TL_GROUP, WORDS = TL_GROUP / 4, WORDS_OF_HALF = WORDS / F::HALVES };
     __shared__ few_sums<ROWS> sums;
     const int row_groups = (y.M + ROWS - 1) / ROWS, m0 = (int)blockIdx.x % row_groups * ROWS, n0 = (int)blockIdx.x / row_groups * OUTS;
