@@ -103,27 +103,23 @@ static __device__ inline void stage_pair(float *left, float *right, const reads 
     }
 }
 
-/* A thread's four queries: M, 1/L and δ. Of one that is not there, those of the last. */
-struct queries {
-    float M[4], inverse[4], delta[4];
-};
-static __device__ inline void take_queries(queries *of, const reads &in, int row0, const pair &p, int y) {
+/* s, the products of q and k, and dp → p and ds, in their place. Of a query that is not there M, L and δ are the last
+ * one's. */
+static __device__ inline void finish_pair(float (&s)[4][4], float (&dp)[4][4], const reads &in, int row0,
+                                          const pair &of) {
+    const int y = (int)threadIdx.x / 16;
     UNROLL for (int r = 0; r < 4; r++) {
-        const int64_t at = (int64_t)(row0 + p.i0 + min(4 * y + r, p.ni - 1)) * in.of.form.H + p.h;
-        of->M[r] = in.max_sum[at * 2], of->inverse[r] = 1 / in.max_sum[at * 2 + 1], of->delta[r] = in.delta[at];
-    }
-}
-
-/* s, the products of q and k, and dp → p and ds, in their place. */
-static __device__ inline void finish_pair(float (&s)[4][4], float (&dp)[4][4], const queries &of, const reads &in) {
-    UNROLL for (int r = 0; r < 4; r++) UNROLL for (int c = 0; c < 4; c++) {
-        float z = s[r][c] * in.of.form.scale, slope = 1;
-        if (in.of.form.softcap != 0) {
-            const float t = tl__tanh(z * in.of.inverse_cap);
-            slope = fmaf(-t, t, 1.0f), z = in.of.form.softcap * t;
+        const int64_t at = (int64_t)(row0 + of.i0 + min(4 * y + r, of.ni - 1)) * in.of.form.H + of.h;
+        const float M = in.max_sum[at * 2], inverse = 1 / in.max_sum[at * 2 + 1], delta = in.delta[at];
+        UNROLL for (int c = 0; c < 4; c++) {
+            float z = s[r][c] * in.of.form.scale, slope = 1;
+            if (in.of.form.softcap != 0) {
+                const float t = tl__tanh(z * in.of.inverse_cap);
+                slope = fmaf(-t, t, 1.0f), z = in.of.form.softcap * t;
+            }
+            s[r][c] = tl__exp(z - M) * inverse;
+            dp[r][c] = s[r][c] * (dp[r][c] - delta) * slope * in.of.form.scale;
         }
-        s[r][c] = tl__exp(z - of.M[r]) * of.inverse[r];
-        dp[r][c] = s[r][c] * (dp[r][c] - of.delta[r]) * slope * in.of.form.scale;
     }
 }
 
@@ -142,8 +138,8 @@ static __device__ inline float *right_of(const buffers &b, int turn) {
 /* p and ds of the pair whose first stage was fetched; `fetch` fetches a stage, the last time the first that comes after
  * them. */
 template <class Fetch>
-static __device__ inline void make_pair(float (&p)[4][4], float (&ds)[4][4], buffers *b, int stages, const queries &of,
-                                        const reads &in, Fetch fetch) {
+static __device__ inline void make_pair(float (&p)[4][4], float (&ds)[4][4], buffers *b, int stages, const reads &in,
+                                        int row0, const pair &of, Fetch fetch) {
     const int y = (int)threadIdx.x / 16, x = (int)threadIdx.x % 16, mix = mixing(4 * y);
     clear(p), clear(ds);
     for (int i = 0; i < 2 * stages; i++) {
@@ -154,7 +150,7 @@ static __device__ inline void make_pair(float (&p)[4][4], float (&ds)[4][4], buf
         if (i < stages) multiply_all(p, left, STEP, mix, right);
         else multiply_all(ds, left, STEP, mix, right);
     }
-    finish_pair(p, ds, of, in);
+    finish_pair(p, ds, in, row0, of);
 }
 
 /* Slice s of `to` is the pair's sum, or the sum is added to it. Registers are chosen by constants alone. */
@@ -195,13 +191,11 @@ __global__ void __launch_bounds__(THREADS, SLICES < 4 ? 2 : 1)
         else stage_keys_by_key(right, from, now.j0, now.nj, j % 2 * STEP, j / 2 * SLICE);
     };
 
-    queries mine;
-    take_queries(&mine, in, row0, now, y);
     float sums[SLICES][4][4];
     fetch(0);
     for (int j0 = lowest; j0 <= i0; j0 += SIDE) {
         float p[4][4], ds[4][4], sum[4][4];
-        make_pair(p, ds, &b, stages, mine, in, fetch);
+        make_pair(p, ds, &b, stages, in, row0, now, fetch);
         int begin[4], end[4];
         UNROLL for (int r = 0; r < 4; r++) {
             const int i = i0 + 4 * y + r;
@@ -272,9 +266,7 @@ __global__ void __launch_bounds__(THREADS, SLICES < 4 ? 2 : 1)
     for (bool first = true; now.h < (kh + 1) * G; first = false) {
         float p[4][4], ds[4][4];
         const int i0 = now.i0, ni = now.ni; /* the last fetch goes on to the next pair */
-        queries theirs;
-        take_queries(&theirs, in, row0, now, y);
-        make_pair(p, ds, &b, stages, theirs, in, fetch);
+        make_pair(p, ds, &b, stages, in, row0, now, fetch);
         UNROLL for (int c = 0; c < 4; c++) {
             const int to = (4 * x + c) * SIDE + (4 * y ^ mixing(4 * x));
             write_four(p_tile + to, p[0][c], p[1][c], p[2][c], p[3][c]);

@@ -28,11 +28,11 @@ static_assert(SIDE == TL_ATT_CHUNK && STEP == TL_KV_GROUP, "a tile has a chunk o
 
 #ifdef __CUDACC__
 #define UNROLL _Pragma("unroll")
-#define UNROLL_2 _Pragma("unroll 2")
+#define UNROLL_1 _Pragma("unroll 1")
 #define UNROLL_8 _Pragma("unroll 8")
 #else
 #define UNROLL _Pragma("GCC unroll 8")
-#define UNROLL_2 UNROLL
+#define UNROLL_1
 #define UNROLL_8 UNROLL
 #endif
 
@@ -238,7 +238,7 @@ static __device__ inline void stage_values(float *to, tl_type type, const keys &
 template <bool EDGE>
 static __device__ inline void multiply(float (&sum)[4][4], const float *left, int lda, int mix, const float *right,
                                        const int (&begin)[4], const int (&end)[4], int k0) {
-    UNROLL_2 for (int k = 0; k < STEP; k += 4) {
+    UNROLL_1 for (int k = 0; k < STEP; k += 4) {
         float a[4][4];
         UNROLL for (int r = 0; r < 4; r++) {
             const float4 x = *(const float4 *)(left + r * lda + (k ^ mix));
