@@ -196,12 +196,8 @@ __global__ void __launch_bounds__(THREADS, SLICES < 4 ? 2 : 1)
     for (int j0 = lowest; j0 <= i0; j0 += SIDE) {
         float p[4][4], ds[4][4], sum[4][4];
         make_pair(p, ds, &b, stages, in, row0, now, fetch);
-        int begin[4], end[4];
-        UNROLL for (int r = 0; r < 4; r++) {
-            const int i = i0 + 4 * y + r;
-            begin[r] = max(first_key(i, window) - j0, 0), end[r] = i <= last ? min(i + 1 - j0, (int)SIDE) : 0;
+        UNROLL for (int r = 0; r < 4; r++)
             write_four(tile + (4 * y + r) * SIDE + (4 * x ^ mix), ds[r][0], ds[r][1], ds[r][2], ds[r][3]);
-        }
         __syncwarp(); /* a row stays within half a warp */
         const bool all_see_all = j0 < i0 && first_key(last, window) <= j0;
         for (int s = 0; s * SLICE < D; s++) {
@@ -212,7 +208,11 @@ __global__ void __launch_bounds__(THREADS, SLICES < 4 ? 2 : 1)
                 fetch(2 * stages + 2 * s + half + 1);
                 const float *const right = right_of(b, b.turn) + 4 * x, *const left = tile + 4 * y * SIDE + half * STEP;
                 if (all_see_all) multiply_all(sum, left, SIDE, mix, right);
-                else multiply<true>(sum, left, SIDE, mix, right, begin, end, half * STEP);
+                else {
+                    const int apart = i0 + 4 * y - j0 - half * STEP,
+                              behind[4] = {apart, apart + 1, apart + 2, apart + 3};
+                    multiply<KEYS>(sum, left, SIDE, mix, right, behind, reach_of(window), STEP);
+                }
             }
             join<SLICES>(sums, s, sum, j0 == lowest);
         }
@@ -272,11 +272,6 @@ __global__ void __launch_bounds__(THREADS, SLICES < 4 ? 2 : 1)
             write_four(p_tile + to, p[0][c], p[1][c], p[2][c], p[3][c]);
             write_four(ds_tile + to, ds[0][c], ds[1][c], ds[2][c], ds[3][c]);
         }
-        int begin[4], end[4]; /* the queries that see a key */
-        UNROLL for (int r = 0; r < 4; r++) {
-            const int j = j0 + 4 * y + r;
-            begin[r] = max(j - i0, 0), end[r] = window ? min(ni, j - i0 + window) : ni;
-        }
         const bool all_see_all = i0 > j0 && ni == SIDE && first_key(i0 + SIDE - 1, window) <= j0;
         for (int s = 0; s < 2 * slices; s++) { /* of dv, then of dk */
             float sum[4][4];
@@ -288,7 +283,11 @@ __global__ void __launch_bounds__(THREADS, SLICES < 4 ? 2 : 1)
                 const float *const right = right_of(b, b.turn) + 4 * x;
                 const float *const left = (s < slices ? p_tile : ds_tile) + 4 * y * SIDE + half * STEP;
                 if (all_see_all) multiply_all(sum, left, SIDE, mix, right);
-                else multiply<true>(sum, left, SIDE, mix, right, begin, end, half * STEP);
+                else {
+                    const int apart = i0 + half * STEP - j0 - 4 * y,
+                              behind[4] = {apart, apart - 1, apart - 2, apart - 3};
+                    multiply<QUERIES>(sum, left, SIDE, mix, right, behind, reach_of(window), ni - half * STEP);
+                }
             }
             if (s < slices) join<SLICES>(dvs, s, sum, first);
             else join<SLICES>(dks, s - slices, sum, first);

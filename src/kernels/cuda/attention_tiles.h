@@ -75,9 +75,14 @@ static inline unsigned run_numbers(const tl_rows *rows, int per) {
     return (unsigned)rows->R / (unsigned)per + (unsigned)rows->S;
 }
 
-/* The first key that position pos sees. */
+/* The first key that position pos sees. A query sees the keys that are less than `reach` behind it, itself included;
+ * one ahead is, unsigned, beyond every reach. */
 static __device__ inline int first_key(int pos, int window) {
     return window && pos >= window ? pos - window + 1 : 0;
+}
+
+static __device__ inline unsigned reach_of(int window) {
+    return window ? (unsigned)window : 0x80000000u;
 }
 
 /* ---- where numbers come from ---- */
@@ -234,10 +239,12 @@ static __device__ inline void stage_values(float *to, tl_type type, const keys &
 }
 
 /* sum[r][c] = fmaf(left of row r, right of column c, sum[r][c]) over a stage's terms in order, `left` and `right` being
- * the thread's; EDGE: of row r over begin[r] … end[r]−1 alone, counted from the stage's first. */
-template <bool EDGE>
+ * the thread's. KEYS: terms are keys and rows queries, or the other way round; of row r those count alone of which the
+ * query sees the key, behind[r] being how far term 0 is the key behind the query, and of n terms. */
+enum counted { ALL, KEYS, QUERIES };
+template <counted COUNTED>
 static __device__ inline void multiply(float (&sum)[4][4], const float *left, int lda, int mix, const float *right,
-                                       const int (&begin)[4], const int (&end)[4], int k0) {
+                                       const int (&behind)[4], unsigned reach, int n) {
     UNROLL_1 for (int k = 0; k < STEP; k += 4) {
         float a[4][4];
         UNROLL for (int r = 0; r < 4; r++) {
@@ -247,7 +254,8 @@ static __device__ inline void multiply(float (&sum)[4][4], const float *left, in
         UNROLL for (int e = 0; e < 4; e++) {
             const float4 b = *(const float4 *)(right + (k + e) * SIDE);
             UNROLL for (int r = 0; r < 4; r++) {
-                if (EDGE && (k0 + k + e < begin[r] || k0 + k + e >= end[r])) continue;
+                if (COUNTED == KEYS && (unsigned)(behind[r] - (k + e)) >= reach) continue;
+                if (COUNTED == QUERIES && ((unsigned)(behind[r] + (k + e)) >= reach || k + e >= n)) continue;
                 sum[r][0] = fmaf(a[r][e], b.x, sum[r][0]);
                 sum[r][1] = fmaf(a[r][e], b.y, sum[r][1]);
                 sum[r][2] = fmaf(a[r][e], b.z, sum[r][2]);
@@ -259,7 +267,7 @@ static __device__ inline void multiply(float (&sum)[4][4], const float *left, in
 static __device__ inline void multiply_all(float (&sum)[4][4], const float *left, int lda, int mix,
                                            const float *right) {
     const int none[4] = {0, 0, 0, 0};
-    multiply<false>(sum, left, lda, mix, right, none, none, 0);
+    multiply<ALL>(sum, left, lda, mix, right, none, 0, 0);
 }
 static __device__ inline void clear(float (&sum)[4][4]) {
     UNROLL for (int r = 0; r < 4; r++) UNROLL for (int c = 0; c < 4; c++) sum[r][c] = 0;
