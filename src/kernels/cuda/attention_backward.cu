@@ -41,7 +41,7 @@ __global__ void __launch_bounds__(THREADS)
 
 /* to[row][d], a left operand: terms d0 … of the first n rows of x. */
 static __device__ inline void stage_left(float *to, const float *x, int64_t ld, int n, int d0, int D, bool quads) {
-    UNROLL for (int u = 0; u < LEFT / 4 / THREADS; u++) {
+    UNROLL_1 for (int u = 0; u < LEFT / 4 / THREADS; u++) {
         const int i = (int)threadIdx.x + u * THREADS, row = i / (STEP / 4), d = i % (STEP / 4) * 4;
         const float4 y = row < n ? four(x + row * ld, d0 + d, D, quads, -0.0f) : make_float4(0, 0, 0, 0);
         *(float4 *)(to + row * STEP + (d ^ mixing(row))) = y;
@@ -51,7 +51,7 @@ static __device__ inline void stage_left(float *to, const float *x, int64_t ld, 
 /* to[row][column], a right operand: columns c0 … of rows row0 … of the first n of x. */
 static __device__ inline void stage_rows(float *to, const float *x, int64_t ld, int n, int row0, int c0, int D,
                                          bool quads) {
-    UNROLL for (int u = 0; u < RIGHT / 4 / THREADS; u++) {
+    UNROLL_1 for (int u = 0; u < RIGHT / 4 / THREADS; u++) {
         const int i = (int)threadIdx.x + u * THREADS, row = row0 + i / 16, c = i % 16 * 4;
         const float4 y = row < n ? four(x + row * ld, c0 + c, D, quads, 0) : make_float4(0, 0, 0, 0);
         *(float4 *)(to + i / 16 * SIDE + c) = y;
@@ -61,7 +61,7 @@ static __device__ inline void stage_rows(float *to, const float *x, int64_t ld, 
 /* to[d][key]: components d0 … of the values of the chunk's first n keys. A warp's threads are on as many keys, so that
  * they write side by side. */
 static __device__ inline void stage_values_by_component(float *to, const keys &from, int first, int n, int d0) {
-    UNROLL for (int u = 0; u < RIGHT / 4 / THREADS; u++) {
+    UNROLL_1 for (int u = 0; u < RIGHT / 4 / THREADS; u++) {
         const int i = (int)threadIdx.x + u * THREADS, key = i % SIDE, d = i / SIDE * 4;
         float4 x = make_float4(0, 0, 0, 0);
         if (key < n) x = values4(TL_F32, part_at(from, from.kv.v, first + key), key % TL_KV_BLOCK, d0 + d, from.D);
@@ -72,7 +72,7 @@ static __device__ inline void stage_values_by_component(float *to, const keys &f
 
 /* to[key][column]: components c0 … of the keys key0 … of the chunk's first n; likewise. */
 static __device__ inline void stage_keys_by_key(float *to, const keys &from, int first, int n, int key0, int c0) {
-    UNROLL for (int u = 0; u < RIGHT / 4 / THREADS; u++) {
+    UNROLL_1 for (int u = 0; u < RIGHT / 4 / THREADS; u++) {
         const int i = (int)threadIdx.x + u * THREADS, c = i % SIDE, k = i / SIDE * 4, key = key0 + k;
         float4 x = make_float4(0, 0, 0, 0);
         if (some_seen(key, 0, n) && c0 + c < from.D)
@@ -135,21 +135,26 @@ static __device__ inline float *right_of(const buffers &b, int turn) {
     return b.right + turn * RIGHT;
 }
 
-/* p and ds of the pair whose first stage was fetched; `fetch` fetches a stage, the last time the first that comes after
- * them. */
+/* Adds the products of stages first … first + n − 1, of which the first was fetched; `fetch` fetches a stage. */
+template <class Fetch>
+static __device__ inline void add_stages(float (&sum)[4][4], buffers *b, int first, int n, Fetch fetch) {
+    const int y = (int)threadIdx.x / 16, x = (int)threadIdx.x % 16;
+    for (int i = 0; i < n; i++) {
+        __syncthreads();
+        b->turn ^= 1;
+        fetch(first + i + 1);
+        multiply_all(sum, left_of(*b, b->turn) + 4 * y * STEP, STEP, mixing(4 * y), right_of(*b, b->turn) + 4 * x);
+    }
+}
+
+/* p and ds of a pair. */
 template <class Fetch>
 static __device__ inline void make_pair(float (&p)[4][4], float (&ds)[4][4], buffers *b, int stages, const reads &in,
                                         int row0, const pair &of, Fetch fetch) {
-    const int y = (int)threadIdx.x / 16, x = (int)threadIdx.x % 16, mix = mixing(4 * y);
-    clear(p), clear(ds);
-    for (int i = 0; i < 2 * stages; i++) {
-        __syncthreads();
-        b->turn ^= 1;
-        fetch(i + 1);
-        const float *const left = left_of(*b, b->turn) + 4 * y * STEP, *const right = right_of(*b, b->turn) + 4 * x;
-        if (i < stages) multiply_all(p, left, STEP, mix, right);
-        else multiply_all(ds, left, STEP, mix, right);
-    }
+    clear(p);
+    add_stages(p, b, 0, stages, fetch);
+    clear(ds);
+    add_stages(ds, b, stages, stages, fetch);
     finish_pair(p, ds, in, row0, of);
 }
 

@@ -217,7 +217,7 @@ static __device__ inline bool some_seen(int key, int begin, int end) {
 /* to[d][key]: components d0 … of the chunk's keys. */
 static __device__ inline void stage_keys(float *to, tl_type type, const keys &from, int first, int begin, int end,
                                          int d0) {
-    UNROLL for (int u = 0; u < RIGHT / 4 / THREADS; u++) {
+    UNROLL_1 for (int u = 0; u < RIGHT / 4 / THREADS; u++) {
         const int i = (int)threadIdx.x + u * THREADS, d = i / 16, key = i % 16 * 4;
         float4 x = make_float4(0, 0, 0, 0);
         if (d0 + d < from.D && some_seen(key, begin, end))
@@ -229,7 +229,7 @@ static __device__ inline void stage_keys(float *to, tl_type type, const keys &fr
 /* to[key][column]: of keys key0 … of the chunk the values' components c0 …. */
 static __device__ inline void stage_values(float *to, tl_type type, const keys &from, int first, int begin, int end,
                                            int key0, int c0) {
-    UNROLL for (int u = 0; u < RIGHT / 4 / THREADS; u++) {
+    UNROLL_1 for (int u = 0; u < RIGHT / 4 / THREADS; u++) {
         const int i = (int)threadIdx.x + u * THREADS, key = key0 + i / 16, c = i % 16 * 4;
         float4 x = make_float4(0, 0, 0, 0);
         if (some_seen(key, begin, end))
