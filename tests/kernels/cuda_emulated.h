@@ -1,7 +1,7 @@
 /* cuda_emulated.h — a CUDA device played by one thread, so that kernels are compiled by a C++ compiler, run where there
  * is no GPU, and are compared with ref to the bit like any other instruction set.
  *
- * Blocks run one after the other; a block's threads are run on fibers (ucontext) and change places where they wait: at
+ * Blocks run one after the other; a block's threads are run on fibers and change places where they wait: at
  * __syncthreads, or at a warp's exchange, which all 32 lanes must reach. A thread that never waits costs no fiber of its own. Blocks and
  * threads begin in an order that is another for every launch, so that a barrier that is missing shows as a wrong result. What would hang
  * or be undefined on a device ends the program and says which kernel: threads of a block at different barriers, a lane missing from an
@@ -19,7 +19,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <ucontext.h>
 #include <vector>
 
 #define __global__ static
@@ -31,6 +30,7 @@
 #define __align__(n) __attribute__((aligned(n)))
 #define __shared__ static
 #define __constant__ static
+#define __managed__
 
 struct dim3 {
     unsigned x, y, z;
@@ -65,7 +65,7 @@ struct thread {
 };
 
 struct fiber {
-    ucontext_t context;
+    void *stack; /* its top, while another runs */
     thread *runs;
 };
 
@@ -79,7 +79,7 @@ struct device {
     meeting whole, warp[MOST_THREADS / WARP];
     uint64_t slot[MOST_THREADS / WARP][2][WARP];
     std::vector<fiber *> fibers, idle;
-    ucontext_t scheduler;
+    void *scheduler; /* the top of its stack, while a fiber runs */
     fiber *now;
     unsigned launches;
     alignas(256) unsigned char memory[MOST_BLOCK_BYTES];
@@ -99,6 +99,14 @@ inline device &the_device() {
 
 static inline thread *current() { return the_device().now->runs; }
 
+/* Goes on on another stack, and here when something goes on on this one: what a function must keep is pushed, what it need not is no one's.
+ * (ucontext's enters the kernel each time.) noipa: a caller may not count on what this touches. */
+__attribute__((naked, noipa)) static void change(void **from, void *to) {
+    __asm__("push %rbp\n\tpush %rbx\n\tpush %r12\n\tpush %r13\n\tpush %r14\n\tpush %r15\n\t"
+            "mov %rsp, (%rdi)\n\tmov %rsi, %rsp\n\t"
+            "pop %r15\n\tpop %r14\n\tpop %r13\n\tpop %r12\n\tpop %rbx\n\tpop %rbp\n\tret");
+}
+
 /* All who are expected have come: the next meeting may begin. */
 static inline bool arrive(meeting *m) {
     if (++m->come < m->expected) return false;
@@ -112,7 +120,7 @@ static inline void wait_at(meeting *m) {
     const unsigned generation = m->generation;
     if (arrive(m)) return;
     t->at = m, t->generation = generation;
-    swapcontext(&d.now->context, &d.scheduler);
+    change(&d.now->stack, d.scheduler);
     t->at = NULL;
 }
 
@@ -127,7 +135,7 @@ static inline void run_threads() {
         }
         d.now->runs = NULL;
         d.idle.push_back(d.now);
-        swapcontext(&d.now->context, &d.scheduler);
+        change(&d.now->stack, d.scheduler);
     }
 }
 
@@ -135,11 +143,11 @@ static inline fiber *take_fiber() {
     device &d = the_device();
     if (d.idle.empty()) {
         fiber *f = new fiber();
-        getcontext(&f->context);
         void *stack = mmap(NULL, STACK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (stack == MAP_FAILED) refuse("no memory for a thread's stack");
-        f->context.uc_stack.ss_sp = stack, f->context.uc_stack.ss_size = STACK_BYTES, f->context.uc_link = NULL;
-        makecontext(&f->context, run_threads, 0);
+        void **top = (void **)((char *)stack + STACK_BYTES) - 8; /* six registers, where to begin, and no one to return to */
+        top[6] = (void *)run_threads;
+        f->stack = top;
         d.fibers.push_back(f), d.idle.push_back(f);
     }
     fiber *f = d.idle.back();
@@ -150,7 +158,7 @@ static inline fiber *take_fiber() {
 static inline void go_on_with(fiber *f) {
     device &d = the_device();
     d.now = f;
-    swapcontext(&d.scheduler, &f->context);
+    change(&d.scheduler, f->stack);
     d.now = NULL;
 }
 
@@ -281,6 +289,13 @@ static inline int __float_as_int(float x) { int i; memcpy(&i, &x, 4); return i; 
 static inline unsigned __float_as_uint(float x) { unsigned i; memcpy(&i, &x, 4); return i; }
 static inline float __int_as_float(int i) { float x; memcpy(&x, &i, 4); return x; }
 static inline float __uint_as_float(unsigned i) { float x; memcpy(&x, &i, 4); return x; }
+/* Bytes of y:x by the low three bits of each nibble. */
+static inline unsigned __byte_perm(unsigned x, unsigned y, unsigned pick) {
+    const uint64_t bytes = (uint64_t)y << 32 | x;
+    unsigned picked = 0;
+    for (int i = 0; i < 4; i++) picked |= (unsigned)(bytes >> 8 * (pick >> 4 * i & 7) & 255) << 8 * i;
+    return picked;
+}
 /* Four products of signed bytes, added to c. */
 static inline int __dp4a(int a, int b, int c) {
     for (int i = 0; i < 4; i++) c += (int)(int8_t)(a >> 8 * i) * (int)(int8_t)(b >> 8 * i);

@@ -72,6 +72,11 @@ static matrix matrix_make(int rows, int columns, bool turned, int gap) {
 static tl_ctx contexts[ISAS + 1][4]; /* [isa, the last is ref][threads − 1] */
 static bool has[ISAS];
 
+/* A device computes on threads of its own: contexts of more differ in nothing. */
+static int contexts_of(int isa) {
+    return !has[isa] ? 0 : strcmp(isas[isa], "cuda") ? 4 : 1;
+}
+
 static int setup(void **unused) {
     (void)unused;
     tl_error err = {0};
@@ -105,7 +110,7 @@ static void check(int M, int N, int K, bool turn_a, bool turn_b, int gap, bool w
     product(&contexts[ISAS][0], want.p, start.row, M, N, K, &a, &b, bias_p, accumulate);
     for (int i = 0; i < ISAS; i++) {
         if (!has[i]) continue;
-        for (int t = RACES_ALONE; t < 4; t++) {
+        for (int t = contexts_of(i) > 1 ? RACES_ALONE : 0; t < contexts_of(i); t++) {
             memcpy(got.p, start.g.p, got.n * 4);
             product(&contexts[i][t], got.p, start.row, M, N, K, &a, &b, bias_p, accumulate);
             if (memcmp(got.p, want.p, got.n * 4)) {
@@ -158,6 +163,16 @@ static void test_every_row_count_of_decoding_equals_ref(void **unused) {
         for (int turn = 0; turn < 2; turn++) check(M, integer(60, 140), 259 + M, false, turn, M % 3, M & 1, false);
 }
 
+/* Edges of larger tiles, of 64 and of 128, in both directions, and of blocks of k. */
+static void test_edges_of_large_tiles_equal_ref(void **unused) {
+    (void)unused;
+    const int shapes[][3] = {{33, 65, 40},    {63, 64, 256},  {64, 61, 255},  {65, 127, 257}, {100, 200, 300}, {128, 128, 259},
+                             {129, 257, 519}, {256, 257, 33}, {257, 131, 23}, {131, 400, 271}, {385, 129, 8}};
+    for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
+        for (int turn = 0; turn < 4; turn++)
+            check(shapes[s][0], shapes[s][1], shapes[s][2], turn & 1, turn >> 1, (int)s % 2 * 4 + turn % 2, s & 1, turn & s & 1);
+}
+
 /* Large enough to be cut into many tasks and several blocks of k; ref computes rows of it. */
 static void test_large_shapes_equal_ref_in_sampled_rows(void **unused) {
     (void)unused;
@@ -170,7 +185,7 @@ static void test_large_shapes_equal_ref_in_sampled_rows(void **unused) {
             matrix start = matrix_make(M, N, false, 0);
             float *want = malloc((size_t)N * 4), *got = malloc((size_t)M * N * 4);
             for (int i = 0; i < ISAS; i++)
-                for (int t = 0; t < 4 && has[i]; t++) {
+                for (int t = 0; t < contexts_of(i); t++) {
                     memcpy(got, start.g.p, (size_t)M * N * 4);
                     product(&contexts[i][t], got, N, M, N, K, &a, &b, NULL, turn == 3);
                     for (int tries = 0; tries < 2; tries++) { /* another row for each, so that all are seen in time */
@@ -230,6 +245,7 @@ static void test_not_finite_stays_in_its_row_and_column(void **unused) {
 #define PRODUCT_CHECKS                                                                                                 \
     cmocka_unit_test(test_ragged_shapes_equal_ref), cmocka_unit_test(test_edges_of_the_tiles_equal_ref),               \
         cmocka_unit_test(test_every_row_count_of_decoding_equals_ref),                                                 \
+        cmocka_unit_test(test_edges_of_large_tiles_equal_ref),                                                         \
         cmocka_unit_test(test_large_shapes_equal_ref_in_sampled_rows),                                                 \
         cmocka_unit_test(test_no_inputs_leave_bias_or_what_was),                                                       \
         cmocka_unit_test(test_not_finite_stays_in_its_row_and_column)

@@ -2,7 +2,7 @@
  * against TDPBF16PS itself for any bits, a step of a chain against vdpbf16ps itself, rounding against a definition of
  * its own. The comparison has teeth: what the contract rules out is shown to be told apart. */
 #define ENTRY gemm_bf16
-#define ISA_NAMES "avx2", "avx512", "avx512_bf16", "amx"
+#define ISA_NAMES "avx2", "avx512", "avx512_bf16", "amx", "cuda"
 #include "product_check.h"
 
 #if defined(__x86_64__)
