@@ -308,6 +308,18 @@ static void fast_equals_ref_backward(void **state) {
     }
 }
 
+/* Windows of which the last query of a chunk misses the first key of one, or just sees it. */
+static void fast_equals_ref_where_windows_end(void **state) {
+    static const int none[1], fresh[1] = {130}, windows[] = {63, 64, 126, 127, 128};
+    world w;
+    world_open(&w, TL_F32, 1, 1, 12, 1, none, fresh);
+    for (size_t i = 0; i < sizeof windows / sizeof *windows; i++) {
+        w.form.window = windows[i];
+        assert_all_isas(&w, true, 2);
+    }
+    world_close(&w);
+}
+
 /* Whether a law is tested: of a narrow type in the plain form alone, on a played device in one form of two types. */
 static bool law_is_tested(int isa, tl_type type, int form) {
     if (!contexts[isa][1].ops || (type != TL_F32 && form)) return false;
@@ -721,6 +733,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(ref_equals_textbook),          cmocka_unit_test(ref_backward_equals_finite_differences),
         cmocka_unit_test(fast_equals_ref_forward),      cmocka_unit_test(fast_equals_ref_forward_random),
+        cmocka_unit_test(fast_equals_ref_where_windows_end),
         cmocka_unit_test(fast_equals_ref_backward),     cmocka_unit_test(law1_chunked_prefill_equals_whole),
         cmocka_unit_test(law1_row_alone_equals_batch),  cmocka_unit_test(law3_backward_by_micro_batch),
         cmocka_unit_test(hidden_keys_are_not_read),     cmocka_unit_test(narrow_is_f32_of_what_is_kept),
