@@ -477,6 +477,10 @@ static void test_any_bits_are_read(void **unused) {
         call c = call_make(1, &types[t], &(int){34}, t % 2 ? 3 : 20, 512);
         const int64_t bytes = tl__type_size(types[t], 34 * 512);
         for (int64_t i = 0; i < bytes; i++) c.w[0].rows[i] = (uint8_t)bits64();
+        int at[2];
+        half_places(types[t], at);
+        for (int h = 0; h < 2; h++) /* infinite, which chance hardly hits */
+            set_half(c.w[0].rows + (3 * h + 1) * (int64_t)tl__type_bytes(types[t]), at[h], h ? 0xfc00 : 0x7c00);
         weight_pack(&c.w[0]);
         check_call(&c);
         call_give(&c);
