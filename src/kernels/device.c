@@ -58,11 +58,8 @@ static void open_once(void) {
         tl__fail(&failure, status, "no CUDA device: %s", why);
         return;
     }
-    const tl_ops *cpu;
-    if (tl__ops_select(&cpu, NULL, &failure)) return;
     tl__ops_ref(&ops_of_device);
     module->fill(&ops_of_device);
-    ops_of_device.weigh = cpu->weigh; /* tokens are drawn where their logits are looked at */
 }
 
 int tl__device_open(const tl_cuda_facts **facts, tl_error *err) {

@@ -48,6 +48,7 @@ typedef struct tl_adamw tl_adamw;
 /* What an operator needs besides its numbers. */
 typedef struct tl_ctx {
     bool device;          /* ops are a GPU's, and read and write arenas alone */
+    const tl_ops *cpu_ops; /* beside them, for what the CPU does itself; else ops */
     tl_pool *pool;        /* NULL: this thread alone */
     unsigned char *workspace; /* tl__ops_workspace_bytes(threads), 64-byte aligned; sliced per worker */
     size_t workspace_bytes;

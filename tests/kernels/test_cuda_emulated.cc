@@ -1,5 +1,5 @@
-/* test_cuda_emulated.cc — the played device itself: it runs what is right, and ends the program, saying which kernel and
- * why, where a device would hang, or read what it has not. */
+/* test_cuda_emulated.cc — the played device itself: it runs what is right, and ends the program, saying which kernel
+ * and why, where a device would hang, or read what it has not. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -126,13 +126,14 @@ __global__ void __launch_bounds__(THREADS, SLICES < 4 ? 2 : 1)
     attention_tiles(float *out, int64_t ldo, bool out_quads, float *max_sum, const float *q, int64_t ldq, bool q_quads,
                     attended of) {
     enum { LDQ = SLICES * SLICE };
-    const int D = of.form.D, G = of.form.H / of.form.Hkv, most_heads = min(G, (int)SIDE), kh = (int)blockIdx.y;
+    const int D = of.form.D, G = of.form.H / of.form.Hkv, most_heads = min(G, (int)SIDE);
+    const int kh = (int)blockIdx.y, window = of.form.window;
     run rows_of;
     if (!find_run(&rows_of, of.rows, (int)(gridDim.x - 1 - blockIdx.x), SIDE / most_heads) || rows_of.all <= FEW)
         return; /* long ones first */
     const int head0 = kh * G + (int)blockIdx.z * SIDE, heads = min(most_heads, G - (int)blockIdx.z * SIDE),
               items = rows_of.n * heads;
-    const int pos0 = of.rows.pos[rows_of.row], last = pos0 + rows_of.n - 1, lowest = first_key(pos0, of.form.window);
+    const int pos0 = of.rows.pos[rows_of.row], last = pos0 + rows_of.n - 1, lowest = first_key(pos0, window);
     const keys from = keys_of(of, rows_of.s, kh);
     const int t = (int)threadIdx.x, y = t / 16, x = t % 16, mix = mixing(4 * y);
 
@@ -163,11 +164,8 @@ __global__ void __launch_bounds__(THREADS, SLICES < 4 ? 2 : 1)
         fetch(next, first);
     };
 
-    int start[4], stop[4]; /* an item sees the keys start … stop−1; where there is none, none */
-    UNROLL for (int r = 0; r < 4; r++) {
-        const int item = 4 * y + r, pos = pos0 + item / heads;
-        start[r] = first_key(pos, of.form.window), stop[r] = item < items ? pos + 1 : 0;
-    }
+    int pos[4]; /* of an item; where there is none, before every key */
+    UNROLL for (int r = 0; r < 4; r++) pos[r] = 4 * y + r < items ? pos0 + (4 * y + r) / heads : -1;
     float M[4] = {0, 0, 0, 0}, L[4] = {0, 0, 0, 0}, O[SLICES][4][4];
     UNROLL for (int s = 0; s < SLICES; s++) clear(O[s]);
     fetch(0, lowest / SIDE * SIDE);
@@ -182,17 +180,16 @@ __global__ void __launch_bounds__(THREADS, SLICES < 4 ? 2 : 1)
             write_four(weights + (4 * y + r) * SIDE + (4 * x ^ mix), sum[r][0], sum[r][1], sum[r][2], sum[r][3]);
         __syncwarp();
 
-        int begin[4], end[4];
         float alpha[4], beta[4];
-        bool taken[4]; /* the row's first chunk */
+        enum { NONE, FIRST, NEXT } how[4]; /* the chunk is the row's: not at all, its first, a later one */
         UNROLL for (int r = 0; r < 4; r++) {
+            const int start = first_key(pos[r], window), begin = max(start - first, 0);
+            const int end = min(pos[r] + 1 - first, (int)SIDE);
             float m, l, *const row = weights + (4 * y + r) * SIDE;
-            begin[r] = max(start[r] - first, 0), end[r] = min(stop[r] - first, (int)SIDE);
-            softmax([&](int key) -> float & { return row[key ^ mix]; }, x, begin[r], end[r], of, &m, &l);
-            taken[r] = first <= start[r], alpha[r] = beta[r] = 0;
-            if (begin[r] >= end[r]) continue;
-            if (taken[r]) M[r] = m, L[r] = l;
-            else {
+            softmax([&](int key) -> float & { return row[key ^ mix]; }, x, begin, end, of, &m, &l);
+            how[r] = begin >= end ? NONE : first <= start ? FIRST : NEXT, alpha[r] = beta[r] = 0;
+            if (how[r] == FIRST) M[r] = m, L[r] = l;
+            if (how[r] == NEXT) {
                 const float top = M[r] > m ? M[r] : m;
                 alpha[r] = tl__exp(M[r] - top), beta[r] = tl__exp(m - top);
                 M[r] = top, L[r] = fmaf(L[r], alpha[r], l * beta[r]);
@@ -200,7 +197,7 @@ __global__ void __launch_bounds__(THREADS, SLICES < 4 ? 2 : 1)
         }
         __syncwarp();
 
-        const bool all_see_all = first_key(last, of.form.window) <= first && pos0 + 1 - first >= SIDE;
+        const bool all_see_all = first_key(last, window) <= first && pos0 + 1 - first >= SIDE;
         for (int s = 0; s * SLICE < D; s++) {
             clear(sum);
             for (int half = 0; half < SIDE / STEP; half++) {
@@ -208,13 +205,17 @@ __global__ void __launch_bounds__(THREADS, SLICES < 4 ? 2 : 1)
                 const float *const left = weights + 4 * y * SIDE + half * STEP;
                 const float *const right = buffer + turn * RIGHT + 4 * x;
                 if (all_see_all) multiply_all(sum, left, SIDE, mix, right);
-                else multiply<true>(sum, left, SIDE, mix, right, begin, end, half * STEP);
+                else {
+                    const int key = first + half * STEP,
+                              behind[4] = {pos[0] - key, pos[1] - key, pos[2] - key, pos[3] - key};
+                    multiply<KEYS>(sum, left, SIDE, mix, right, behind, reach_of(window), STEP);
+                }
             }
             UNROLL for (int to = 0; to < SLICES; to++) { /* registers are chosen by constants alone */
                 if (to != s) continue;
                 UNROLL for (int r = 0; r < 4; r++) UNROLL for (int c = 0; c < 4; c++) {
-                    if (begin[r] >= end[r]) continue;
-                    O[to][r][c] = taken[r] ? sum[r][c] : fmaf(O[to][r][c], alpha[r], sum[r][c] * beta[r]);
+                    if (how[r] == FIRST) O[to][r][c] = sum[r][c];
+                    if (how[r] == NEXT) O[to][r][c] = fmaf(O[to][r][c], alpha[r], sum[r][c] * beta[r]);
                 }
             }
         }

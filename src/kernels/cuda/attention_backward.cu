@@ -41,7 +41,7 @@ __global__ void __launch_bounds__(THREADS)
 
 /* to[row][d], a left operand: terms d0 … of the first n rows of x. */
 static __device__ inline void stage_left(float *to, const float *x, int64_t ld, int n, int d0, int D, bool quads) {
-    UNROLL for (int u = 0; u < LEFT / 4 / THREADS; u++) {
+    UNROLL_1 for (int u = 0; u < LEFT / 4 / THREADS; u++) {
         const int i = (int)threadIdx.x + u * THREADS, row = i / (STEP / 4), d = i % (STEP / 4) * 4;
         const float4 y = row < n ? four(x + row * ld, d0 + d, D, quads, -0.0f) : make_float4(0, 0, 0, 0);
         *(float4 *)(to + row * STEP + (d ^ mixing(row))) = y;
@@ -51,7 +51,7 @@ static __device__ inline void stage_left(float *to, const float *x, int64_t ld, 
 /* to[row][column], a right operand: columns c0 … of rows row0 … of the first n of x. */
 static __device__ inline void stage_rows(float *to, const float *x, int64_t ld, int n, int row0, int c0, int D,
                                          bool quads) {
-    UNROLL for (int u = 0; u < RIGHT / 4 / THREADS; u++) {
+    UNROLL_1 for (int u = 0; u < RIGHT / 4 / THREADS; u++) {
         const int i = (int)threadIdx.x + u * THREADS, row = row0 + i / 16, c = i % 16 * 4;
         const float4 y = row < n ? four(x + row * ld, c0 + c, D, quads, 0) : make_float4(0, 0, 0, 0);
         *(float4 *)(to + i / 16 * SIDE + c) = y;
@@ -61,7 +61,7 @@ static __device__ inline void stage_rows(float *to, const float *x, int64_t ld, 
 /* to[d][key]: components d0 … of the values of the chunk's first n keys. A warp's threads are on as many keys, so that
  * they write side by side. */
 static __device__ inline void stage_values_by_component(float *to, const keys &from, int first, int n, int d0) {
-    UNROLL for (int u = 0; u < RIGHT / 4 / THREADS; u++) {
+    UNROLL_1 for (int u = 0; u < RIGHT / 4 / THREADS; u++) {
         const int i = (int)threadIdx.x + u * THREADS, key = i % SIDE, d = i / SIDE * 4;
         float4 x = make_float4(0, 0, 0, 0);
         if (key < n) x = values4(TL_F32, part_at(from, from.kv.v, first + key), key % TL_KV_BLOCK, d0 + d, from.D);
@@ -72,7 +72,7 @@ static __device__ inline void stage_values_by_component(float *to, const keys &f
 
 /* to[key][column]: components c0 … of the keys key0 … of the chunk's first n; likewise. */
 static __device__ inline void stage_keys_by_key(float *to, const keys &from, int first, int n, int key0, int c0) {
-    UNROLL for (int u = 0; u < RIGHT / 4 / THREADS; u++) {
+    UNROLL_1 for (int u = 0; u < RIGHT / 4 / THREADS; u++) {
         const int i = (int)threadIdx.x + u * THREADS, c = i % SIDE, k = i / SIDE * 4, key = key0 + k;
         float4 x = make_float4(0, 0, 0, 0);
         if (some_seen(key, 0, n) && c0 + c < from.D)
@@ -103,27 +103,23 @@ static __device__ inline void stage_pair(float *left, float *right, const reads 
     }
 }
 
-/* A thread's four queries: M, 1/L and δ. Of one that is not there, those of the last. */
-struct queries {
-    float M[4], inverse[4], delta[4];
-};
-static __device__ inline void take_queries(queries *of, const reads &in, int row0, const pair &p, int y) {
+/* s, the products of q and k, and dp → p and ds, in their place. Of a query that is not there M, L and δ are the last
+ * one's. */
+static __device__ inline void finish_pair(float (&s)[4][4], float (&dp)[4][4], const reads &in, int row0,
+                                          const pair &of) {
+    const int y = (int)threadIdx.x / 16;
     UNROLL for (int r = 0; r < 4; r++) {
-        const int64_t at = (int64_t)(row0 + p.i0 + min(4 * y + r, p.ni - 1)) * in.of.form.H + p.h;
-        of->M[r] = in.max_sum[at * 2], of->inverse[r] = 1 / in.max_sum[at * 2 + 1], of->delta[r] = in.delta[at];
-    }
-}
-
-/* s, the products of q and k, and dp → p and ds, in their place. */
-static __device__ inline void finish_pair(float (&s)[4][4], float (&dp)[4][4], const queries &of, const reads &in) {
-    UNROLL for (int r = 0; r < 4; r++) UNROLL for (int c = 0; c < 4; c++) {
-        float z = s[r][c] * in.of.form.scale, slope = 1;
-        if (in.of.form.softcap != 0) {
-            const float t = tl__tanh(z * in.of.inverse_cap);
-            slope = fmaf(-t, t, 1.0f), z = in.of.form.softcap * t;
+        const int64_t at = (int64_t)(row0 + of.i0 + min(4 * y + r, of.ni - 1)) * in.of.form.H + of.h;
+        const float M = in.max_sum[at * 2], inverse = 1 / in.max_sum[at * 2 + 1], delta = in.delta[at];
+        UNROLL for (int c = 0; c < 4; c++) {
+            float z = s[r][c] * in.of.form.scale, slope = 1;
+            if (in.of.form.softcap != 0) {
+                const float t = tl__tanh(z * in.of.inverse_cap);
+                slope = fmaf(-t, t, 1.0f), z = in.of.form.softcap * t;
+            }
+            s[r][c] = tl__exp(z - M) * inverse;
+            dp[r][c] = s[r][c] * (dp[r][c] - delta) * slope * in.of.form.scale;
         }
-        s[r][c] = tl__exp(z - of.M[r]) * of.inverse[r];
-        dp[r][c] = s[r][c] * (dp[r][c] - of.delta[r]) * slope * in.of.form.scale;
     }
 }
 
@@ -139,22 +135,27 @@ static __device__ inline float *right_of(const buffers &b, int turn) {
     return b.right + turn * RIGHT;
 }
 
-/* p and ds of the pair whose first stage was fetched; `fetch` fetches a stage, the last time the first that comes after
- * them. */
+/* Adds the products of stages first … first + n − 1, of which the first was fetched; `fetch` fetches a stage. */
 template <class Fetch>
-static __device__ inline void make_pair(float (&p)[4][4], float (&ds)[4][4], buffers *b, int stages, const queries &of,
-                                        const reads &in, Fetch fetch) {
-    const int y = (int)threadIdx.x / 16, x = (int)threadIdx.x % 16, mix = mixing(4 * y);
-    clear(p), clear(ds);
-    for (int i = 0; i < 2 * stages; i++) {
+static __device__ inline void add_stages(float (&sum)[4][4], buffers *b, int first, int n, Fetch fetch) {
+    const int y = (int)threadIdx.x / 16, x = (int)threadIdx.x % 16;
+    for (int i = 0; i < n; i++) {
         __syncthreads();
         b->turn ^= 1;
-        fetch(i + 1);
-        const float *const left = left_of(*b, b->turn) + 4 * y * STEP, *const right = right_of(*b, b->turn) + 4 * x;
-        if (i < stages) multiply_all(p, left, STEP, mix, right);
-        else multiply_all(ds, left, STEP, mix, right);
+        fetch(first + i + 1);
+        multiply_all(sum, left_of(*b, b->turn) + 4 * y * STEP, STEP, mixing(4 * y), right_of(*b, b->turn) + 4 * x);
     }
-    finish_pair(p, ds, of, in);
+}
+
+/* p and ds of a pair. */
+template <class Fetch>
+static __device__ inline void make_pair(float (&p)[4][4], float (&ds)[4][4], buffers *b, int stages, const reads &in,
+                                        int row0, const pair &of, Fetch fetch) {
+    clear(p);
+    add_stages(p, b, 0, stages, fetch);
+    clear(ds);
+    add_stages(ds, b, stages, stages, fetch);
+    finish_pair(p, ds, in, row0, of);
 }
 
 /* Slice s of `to` is the pair's sum, or the sum is added to it. Registers are chosen by constants alone. */
@@ -195,19 +196,13 @@ __global__ void __launch_bounds__(THREADS, SLICES < 4 ? 2 : 1)
         else stage_keys_by_key(right, from, now.j0, now.nj, j % 2 * STEP, j / 2 * SLICE);
     };
 
-    queries mine;
-    take_queries(&mine, in, row0, now, y);
     float sums[SLICES][4][4];
     fetch(0);
     for (int j0 = lowest; j0 <= i0; j0 += SIDE) {
         float p[4][4], ds[4][4], sum[4][4];
-        make_pair(p, ds, &b, stages, mine, in, fetch);
-        int begin[4], end[4];
-        UNROLL for (int r = 0; r < 4; r++) {
-            const int i = i0 + 4 * y + r;
-            begin[r] = max(first_key(i, window) - j0, 0), end[r] = i <= last ? min(i + 1 - j0, (int)SIDE) : 0;
+        make_pair(p, ds, &b, stages, in, row0, now, fetch);
+        UNROLL for (int r = 0; r < 4; r++)
             write_four(tile + (4 * y + r) * SIDE + (4 * x ^ mix), ds[r][0], ds[r][1], ds[r][2], ds[r][3]);
-        }
         __syncwarp(); /* a row stays within half a warp */
         const bool all_see_all = j0 < i0 && first_key(last, window) <= j0;
         for (int s = 0; s * SLICE < D; s++) {
@@ -218,7 +213,11 @@ __global__ void __launch_bounds__(THREADS, SLICES < 4 ? 2 : 1)
                 fetch(2 * stages + 2 * s + half + 1);
                 const float *const right = right_of(b, b.turn) + 4 * x, *const left = tile + 4 * y * SIDE + half * STEP;
                 if (all_see_all) multiply_all(sum, left, SIDE, mix, right);
-                else multiply<true>(sum, left, SIDE, mix, right, begin, end, half * STEP);
+                else {
+                    const int apart = i0 + 4 * y - j0 - half * STEP,
+                              behind[4] = {apart, apart + 1, apart + 2, apart + 3};
+                    multiply<KEYS>(sum, left, SIDE, mix, right, behind, reach_of(window), STEP);
+                }
             }
             join<SLICES>(sums, s, sum, j0 == lowest);
         }
@@ -272,18 +271,11 @@ __global__ void __launch_bounds__(THREADS, SLICES < 4 ? 2 : 1)
     for (bool first = true; now.h < (kh + 1) * G; first = false) {
         float p[4][4], ds[4][4];
         const int i0 = now.i0, ni = now.ni; /* the last fetch goes on to the next pair */
-        queries theirs;
-        take_queries(&theirs, in, row0, now, y);
-        make_pair(p, ds, &b, stages, theirs, in, fetch);
+        make_pair(p, ds, &b, stages, in, row0, now, fetch);
         UNROLL for (int c = 0; c < 4; c++) {
             const int to = (4 * x + c) * SIDE + (4 * y ^ mixing(4 * x));
             write_four(p_tile + to, p[0][c], p[1][c], p[2][c], p[3][c]);
             write_four(ds_tile + to, ds[0][c], ds[1][c], ds[2][c], ds[3][c]);
-        }
-        int begin[4], end[4]; /* the queries that see a key */
-        UNROLL for (int r = 0; r < 4; r++) {
-            const int j = j0 + 4 * y + r;
-            begin[r] = max(j - i0, 0), end[r] = window ? min(ni, j - i0 + window) : ni;
         }
         const bool all_see_all = i0 > j0 && ni == SIDE && first_key(i0 + SIDE - 1, window) <= j0;
         for (int s = 0; s < 2 * slices; s++) { /* of dv, then of dk */
@@ -296,7 +288,11 @@ __global__ void __launch_bounds__(THREADS, SLICES < 4 ? 2 : 1)
                 const float *const right = right_of(b, b.turn) + 4 * x;
                 const float *const left = (s < slices ? p_tile : ds_tile) + 4 * y * SIDE + half * STEP;
                 if (all_see_all) multiply_all(sum, left, SIDE, mix, right);
-                else multiply<true>(sum, left, SIDE, mix, right, begin, end, half * STEP);
+                else {
+                    const int apart = i0 + half * STEP - j0 - 4 * y,
+                              behind[4] = {apart, apart - 1, apart - 2, apart - 3};
+                    multiply<QUERIES>(sum, left, SIDE, mix, right, behind, reach_of(window), ni - half * STEP);
+                }
             }
             if (s < slices) join<SLICES>(dvs, s, sum, first);
             else join<SLICES>(dks, s - slices, sum, first);

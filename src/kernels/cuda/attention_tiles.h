@@ -28,11 +28,11 @@ static_assert(SIDE == TL_ATT_CHUNK && STEP == TL_KV_GROUP, "a tile has a chunk o
 
 #ifdef __CUDACC__
 #define UNROLL _Pragma("unroll")
-#define UNROLL_2 _Pragma("unroll 2")
+#define UNROLL_1 _Pragma("unroll 1")
 #define UNROLL_8 _Pragma("unroll 8")
 #else
 #define UNROLL _Pragma("GCC unroll 8")
-#define UNROLL_2 UNROLL
+#define UNROLL_1
 #define UNROLL_8 UNROLL
 #endif
 
@@ -75,9 +75,14 @@ static inline unsigned run_numbers(const tl_rows *rows, int per) {
     return (unsigned)rows->R / (unsigned)per + (unsigned)rows->S;
 }
 
-/* The first key that position pos sees. */
+/* The first key that position pos sees. A query sees the keys that are less than `reach` behind it, itself included;
+ * one ahead is, unsigned, beyond every reach. */
 static __device__ inline int first_key(int pos, int window) {
     return window && pos >= window ? pos - window + 1 : 0;
+}
+
+static __device__ inline unsigned reach_of(int window) {
+    return window ? (unsigned)window : 0x80000000u;
 }
 
 /* ---- where numbers come from ---- */
@@ -212,7 +217,7 @@ static __device__ inline bool some_seen(int key, int begin, int end) {
 /* to[d][key]: components d0 … of the chunk's keys. */
 static __device__ inline void stage_keys(float *to, tl_type type, const keys &from, int first, int begin, int end,
                                          int d0) {
-    UNROLL for (int u = 0; u < RIGHT / 4 / THREADS; u++) {
+    UNROLL_1 for (int u = 0; u < RIGHT / 4 / THREADS; u++) {
         const int i = (int)threadIdx.x + u * THREADS, d = i / 16, key = i % 16 * 4;
         float4 x = make_float4(0, 0, 0, 0);
         if (d0 + d < from.D && some_seen(key, begin, end))
@@ -224,7 +229,7 @@ static __device__ inline void stage_keys(float *to, tl_type type, const keys &fr
 /* to[key][column]: of keys key0 … of the chunk the values' components c0 …. */
 static __device__ inline void stage_values(float *to, tl_type type, const keys &from, int first, int begin, int end,
                                            int key0, int c0) {
-    UNROLL for (int u = 0; u < RIGHT / 4 / THREADS; u++) {
+    UNROLL_1 for (int u = 0; u < RIGHT / 4 / THREADS; u++) {
         const int i = (int)threadIdx.x + u * THREADS, key = key0 + i / 16, c = i % 16 * 4;
         float4 x = make_float4(0, 0, 0, 0);
         if (some_seen(key, begin, end))
@@ -234,11 +239,13 @@ static __device__ inline void stage_values(float *to, tl_type type, const keys &
 }
 
 /* sum[r][c] = fmaf(left of row r, right of column c, sum[r][c]) over a stage's terms in order, `left` and `right` being
- * the thread's; EDGE: of row r over begin[r] … end[r]−1 alone, counted from the stage's first. */
-template <bool EDGE>
+ * the thread's. KEYS: terms are keys and rows queries, or the other way round; of row r those count alone of which the
+ * query sees the key, behind[r] being how far term 0 is the key behind the query, and of n terms. */
+enum counted { ALL, KEYS, QUERIES };
+template <counted COUNTED>
 static __device__ inline void multiply(float (&sum)[4][4], const float *left, int lda, int mix, const float *right,
-                                       const int (&begin)[4], const int (&end)[4], int k0) {
-    UNROLL_2 for (int k = 0; k < STEP; k += 4) {
+                                       const int (&behind)[4], unsigned reach, int n) {
+    UNROLL_1 for (int k = 0; k < STEP; k += 4) {
         float a[4][4];
         UNROLL for (int r = 0; r < 4; r++) {
             const float4 x = *(const float4 *)(left + r * lda + (k ^ mix));
@@ -247,7 +254,8 @@ static __device__ inline void multiply(float (&sum)[4][4], const float *left, in
         UNROLL for (int e = 0; e < 4; e++) {
             const float4 b = *(const float4 *)(right + (k + e) * SIDE);
             UNROLL for (int r = 0; r < 4; r++) {
-                if (EDGE && (k0 + k + e < begin[r] || k0 + k + e >= end[r])) continue;
+                if (COUNTED == KEYS && (unsigned)(behind[r] - (k + e)) >= reach) continue;
+                if (COUNTED == QUERIES && ((unsigned)(behind[r] + (k + e)) >= reach || k + e >= n)) continue;
                 sum[r][0] = fmaf(a[r][e], b.x, sum[r][0]);
                 sum[r][1] = fmaf(a[r][e], b.y, sum[r][1]);
                 sum[r][2] = fmaf(a[r][e], b.z, sum[r][2]);
@@ -259,7 +267,7 @@ static __device__ inline void multiply(float (&sum)[4][4], const float *left, in
 static __device__ inline void multiply_all(float (&sum)[4][4], const float *left, int lda, int mix,
                                            const float *right) {
     const int none[4] = {0, 0, 0, 0};
-    multiply<false>(sum, left, lda, mix, right, none, none, 0);
+    multiply<ALL>(sum, left, lda, mix, right, none, 0, 0);
 }
 static __device__ inline void clear(float (&sum)[4][4]) {
     UNROLL for (int r = 0; r < 4; r++) UNROLL for (int c = 0; c < 4; c++) sum[r][c] = 0;

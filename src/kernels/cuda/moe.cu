@@ -51,7 +51,7 @@ static void cuda_route(tl_ctx *ctx, int32_t *choice, float *weight, float *logz,
     tl__cuda_wait("route");
 }
 
-__global__ void __launch_bounds__(TL_ROW_THREADS, 4) route_backward_rows(float *dlogits, const float *dweight, const int32_t *choice, const float *weight, const float *logz,
+__global__ void route_backward_rows(float *dlogits, const float *dweight, const int32_t *choice, const float *weight, const float *logz,
                                     const float *prob, const float *balance, float z_scale, int R, int E, int k, bool renormalise) {
     __shared__ tl_row_memory<float2, float> memory;
     const int64_t r = tl__row();
@@ -230,7 +230,7 @@ static void cuda_expert_swiglu(tl_ctx *ctx, float *y, const float *gu, const flo
 }
 
 /* The weight's gradient is a row's sum; then dgu, from the same numbers read again: they lie in a cache. */
-__global__ void __launch_bounds__(TL_ROW_THREADS, 4) expert_backward_rows(float *dgu, float *dweight, const float *dy, const float *gu, const float *weight, const int32_t *slot,
+__global__ void expert_backward_rows(float *dgu, float *dweight, const float *dy, const float *gu, const float *weight, const int32_t *slot,
                                      int n, int width) {
     __shared__ tl_row_memory<float2, float> memory;
     const int64_t r = tl__row();

@@ -3,7 +3,8 @@
  *
  * A vector sum is sixteen chains and no more. A long row is a block's: 256 threads read it, coalesced, and hand it to the
  * first warp through tiles of block memory; while that adds one tile, all read the next. A short row is sixteen
- * threads', each of which reads its own lane's elements; a block has sixteen of them. */
+ * threads', each of which reads its own lane's elements; a block has sixteen of them. Two tiles of 1,024 are 8 KiB, or 16
+ * where a sum takes two numbers of an element: with 64 registers a thread, four blocks fit a multiprocessor by either. */
 #ifndef TL_KERNELS_CUDA_ROWS_H
 #define TL_KERNELS_CUDA_ROWS_H
 
