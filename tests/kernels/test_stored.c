@@ -401,6 +401,32 @@ static void test_packing_loses_nothing(void **unused) {
     }
 }
 
+static void test_floats_are_looked_up_as_they_widen(void **unused) {
+    (void)unused;
+    enum { N = 13, C = 37, R = 20 };
+    const tl_type floats[] = {TL_F32, TL_F16, TL_BF16};
+    float E[N * C], wide[N * C], P[R * C], got[R * C];
+    int32_t id[R], pos[R];
+    for (int r = 0; r < R; r++) id[r] = integer(0, N - 1), pos[r] = R - 1 - r;
+    for (int i = 0; i < R * C; i++) P[i] = uniform();
+    for (int t = 0; t < 3; t++) {
+        uint16_t half[N * C];
+        for (int i = 0; i < N * C; i++) E[i] = uniform() - 0.5f, half[i] = (uint16_t)(bits64() & 0xbbff); /* finite as F16 and BF16 */
+        const tl_stored stored = {floats[t], N, C, t ? (const void *)half : E};
+        tl__widen(wide, floats[t], stored.data, N * C);
+        for (int i = 0; i <= ISAS; i++) {
+            if (i < ISAS && !has[i]) continue;
+            for (int with = 0; with < 2; with++) {
+                tl__embed_stored(&contexts[i][0], got, &stored, with ? P : NULL, id, pos, 1.5f, R);
+                for (int k = 0; k < R * C; k++) {
+                    const float e = wide[id[k / C] * C + k % C];
+                    assert_true(same(got[k], with ? fmaf(e, 1.5f, P[pos[k / C] * C + k % C]) : e * 1.5f));
+                }
+            }
+        }
+    }
+}
+
 /* Decoding waits for memory: a packed weight takes no more than 4 % over what is stored. */
 static void test_packed_is_as_small_as_stored(void **unused) {
     (void)unused;
@@ -451,6 +477,10 @@ static void test_any_bits_are_read(void **unused) {
         call c = call_make(1, &types[t], &(int){34}, t % 2 ? 3 : 20, 512);
         const int64_t bytes = tl__type_size(types[t], 34 * 512);
         for (int64_t i = 0; i < bytes; i++) c.w[0].rows[i] = (uint8_t)bits64();
+        int at[2];
+        half_places(types[t], at);
+        for (int h = 0; h < 2; h++) /* infinite, which chance hardly hits */
+            set_half(c.w[0].rows + (3 * h + 1) * (int64_t)tl__type_bytes(types[t]), at[h], h ? 0xfc00 : 0x7c00);
         weight_pack(&c.w[0]);
         check_call(&c);
         call_give(&c);
@@ -484,6 +514,7 @@ static void test_the_comparison_sees_an_order(void **unused) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_packing_loses_nothing),          cmocka_unit_test(test_packed_is_as_small_as_stored),
+        cmocka_unit_test(test_floats_are_looked_up_as_they_widen),
         cmocka_unit_test(test_ref_is_near_the_exact_product),  cmocka_unit_test(test_nothing_saturates),
         cmocka_unit_test(test_ragged_shapes_equal_ref),        cmocka_unit_test(test_products_that_share_x_equal_ref),
         cmocka_unit_test(test_many_rows_and_long_k_equal_ref), cmocka_unit_test(test_floats_keep_their_contracts),
