@@ -60,12 +60,19 @@ typedef enum tl_dtype {
     TL_DTYPE_F32 = 2,  /* all in f32, whatever the weights are stored in */
 } tl_dtype;
 
+/* What computes; the bits are the same. */
+typedef enum tl_device {
+    TL_DEVICE_CPU = 0,
+    TL_DEVICE_CUDA = 1, /* the first NVIDIA GPU, or that which TRILITH_CUDA_DEVICE numbers; one in a process */
+} tl_device;
+
 /* Begin with {0} and set what differs: members may be added, and 0 stays what it is now. */
 typedef struct tl_engine_options {
     int threads;    /* CPU threads; 0: all that this process may use */
     int positions;  /* most tokens of a session; 0: all the positions that the model has */
     tl_dtype dtype; /* of the factors of products; results of each have bits of their own */
     bool verify;    /* read all weights first and compare them with the folder's manifest, which must be there */
+    tl_device device;
 } tl_engine_options;
 
 /* model: a checkpoint, a run (its newest checkpoint is used), a Hugging Face model folder, a GGUF file, or a folder

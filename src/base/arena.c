@@ -17,6 +17,17 @@
 #define HUGE_BYTES ((size_t)2 << 20)
 #define HUGE_FROM_BYTES ((size_t)4 << 20)
 
+static void *(*shared_take)(size_t bytes);
+static void (*shared_give)(void *memory);
+
+void tl__arena_share(void *(*take)(size_t bytes), void (*give)(void *memory)) {
+    shared_take = take, shared_give = give;
+}
+
+bool tl__arena_is_shared(void) {
+    return shared_take != NULL;
+}
+
 tl_arena tl__arena_dry(void) {
     return (tl_arena){.dry = true};
 }
@@ -34,6 +45,14 @@ int tl__arena_open(tl_arena *arena, size_t size_bytes, tl_error *err) {
                         "batch or sequence smaller",
                         size_bytes);
     size_t length = size_bytes ? (size_bytes + PAGE_BYTES - 1) & ~(PAGE_BYTES - 1) : PAGE_BYTES;
+    if (shared_take) {
+        *arena = (tl_arena){.base = shared_take(length), .size_bytes = length, .shared = true};
+        if (arena->base) return 0;
+        *arena = (tl_arena){0};
+        return tl__fail(err, TL_ENOMEM,
+                        "the device has no %.1f MiB of memory left; make the model, batch or sequence smaller, or free some of it",
+                        (double)length / (1 << 20));
+    }
     size_t slack = length >= HUGE_FROM_BYTES ? HUGE_BYTES : 0;
     unsigned char *base = mmap(NULL, length + slack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (base == MAP_FAILED)
@@ -53,7 +72,8 @@ int tl__arena_open(tl_arena *arena, size_t size_bytes, tl_error *err) {
 }
 
 void tl__arena_close(tl_arena *arena) {
-    if (arena->base) munmap(arena->base, arena->size_bytes);
+    if (arena->shared) shared_give(arena->base);
+    else if (arena->base) munmap(arena->base, arena->size_bytes);
     *arena = (tl_arena){0};
 }
 

@@ -11,7 +11,8 @@
 typedef struct tl_arena {
     unsigned char *base;
     size_t size_bytes, used_bytes;
-    bool dry; /* base is NULL: only adds up what would be taken. Alloc returns NULL. */
+    bool dry;    /* base is NULL: only adds up what would be taken. Alloc returns NULL. */
+    bool shared; /* with a device */
 } tl_arena;
 
 #define TL_ARENA_ALIGN_BYTES 64
@@ -19,6 +20,10 @@ typedef struct tl_arena {
 /* A dry arena: run the same placing code over it to learn used_bytes. */
 tl_arena tl__arena_dry(void);
 int tl__arena_open(tl_arena *arena, size_t size_bytes, tl_error *err);
+/* From now on arenas are of memory that a device shares with the CPU: take gives zeroed bytes, aligned to 64, or NULL. What
+ * operators read and write lies in arenas alone. Once in a process, before any that is to be shared is opened. */
+void tl__arena_share(void *(*take)(size_t bytes), void (*give)(void *memory));
+bool tl__arena_is_shared(void); /* whether arenas are */
 void tl__arena_close(tl_arena *arena);
 /* Over memory of the caller's, aligned to 64 bytes: it is not closed, and what is taken is as zero as it was. */
 tl_arena tl__arena_over(void *memory, size_t size_bytes);

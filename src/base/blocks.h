@@ -5,6 +5,7 @@
 #ifndef TL_BASE_BLOCKS_H
 #define TL_BASE_BLOCKS_H
 
+#include "base/half.h"
 #include "base/type.h"
 
 /* F32, F16, BF16, F8_* and every quantised type. */
@@ -16,8 +17,5 @@ void tl__widen(float *out, tl_type type, const void *in, int64_t n);
 bool tl__can_narrow(tl_type type);
 /* n finite elements, whole blocks; the bytes of ggml's reference quantiser without importance weights. */
 void tl__narrow(void *out, tl_type type, const float *in, int64_t n);
-
-float tl__f16_to_f32(uint16_t half);
-uint16_t tl__f16_from_f32(float x); /* nearest, ties to even; NaN stays one */
 
 #endif

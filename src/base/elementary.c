@@ -13,12 +13,12 @@
 #include <stdint.h>
 #include <string.h>
 
-static float f32_of(uint32_t bits) {
+static TL_DEVICE float f32_of(uint32_t bits) {
     float x;
     memcpy(&x, &bits, sizeof x);
     return x;
 }
-static uint32_t bits_of(float x) {
+static TL_DEVICE uint32_t bits_of(float x) {
     uint32_t bits;
     memcpy(&bits, &x, sizeof bits);
     return bits;
@@ -31,7 +31,7 @@ static uint32_t bits_of(float x) {
 #define LN2_LOW 0x1.7f7d1cp-20f
 
 /* (e^r − 1 − r) / r² for |r| ≤ ln2/2. */
-static float exp_tail(float r) {
+static TL_DEVICE float exp_tail(float r) {
     float p = 0x1.6ac74cp-10f;
     p = fmaf(p, r, 0x1.123de0p-7f);
     p = fmaf(p, r, 0x1.555858p-5f);
@@ -39,7 +39,7 @@ static float exp_tail(float r) {
     return fmaf(p, r, 0x1.fffffcp-2f);
 }
 
-float tl__exp(float x) {
+TL_DEVICE float tl__exp(float x) {
     x = 89.0f < x ? 89.0f : x;
     x = -104.0f > x ? -104.0f : x;
     float shifted = fmaf(x, LOG2_E, ROUND_MAGIC);
@@ -51,13 +51,13 @@ float tl__exp(float x) {
     return p * f32_of((uint32_t)(half + 127) << 23) * f32_of((uint32_t)(i - half + 127) << 23);
 }
 
-float tl__sigmoid(float x) {
+TL_DEVICE float tl__sigmoid(float x) {
     float e = tl__exp(-fabsf(x));
     return (x < 0.0f ? e : 1.0f) / (e + 1.0f);
 }
 
 /* Below 0.55: x + x³·P(x²). Above: m/(m + 2) with m = e^2x − 1 = 2^n·(e^r − 1) + (2^n − 1). */
-float tl__tanh(float x) {
+TL_DEVICE float tl__tanh(float x) {
     float a = fabsf(x), z = a * a;
     float p = -0x1.9c94b8p-8f;
     p = fmaf(p, z, 0x1.598278p-6f);
@@ -78,7 +78,7 @@ float tl__tanh(float x) {
 }
 
 /* Below 0.921875: x + x·P(x²). Above: 1 − exp(−Q(x)), Q fitted to −log(erfc x). */
-float tl__erf(float x) {
+TL_DEVICE float tl__erf(float x) {
     float a = fabsf(x);
     a = 3.9375f < a ? 3.9375f : a; /* erf rounds to 1 from 3.919 on */
     float z = a * a;
@@ -103,7 +103,7 @@ float tl__erf(float x) {
 
 /* x = 2^k·m with m in [√½, √2); log m = 2·atanh(s), s = (m − 1)/(m + 1). Doubles hold every f32, denormals too, as
  * normals. */
-float tl__log(float x) {
+TL_DEVICE float tl__log(float x) {
     if (!(x > 0.0f)) return x == 0.0f ? -HUGE_VALF : f32_of(0x7fc00000u);
     if (bits_of(x) == 0x7f800000u) return x;
     double d = x;
@@ -126,7 +126,7 @@ float tl__log(float x) {
 }
 
 /* sin(x + quarter·π/2): x − n·π/2 is exact in its first step (both are multiples of 2^−52 and cancel below 1). */
-static double sin_quarter(double x, int quarter) {
+static TL_DEVICE double sin_quarter(double x, int quarter) {
     double shifted = fma(x, 0x1.45f306dc9c883p-1, 0x1.8p52);
     double n = shifted - 0x1.8p52;
     double r = fma(n, -0x1.1a62633145c07p-54, fma(n, -0x1.921fb54442d18p+0, x));
@@ -164,14 +164,16 @@ static double sin_quarter(double x, int quarter) {
 
 #define TRIG_LIMIT 0x1p30 /* beyond it the reduction would lose bits: NaN rather than a wrong number */
 
-float tl__sin(float x) {
+TL_DEVICE float tl__sin(float x) {
     if (!(fabsf(x) <= (float)TRIG_LIMIT)) return f32_of(0x7fc00000u);
     return x == 0.0f ? x : (float)sin_quarter(x, 0);
 }
-float tl__cos(float x) {
+TL_DEVICE float tl__cos(float x) {
     if (!(fabsf(x) <= (float)TRIG_LIMIT)) return f32_of(0x7fc00000u);
     return (float)sin_quarter(x, 1);
 }
+
+#ifndef TL_F32_ALONE /* what tables are made with */
 double tl__cos_f64(double x) {
     if (!(fabs(x) <= TRIG_LIMIT)) return (double)f32_of(0x7fc00000u);
     return sin_quarter(x, 1);
@@ -252,3 +254,4 @@ double tl__pow_f64(double base, double exponent) {
     memcpy(&scale2, &two, sizeof scale2);
     return q * scale1 * scale2;
 }
+#endif

@@ -12,27 +12,6 @@
 
 #include "base/blocks.h"
 
-static uint32_t bits_of(float x) {
-    uint32_t bits;
-    memcpy(&bits, &x, 4);
-    return bits;
-}
-
-/* Below 2^−14 the sum with 0.5, whose unit is 2^−24, rounds; above, an addition to the bits does. */
-uint16_t tl__f16_from_f32(float x) {
-    const uint32_t bits = bits_of(x), sign = bits >> 16 & 0x8000, magnitude = bits & 0x7fffffff;
-    if (magnitude > 0x7f800000) return (uint16_t)(sign | 0x7e00);
-    if (magnitude >= 0x47800000) return (uint16_t)(sign | 0x7c00);
-    if (magnitude < 0x38800000) return (uint16_t)(sign | (bits_of(fabsf(x) + 0.5f) - 0x3f000000));
-    return (uint16_t)(sign | (magnitude - 0x38000000 + 0xfff + (magnitude >> 13 & 1)) >> 13);
-}
-
-static uint16_t bf16_from_f32(float x) {
-    const uint32_t bits = bits_of(x);
-    if ((bits & 0x7fffffff) > 0x7f800000) return (uint16_t)(bits >> 16 | 64);
-    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-
 static float put_half(uint8_t *at, float x) { /* what is read back */
     const uint16_t half = tl__f16_from_f32(x);
     memcpy(at, &half, 2);
@@ -45,7 +24,7 @@ static int truncated(float x) {
 
 /* Ties to even, for |x| < 2^22; beyond, what the bits of the sum say. */
 static int nearest(float x) {
-    return (int)(bits_of(x + 0x1.8p23f) & 0x7fffff) - 0x400000;
+    return (int)(tl__f32_to_bits(x + 0x1.8p23f) & 0x7fffff) - 0x400000;
 }
 
 static int clamp(int x, int least, int most) {
@@ -313,7 +292,7 @@ void tl__narrow(void *out, tl_type type, const float *in, int64_t n) {
     }
     if (!tl__type_quantised(type)) {
         for (int64_t i = 0; i < n; i++) {
-            const uint16_t half = type == TL_F16 ? tl__f16_from_f32(in[i]) : bf16_from_f32(in[i]);
+            const uint16_t half = type == TL_F16 ? tl__f16_from_f32(in[i]) : tl__bf16_from_f32(in[i]);
             memcpy(bytes + 2 * i, &half, 2);
         }
         return;

@@ -8,31 +8,6 @@
 
 #include "base/blocks.h"
 
-static float of_bits(uint32_t bits) {
-    float x;
-    memcpy(&x, &bits, 4);
-    return x;
-}
-
-static uint32_t bits_of(float x) {
-    uint32_t bits;
-    memcpy(&bits, &x, 4);
-    return bits;
-}
-
-/* All ones where a < b, else 0; without a comparison, so that the compiler sees no branch in a loop of them. */
-static uint32_t below(uint32_t a, uint32_t b) {
-    return (uint32_t)((int32_t)(a - b) >> 31);
-}
-
-/* Exact: every half is a float. A subnormal half is m·2^−24; the others move their exponent from bias 15 to 127. */
-float tl__f16_to_f32(uint16_t h) {
-    const uint32_t sign = (uint32_t)(h & 0x8000) << 16, magnitude = h & 0x7fff;
-    const uint32_t tiny = bits_of((float)(int)magnitude * 0x1p-24f), moved = (magnitude << 13) + (112u << 23);
-    const uint32_t small = below(magnitude, 0x400), special = below(0x7bff, magnitude);
-    return of_bits(sign | (small & tiny) | (~small & (moved + (special & 112u << 23))));
-}
-
 static float half_at(const uint8_t *p) {
     return tl__f16_to_f32((uint16_t)(p[0] | p[1] << 8));
 }
@@ -40,9 +15,9 @@ static float half_at(const uint8_t *p) {
 /* sign, 4 bits of exponent (bias 7), 3 of mantissa; no infinity: all ones are NaN. Subnormals are m·2^−9. */
 static float e4m3_to_f32(uint8_t b) {
     const uint32_t sign = (uint32_t)(b & 0x80) << 24, magnitude = b & 0x7f;
-    const uint32_t tiny = bits_of((float)(int)magnitude * 0x1p-9f), moved = (magnitude << 20) + (120u << 23);
-    const uint32_t small = below(magnitude, 8), special = below(0x7e, magnitude);
-    return of_bits(sign | (small & tiny) | (~small & (moved | (special & 0x7fc00000))));
+    const uint32_t tiny = tl__f32_to_bits((float)(int)magnitude * 0x1p-9f), moved = (magnitude << 20) + (120u << 23);
+    const uint32_t small = tl__bits_below(magnitude, 8), special = tl__bits_below(0x7e, magnitude);
+    return tl__f32_from_bits(sign | (small & tiny) | (~small & (moved | (special & 0x7fc00000))));
 }
 
 /* ---- blocks of 32: one scale (and a minimum); element i and i + 16 share a byte of nibbles ---- */
@@ -220,7 +195,7 @@ void tl__widen(float *out, tl_type type, const void *in, int64_t n) {
         for (int64_t i = 0; i < n; i++) {
             uint16_t half;
             memcpy(&half, bytes + 2 * i, 2);
-            out[i] = of_bits((uint32_t)half << 16);
+            out[i] = tl__bf16_to_f32(half);
         }
         return;
     case TL_F8_E4M3:

@@ -9,6 +9,7 @@ typedef struct tl_bench_model {
     const char *model;
     int threads, prefill, decode, repeat;
     tl_dtype dtype;
+    tl_device device;
     bool json;
 } tl_bench_model;
 

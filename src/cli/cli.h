@@ -125,6 +125,11 @@ extern const char *const tl__dtype_names[];
     "bf16, quantised ones with their input in 8 bits by 32). bf16 rounds all factors on the way in; f32 widens every "  \
     "weight. Score a run trained in bf16 in bf16 to get the trainer's bits."
 
+/* And --device; values are tl_device's. */
+extern const char *const tl__device_names[];
+#define TL_DEVICE_HELP                                                                                                 \
+    "What computes: cpu, or cuda for an NVIDIA GPU (docs/cuda.md). The bits are the same."
+
 /* The two options of every command that computes with a model's weights: fields `verify` and `mmap` of its struct. */
 #define TL_MODEL_FILE_OPTIONS(T)                                                                                       \
     {"verify", TL_FLAG(T, verify),                                                                                     \

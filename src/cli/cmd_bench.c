@@ -17,7 +17,7 @@
 typedef struct settings {
     int64_t batch, seq, width, heads, kv_heads, feed_forward, vocabulary, threads;
     double seconds;
-    int dtype;
+    int dtype, device;
     tl_list only;
     const char *model;
     int64_t prefill, decode, repeat;
@@ -53,6 +53,7 @@ static const tl_option options[] = {
     TL_HEADING("Both"),
     {"dtype", TL_CHOICE(settings, dtype), .initial = "auto", .choices = tl__dtype_names,
      .help = "Of the products' factors."},
+    {"device", TL_CHOICE(settings, device), .initial = "cpu", .choices = tl__device_names, .help = TL_DEVICE_HELP},
     {"threads", TL_INT(settings, threads), .least = 0, .most = 1024,
      .help = "CPU threads; all that this process may use unless given."},
     {"json", TL_FLAG(settings, json), .not_in_yaml = true, .help = "Print one JSON object and nothing else."},
@@ -373,6 +374,7 @@ static int run(tl_cli *cli) {
                                                  .decode = (int)o.decode,
                                                  .repeat = (int)o.repeat,
                                                  .dtype = (tl_dtype)o.dtype,
+                                                 .device = (tl_device)o.device,
                                                  .json = o.json});
     if (!o.kv_heads) o.kv_heads = o.heads;
     if (!o.feed_forward) o.feed_forward = 4 * o.width;
@@ -404,11 +406,10 @@ static int run(tl_cli *cli) {
     if (tl__memory_available_bytes() > 0 && need > (size_t)tl__memory_available_bytes())
         return tl__cli_bad(cli, "these shapes take %.1f GB but %.1f GB of memory are available; choose smaller ones",
                            (double)need / 1e9, (double)tl__memory_available_bytes() / 1e9);
-    int status = tl__arena_open(&arena, need, &err);
-    if (status) return tl__cli_fail(cli, &err);
-    status = tl__ctx_open(&b.ctx, (int)o.threads, NULL, &err);
+    int status = tl__ctx_open(&b.ctx, (int)o.threads, tl__device_isa((tl_device)o.device), &err);
+    if (!status) status = tl__arena_open(&arena, need, &err);
     if (status) {
-        tl__arena_close(&arena);
+        tl__ctx_close(&b.ctx);
         return tl__cli_fail(cli, &err);
     }
     place(&b, &arena);

@@ -17,7 +17,7 @@ typedef struct settings {
     tl_list set;
     tl_sampling_options sampling;
     int64_t context, threads;
-    int dtype;
+    int dtype, device;
     bool mmap, verify, json;
 } settings;
 
@@ -38,6 +38,7 @@ static const tl_option options[] = {
     TL_SAMPLING_OPTIONS(settings, "2048"),
     TL_HEADING("Running"),
     {"dtype", TL_CHOICE(settings, dtype), .initial = "auto", .choices = tl__dtype_names, .help = TL_DTYPE_HELP},
+    {"device", TL_CHOICE(settings, device), .initial = "cpu", .choices = tl__device_names, .help = TL_DEVICE_HELP},
     {"threads", TL_INT(settings, threads), .least = 0, .most = 1024,
      .help = "CPU threads; all that this process may use unless given."},
     TL_MODEL_FILE_OPTIONS(settings),
@@ -121,7 +122,7 @@ static int open_chat(chat *c, tl_error *err) {
                         (long long)o->context, positions);
     int capacity = o->context ? (int)o->context : usual;
     tl_engine_options how = {
-        .threads = (int)o->threads, .positions = capacity, .dtype = (tl_dtype)o->dtype, .verify = o->verify};
+        .threads = (int)o->threads, .positions = capacity, .dtype = (tl_dtype)o->dtype, .device = (tl_device)o->device, .verify = o->verify};
     TRY(tl__engine_load(e, &how, err));
     TRY(tl__session_open(&c->session, &e->model, &e->ctx, capacity, 0, err));
     c->held = malloc((size_t)capacity * sizeof *c->held);

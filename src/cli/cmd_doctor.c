@@ -14,6 +14,7 @@
 #include "cli/cli.h"
 #include "comm/comm.h"
 #include "io/file.h"
+#include "kernels/device.h"
 #include "observe/machine.h"
 
 typedef struct settings {
@@ -184,6 +185,13 @@ static json_t *integer_or_null(int64_t x) {
     return x > 0 ? json_integer(x) : json_null();
 }
 
+static json_t *gpu_json(void) {
+    const tl_cuda_facts *gpu;
+    if (tl__device_open(&gpu, NULL)) return json_null();
+    return json_pack("{s:s,s:i,s:i,s:I,s:i}", "name", gpu->name, "sm", gpu->sm, "processors", gpu->processors,
+                     "memory_bytes", (json_int_t)gpu->memory_bytes, "driver", gpu->driver);
+}
+
 static json_t *as_json(const findings *f, const tl_ops *ops) {
     entry table[MOST_ENTRIES];
     int n = kernel_table(table, ops);
@@ -196,11 +204,11 @@ static json_t *as_json(const findings *f, const tl_ops *ops) {
                   integer_or_null(f->limits.memory_max_bytes), "memory_total_bytes", integer_or_null(f->total_bytes),
                   "memory_available_bytes", integer_or_null(f->available_bytes));
     char mpi[128];
-    return json_pack("{s:s,s:o,s:o,s:o,s:s*,s:o,s:o,s:s?,s:o}", "version", tl_version(), "machine",
+    return json_pack("{s:s,s:o,s:o,s:o,s:s*,s:o,s:o,s:s?,s:o,s:o}", "version", tl_version(), "machine",
                      tl__machine_json(&f->machine), "kernels", kernels, "limits", limits, "huge_pages",
                      f->huge_pages[0] ? f->huge_pages : NULL, "load_average",
                      f->load >= 0 ? json_real(f->load) : json_null(), "libraries", library_versions(), "mpi",
-                     mpi_library(mpi, NULL), "advice", advice);
+                     mpi_library(mpi, NULL), "gpu", gpu_json(), "advice", advice);
 }
 
 static void print_wrapped(const char *label, const char *words) {
@@ -279,6 +287,13 @@ static void print_text(const findings *f, const tl_ops *ops) {
     if (mpi_library(mpi, &why)) snprintf(sentence, sizeof sentence, "%s", mpi);
     else snprintf(sentence, sizeof sentence, "one only: %s", why.text);
     print_wrapped("processes", sentence);
+    const tl_cuda_facts *gpu;
+    why = (tl_error){0};
+    if (tl__device_open(&gpu, &why)) snprintf(sentence, sizeof sentence, "%s", why.text);
+    else
+        snprintf(sentence, sizeof sentence, "%s, sm_%d, %d processors, %.1f GB, driver for CUDA %d.%d", gpu->name,
+                 gpu->sm, gpu->processors, (double)gpu->memory_bytes / 1e9, gpu->driver / 1000, gpu->driver % 1000 / 10);
+    print_wrapped("GPU", sentence);
     printf("\n");
     for (int i = 0; i < f->n_advice; i++) print_wrapped(i ? "" : "note", f->advice[i]);
     if (f->n_advice == 0) printf("Nothing here will be slower than the machine itself.\n");

@@ -11,7 +11,7 @@ typedef struct settings {
     bool special, stop_at_eos, mmap, verify, json;
     tl_sampling_options sampling;
     int64_t threads;
-    int dtype;
+    int dtype, device;
 } settings;
 
 static const tl_option options[] = {
@@ -29,6 +29,7 @@ static const tl_option options[] = {
     {"stop-at-eos", TL_FLAG(settings, stop_at_eos), .initial = "true", .help = "Stop when the model ends its text."},
     TL_HEADING("Running"),
     {"dtype", TL_CHOICE(settings, dtype), .initial = "auto", .choices = tl__dtype_names, .help = TL_DTYPE_HELP},
+    {"device", TL_CHOICE(settings, device), .initial = "cpu", .choices = tl__device_names, .help = TL_DEVICE_HELP},
     {"threads", TL_INT(settings, threads), .least = 0, .most = 1024,
      .help = "CPU threads; all that this process may use unless given."},
     TL_MODEL_FILE_OPTIONS(settings),
@@ -100,7 +101,7 @@ static int generate(const settings *o, tl_engine *e, generation *g, tl_session *
     if (!status) status = tl__answer_open(&g->answer, e, g->answer.max, err);
     tl_engine_options how = {.threads = (int)o->threads,
                              .positions = g->prompt_n + g->answer.max,
-                             .dtype = (tl_dtype)o->dtype,
+                             .dtype = (tl_dtype)o->dtype, .device = (tl_device)o->device,
                              .verify = o->verify};
     if (!status) status = tl__engine_load(e, &how, err);
     if (!status) status = tl__session_open(session, &e->model, &e->ctx, g->prompt_n + g->answer.max, 0, err);

@@ -15,7 +15,7 @@ typedef struct settings {
     const char *model, *text, *tokens;
     bool special, mmap, verify, json;
     int64_t window, chunk, threads;
-    int dtype;
+    int dtype, device;
 } settings;
 
 static const tl_option options[] = {
@@ -34,6 +34,7 @@ static const tl_option options[] = {
     {"chunk", TL_INT(settings, chunk), .initial = "256", .least = 1, .most = 65536,
      .help = "Rows computed at once: memory against speed; the result is the same to the bit."},
     {"dtype", TL_CHOICE(settings, dtype), .initial = "auto", .choices = tl__dtype_names, .help = TL_DTYPE_HELP},
+    {"device", TL_CHOICE(settings, device), .initial = "cpu", .choices = tl__device_names, .help = TL_DEVICE_HELP},
     {"threads", TL_INT(settings, threads), .least = 0, .most = 1024,
      .help = "CPU threads; all that this process may use unless given."},
     TL_MODEL_FILE_OPTIONS(settings),
@@ -156,7 +157,7 @@ static int score(const settings *o, tl_engine *e, scoring *s, tl_error *err) {
     tl_session *session = NULL;
     if (!s->logp) status = tl__fail(err, TL_ENOMEM, "not enough memory for %lld log-probabilities", (long long)s->n);
     tl_engine_options how = {
-        .threads = (int)o->threads, .positions = s->window, .dtype = (tl_dtype)o->dtype, .verify = o->verify};
+        .threads = (int)o->threads, .positions = s->window, .dtype = (tl_dtype)o->dtype, .device = (tl_device)o->device, .verify = o->verify};
     if (!status) status = tl__engine_load(e, &how, err);
     if (!status) status = tl__session_open(&session, &e->model, &e->ctx, s->window, (int)o->chunk, err);
     int64_t begin = tl__now_ns();

@@ -7,7 +7,7 @@ typedef struct settings {
     int64_t port, context, running, waiting, step_tokens, kv_memory, threads, max_body, connections, idle, drain,
         deadline, look_up, draft_tokens;
     bool prefix_cache, mmap, verify;
-    int dtype, kv_type;
+    int dtype, kv_type, device;
 } settings;
 
 static const char *const kv_names[] = {"f32", "f16", "bf16", "q8_0", NULL};
@@ -53,6 +53,7 @@ static const tl_option options[] = {
      .help = "A smaller model of the same vocabulary that proposes tokens; no answer changes."},
     {"draft-tokens", TL_INT(settings, draft_tokens), .value = "N", .initial = "0", .least = 0, .most = 64,
      .help = "So many a step; 0: four."},
+    {"device", TL_CHOICE(settings, device), .initial = "cpu", .choices = tl__device_names, .help = TL_DEVICE_HELP},
     {"threads", TL_INT(settings, threads), .least = 0, .most = 1024,
      .help = "CPU threads; all that this process may use unless given."},
     TL_MODEL_FILE_OPTIONS(settings),
@@ -82,7 +83,7 @@ static int run(tl_cli *cli) {
                    .draft = o->draft,
                    .engine = {.threads = (int)o->threads,
                               .positions = (int)o->context,
-                              .dtype = (tl_dtype)o->dtype,
+                              .dtype = (tl_dtype)o->dtype, .device = (tl_device)o->device,
                               .verify = o->verify},
                    .batcher = {.kv_bytes = o->kv_memory,
                                .kv_type = kv_types[o->kv_type],

@@ -23,7 +23,7 @@ typedef struct values {
         checkpoint_every, keep, max_skipped, sample_every, sample_tokens;
     double minutes, lr, min_lr_ratio, warmup, decay_fraction, beta1, beta2, eps, weight_decay, clip, val_fraction,
         comm_timeout, muon_lr, muon_momentum, z_loss, ema, router_aux, router_z;
-    int schedule, optimizer, recompute, dtype, shard;
+    int schedule, optimizer, recompute, dtype, device, shard;
     bool document_mask, mmap, resume, supervise, quiet;
 } values;
 
@@ -164,6 +164,7 @@ static const tl_option options[] = {
      .choices = tl__contract_names},
     {OPTION("seed", TL_INT(values, seed), NULL, "1", "Of the weights, the order of the data and the samples."),
      .least = 0, .most = 9e18},
+    {OPTION("device", TL_CHOICE(values, device), NULL, "cpu", TL_DEVICE_HELP), .choices = tl__device_names},
     {OPTION("threads", TL_INT(values, threads), NULL, "0", "0: every CPU this process may use. Never changes a bit."),
      .least = 0, .most = 4096, .not_in_yaml = false},
     TL_HEADING("What is kept"),
@@ -304,6 +305,7 @@ static tl_train_config config_of(tl_cli *cli) {
         .sample_tokens = v->sample_tokens,
         .sample_prompt = v->sample_prompt,
         .contract = (tl_contract)v->dtype,
+        .device = (tl_device)v->device,
         .resume = v->resume,
     };
 }

@@ -21,7 +21,7 @@ typedef struct settings {
     const char *against, *text;
     int64_t tokens, threads;
     double tolerance;
-    int dtype;
+    int dtype, device;
     bool round_trip, mmap, json;
 } settings;
 
@@ -39,6 +39,7 @@ static const tl_option options[] = {
     {"dtype", TL_CHOICE(settings, dtype), .initial = "f32", .choices = tl__dtype_names, .help = TL_DTYPE_HELP},
     {"round-trip", TL_FLAG(settings, round_trip), .initial = "true",
      .help = "Save the weights as a folder in TMPDIR, in f32, and compare what is read back."},
+    {"device", TL_CHOICE(settings, device), .initial = "cpu", .choices = tl__device_names, .help = TL_DEVICE_HELP},
     {"threads", TL_INT(settings, threads), .least = 0, .most = 1024,
      .help = "CPU threads; all that this process may use unless given."},
     {"mmap", TL_FLAG(settings, mmap), .initial = "true",
@@ -123,7 +124,7 @@ typedef struct work {
 } work;
 
 static int open_subject(subject *s, const settings *o, const char *path, bool needs_tokenizer, tl_error *err) {
-    tl_engine_options how = {.threads = (int)o->threads, .positions = (int)o->tokens, .dtype = (tl_dtype)o->dtype};
+    tl_engine_options how = {.threads = (int)o->threads, .positions = (int)o->tokens, .dtype = (tl_dtype)o->dtype, .device = (tl_device)o->device};
     TRY(tl__engine_open(&s->engine, path, needs_tokenizer, err));
     s->logits = malloc((size_t)s->engine.arch.V * sizeof *s->logits);
     if (!s->logits) return tl__fail(err, TL_ENOMEM, "not enough memory for a row of logits");

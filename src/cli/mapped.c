@@ -14,6 +14,7 @@ static char guarded_name[64];
 static bool guarded_terminal; /* standard error is one, and may hold a progress line */
 
 const char *const tl__dtype_names[] = {"auto", "bf16", "f32", NULL};
+const char *const tl__device_names[] = {"cpu", "cuda", NULL};
 
 void tl__cli_mmap(bool mmap) {
     if (!mmap) setenv("TRILITH_MMAP", "0", 1);

@@ -133,7 +133,7 @@ static int open_beside(void *user, tl_error *err) {
 
 int tl__engine_load(tl_engine *e, const tl_engine_options *o, tl_error *err) {
     if (o->verify) TRY(verify(e, err));
-    TRY(tl__ctx_open(&e->ctx, o->threads, NULL, err));
+    TRY(tl__ctx_open(&e->ctx, o->threads, tl__device_isa(o->device), err));
     tl_weight_source *source = e->source;
     e->source = NULL;
     opening tokenizer = {e, source};

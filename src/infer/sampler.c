@@ -286,8 +286,16 @@ tl_cost tl__sample_cost(const tl_sampling *s, bool told, int V) {
     return cost;
 }
 
+/* Tokens are drawn by the CPU, which looks at the logits, whatever computes the model. */
+static tl_ctx on_cpu(const tl_ctx *ctx) {
+    tl_ctx cpu = *ctx;
+    if (ctx->device) cpu.ops = ctx->cpu_ops;
+    return cpu;
+}
+
 int32_t tl__sample(tl_ctx *ctx, const tl_sampling *s, const tl_steering *steering, const float *logits, int V,
                    int64_t position, void *scratch, float *logp) {
+    tl_ctx cpu = on_cpu(ctx);
     float *p = scratch, *near = p + V;
     int32_t *order = (int32_t *)(near + V), *band = order + V;
     const float *z = logits;
@@ -298,20 +306,21 @@ int32_t tl__sample(tl_ctx *ctx, const tl_sampling *s, const tl_steering *steerin
     }
     int32_t pick = largest(z, V);
     if (s->temperature > 0) {
-        const double total = tl__weigh(ctx, p, z, z[pick], s->temperature, V);
+        const double total = tl__weigh(&cpu, p, z, z[pick], s->temperature, V);
         line l = {.p = p, .V = V, .above = 2, .band = {p, band, 0}, .order = order};
         pick = draw(s, &l, near, total, position);
     }
     /* With a gradient scale of zero the operator only reads its logits. */
     const tl_loss_form form = {0};
-    if (logp) tl__softmax_loss(ctx, logp, NULL, (float *)(uintptr_t)logits, &pick, &form, 1, V);
+    if (logp) tl__softmax_loss(&cpu, logp, NULL, (float *)(uintptr_t)logits, &pick, &form, 1, V);
     return pick;
 }
 
 float tl__log_z(tl_ctx *ctx, const float *logits, int V) {
     const tl_loss_form form = {0};
     const int32_t any = 0;
+    tl_ctx cpu = on_cpu(ctx);
     float logp, log_z;
-    tl__softmax_loss(ctx, &logp, &log_z, (float *)(uintptr_t)logits, &any, &form, 1, V);
+    tl__softmax_loss(&cpu, &logp, &log_z, (float *)(uintptr_t)logits, &any, &form, 1, V);
     return log_z;
 }

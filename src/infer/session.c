@@ -23,6 +23,7 @@ struct tl_session {
     int32_t *target;   /* [chunk] */
     float *logp;       /* [chunk] */
     int32_t *block;    /* [blocks] block i holds positions 16i … 16i+15 */
+    int32_t *seq_row;  /* [2] all rows are one sequence's */
 };
 
 static int chunk_rows(int capacity, int chunk) {
@@ -51,6 +52,7 @@ static tl_session *place(tl_arena *arena, const tl_arch *a, int capacity, int ch
     s->target = TL_TAKE(arena, int32_t, chunk);
     s->logp = TL_TAKE(arena, float, chunk);
     s->block = TL_TAKE(arena, int32_t, blocks);
+    s->seq_row = TL_TAKE(arena, int32_t, 2);
     return real;
 }
 
@@ -149,7 +151,7 @@ static int check(const tl_session *s, const int32_t *tokens, int n, tl_error *er
 
 /* The next n ≤ chunk tokens of the sequence: hidden rows are left in acts, keys and values in their blocks. */
 static void step(tl_session *s, const int32_t *tokens, int n) {
-    int32_t seq_row[2] = {0, n}, seq_block[1] = {0};
+    s->seq_row[0] = 0, s->seq_row[1] = n;
     for (int i = 0; i < n; i++) {
         s->token[i] = tokens[i];
         s->pos[i] = s->length + i;
@@ -158,12 +160,20 @@ static void step(tl_session *s, const int32_t *tokens, int n) {
                     .S = 1,
                     .token = s->token,
                     .pos = s->pos,
-                    .seq_row = seq_row,
-                    .seq_block = seq_block,
+                    .seq_row = s->seq_row,
+                    .seq_block = s->seq_row, /* [0] = 0 */
                     .block = s->block};
     tl__model_forward(s->ctx, s->model, &s->acts, &rows);
     s->length += n;
     assert(s->length <= s->capacity);
+}
+
+/* Of a row of the last step; a device writes to the session's memory alone. */
+static void give_logits(tl_session *s, float *logits, int row) {
+    const tl_arch *a = &s->model->arch;
+    float *to = s->ctx->device ? s->acts.logits : logits;
+    tl__model_logits(s->ctx, s->model, to, s->acts.hidden + (int64_t)row * a->C, 1);
+    if (to != logits) memcpy(logits, to, (size_t)a->V * sizeof *logits);
 }
 
 int tl__session_append(tl_session *s, const int32_t *tokens, int n, float *logits, tl_error *err) {
@@ -172,8 +182,7 @@ int tl__session_append(tl_session *s, const int32_t *tokens, int n, float *logit
     for (int done = 0, rows; done < n; done += rows) {
         rows = n - done < s->chunk ? n - done : s->chunk;
         step(s, tokens + done, rows);
-        if (logits && done + rows == n)
-            tl__model_logits(s->ctx, s->model, logits, s->acts.hidden + (int64_t)(rows - 1) * s->model->arch.C, 1);
+        if (logits && done + rows == n) give_logits(s, logits, rows - 1);
     }
     return 0;
 }

@@ -2,13 +2,21 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#include "kernels/ops.h"
+#include "base/arena.h"
+#include "kernels/device.h"
+
+const char *tl__device_isa(tl_device device) {
+    return device == TL_DEVICE_CUDA ? "cuda" : NULL;
+}
 
 int tl__ctx_open(tl_ctx *ctx, int threads, const char *isa, tl_error *err) {
     *ctx = (tl_ctx){0};
     int status = tl__ops_select(&ctx->ops, isa, err);
+    if (!status) ctx->device = !strcmp(ctx->ops->isa, "cuda"), ctx->cpu_ops = ctx->ops;
+    if (!status && ctx->device) status = tl__ops_select(&ctx->cpu_ops, NULL, err);
     if (!status) status = tl__pool_open(&ctx->pool, threads, err);
     if (status) return status;
+    if (ctx->device) tl__device_share();
     ctx->workspace_bytes = tl__ops_workspace_bytes(tl__pool_threads(ctx->pool));
     void *memory = mmap(NULL, ctx->workspace_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED) {

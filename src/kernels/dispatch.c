@@ -12,6 +12,7 @@
 #include <cpuid.h>
 #endif
 #include "base/clock.h"
+#include "kernels/device.h"
 #include "kernels/peak.h"
 #include "kernels/table.h"
 
@@ -191,6 +192,7 @@ int tl__ops_select(const tl_ops **ops, const char *want, tl_error *err) {
     pthread_once(&tables_once, tables_fill);
     const int best = best_isa;
     int chosen = best;
+    if (want && !strcmp(want, "cuda")) return tl__device_ops(ops, err);
     if (want && *want) {
         chosen = -1;
         for (int isa = 0; isa < ISAS; isa++)

@@ -47,8 +47,8 @@ typedef struct tl_adamw tl_adamw;
 
 /* What an operator needs besides its numbers. */
 typedef struct tl_ctx {
-    int device;           /* 0: the CPU */
-    void *stream;         /* CUDA later */
+    bool device;          /* ops are a GPU's, and read and write arenas alone */
+    const tl_ops *cpu_ops; /* beside them, for what the CPU does itself; else ops */
     tl_pool *pool;        /* NULL: this thread alone */
     unsigned char *workspace; /* tl__ops_workspace_bytes(threads), 64-byte aligned; sliced per worker */
     size_t workspace_bytes;
@@ -65,8 +65,11 @@ static inline void *tl__workspace(const tl_ctx *ctx, int worker) {
     return ctx->workspace + (size_t)worker * TL_WORKSPACE_PER_WORKER_BYTES;
 }
 
-/* Open a context on the CPU: threads as tl__pool_open, isa as tl__ops_select. spans stays NULL, contract f32. */
+/* Open a context: threads as tl__pool_open, isa as tl__ops_select. With "cuda" arenas that are opened from then on are shared with
+ * the device. spans stays NULL, contract f32. */
 int tl__ctx_open(tl_ctx *ctx, int threads, const char *isa, tl_error *err);
+/* isa of a device: NULL, the best table of the CPU, or "cuda". */
+const char *tl__device_isa(tl_device device);
 void tl__ctx_close(tl_ctx *ctx);
 
 /* Which rows are being computed: R ragged token rows of S sequences. Rows of one sequence lie together with consecutive
@@ -288,7 +291,7 @@ typedef struct tl_adamw {
 } tl_adamw;
 
 /* The table for the best instruction set this CPU has, or the one named by TRILITH_ISA or `want` (ref, avx2, avx512, avx512_vnni, avx512_bf16, amx;
- * NULL: best). TL_EUNSUPPORTED, naming what the CPU has, when it cannot. */
+ * NULL: best), or the GPU's, "cuda". TL_EUNSUPPORTED, naming what the CPU has, when it cannot. */
 int tl__ops_select(const tl_ops **ops, const char *want, tl_error *err);
 /* "avx2 avx512 …": what CPUID and XGETBV say, for doctor. */
 void tl__cpu_features(char *out, size_t size);

@@ -34,7 +34,7 @@ static bool keeps(tl_type type, tl_dtype dtype) {
 
 static form form_of(const tl_weight_source *s, const tl_param *p, int i, tl_dtype dtype) {
     const tl_type type = tl__source_type(s, i);
-    const bool lies = tl__source_data(s, i) != NULL;
+    const bool lies = tl__source_data(s, i) != NULL && !tl__arena_is_shared(); /* no device reads a mapped file */
     if (p->dims == 1) return WIDE; /* a page of the file each, and sixteen around it, for a few numbers */
     if (type == TL_F32) return lies ? MAPPED : WIDE;
     if (!is_product(p) || !keeps(type, dtype)) return WIDE;

@@ -15,6 +15,7 @@
 #include <time.h>
 #include <unistd.h>
 #include "base/clock.h"
+#include "kernels/device.h"
 #include "kernels/peak.h"
 
 /* --- /proc and the cgroups -----------------------------------------------------------------------------------------
@@ -168,6 +169,11 @@ void tl__machine_describe(tl_machine *m, const tl_ctx *ctx) {
     const tl_ops *ops = ctx->ops;
     if (!ops && tl__ops_select(&ops, NULL, NULL) != 0) ops = NULL;
     snprintf(m->isa, sizeof m->isa, "%s", ops ? ops->isa : "ref");
+    const tl_cuda_facts *gpu;
+    if (!ctx->device || tl__device_open(&gpu, NULL)) return;
+    snprintf(m->cpu, sizeof m->cpu, "%s", gpu->name);
+    snprintf(m->features, sizeof m->features, "sm_%d, %d processors", gpu->sm, gpu->processors);
+    if (gpu->memory_bytes < m->memory_bytes) m->memory_bytes = gpu->memory_bytes;
 }
 
 json_t *tl__machine_json(const tl_machine *m) {
@@ -360,13 +366,27 @@ static void measure_products(tl_machine *m, tl_ctx *ctx, double seconds) {
         m->bf16_flops = fmax(m->f32_flops, peak->dot ? measure_loop(m, ctx, peak->dot, half_ns(seconds)) : 0);
 }
 
+/* A device's: its products of bf16 are as fast as those of f32, since they are the same multiply-adds. */
+static void measure_device(tl_machine *m, tl_ctx *ctx, double seconds) {
+    tl__device_measure(seconds, &m->f32_flops, &m->read_bytes_per_second);
+    if (ctx->contract == TL_CONTRACT_BF16) m->bf16_flops = m->f32_flops;
+}
+
 void tl__machine_measure(tl_machine *m, tl_ctx *ctx, double seconds) {
+    if (ctx->device) {
+        measure_device(m, ctx, seconds);
+        return;
+    }
     measure_products(m, ctx, seconds);
     the_trial = (trial){.peak = peak_of(m)};
     m->read_bytes_per_second = measure_read(&the_trial, ctx->pool, read_buffer_bytes(m), half_ns(seconds));
 }
 
 void tl__machine_measure_in_place(tl_machine *m, tl_ctx *ctx, const void *from, size_t bytes, double seconds) {
+    if (ctx->device) {
+        measure_device(m, ctx, seconds);
+        return;
+    }
     measure_products(m, ctx, seconds);
     the_trial = (trial){.peak = peak_of(m)};
     m->read_bytes_per_second =
@@ -374,6 +394,7 @@ void tl__machine_measure_in_place(tl_machine *m, tl_ctx *ctx, const void *from, 
 }
 
 void tl__machine_measure_int8(tl_machine *m, tl_ctx *ctx, double seconds) {
+    if (ctx->device) return;
     const tl_peak *peak = peak_of(m);
     m->int8_ops = peak->int8 ? measure_loop(m, ctx, peak->int8, (int64_t)(fmin(fmax(seconds, 0), 60) * 1e9)) : 0;
 }

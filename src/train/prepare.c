@@ -634,7 +634,7 @@ static int open_engine(tl_run *run, tl_error *err) {
     int threads = 0;
     TRY(tl__ranks_threads(run->comm, &run->ranks_here, &threads, err));
     if (run->ranks > 1 && run->config->threads == 0) run->resolved.threads = threads;
-    TRY(tl__ctx_open(&run->ctx, (int)run->config->threads, NULL, err));
+    TRY(tl__ctx_open(&run->ctx, (int)run->config->threads, tl__device_isa(run->config->device), err));
     run->ctx.contract = run->config->contract;
     return tl__faults_open(&run->faults, run->rank, err);
 }

@@ -55,6 +55,7 @@ typedef struct tl_train_config {
     int64_t sample_every, sample_tokens; /* 0: at the end only; 0: none */
     const char *sample_prompt;           /* NULL: the beginning of the validation text */
     tl_contract contract; /* of the products; weights, gradients and moments are f32 */
+    tl_device device; /* which computes; never changes a bit */
     bool resume;
 } tl_train_config;
 

@@ -1,7 +1,7 @@
 /* test_gemm.c — the f32 product: every instruction set equal to ref to the bit, for ragged shapes, all strides, threads
  * and batches (product_check.h). The comparison has teeth: another order of summation is shown to be told apart. */
 #define ENTRY gemm
-#define ISA_NAMES "avx2", "avx512"
+#define ISA_NAMES "avx2", "avx512", "cuda"
 #include "product_check.h"
 
 /* The teeth: on these numbers other orders of summation give other bits. */

@@ -2,7 +2,7 @@
  * against TDPBF16PS itself for any bits, a step of a chain against vdpbf16ps itself, rounding against a definition of
  * its own. The comparison has teeth: what the contract rules out is shown to be told apart. */
 #define ENTRY gemm_bf16
-#define ISA_NAMES "avx2", "avx512", "avx512_bf16", "amx"
+#define ISA_NAMES "avx2", "avx512", "avx512_bf16", "amx", "cuda"
 #include "product_check.h"
 
 #if defined(__x86_64__)
@@ -112,6 +112,26 @@ static void test_any_bits_give_ref_its_bits_everywhere(void **unused) {
                              want[n]);
         }
         guarded_give(&a.g), guarded_give(&b.g);
+    }
+}
+
+/* Sums of 2⁻¹²⁶ − ε: fmaf rounds both to 2⁻¹²⁶, whose bits below are 2⁻¹⁴⁹ apart; with 24 bits and no bound of the exponent,
+ * 2⁻¹⁵⁰ apart, ε = 1.13·2⁻¹⁵¹ rounds to less, which is flushed, and ε = 0.81·2⁻¹⁵¹ does not. 145·226 is 2¹⁵·(1 + 2⁻¹⁴), and the
+ * second products are 2¹⁵·(1 + 18·2⁻¹⁵) and 2¹⁵·(1 + 13·2⁻¹⁵). */
+static void test_what_is_flushed_is_decided_before_it_is_a_denormal(void **unused) {
+    (void)unused;
+    enum { M = 40, N = 17, K = 3 };
+    float a[M * K], b[K * N], c[M * N];
+    for (int flushed = 0; flushed < 2; flushed++) {
+        for (int m = 0; m < M; m++) a[m * K] = 145 * 0x1p-70f, a[m * K + 1] = 0, a[m * K + 2] = (flushed ? -194 : -223) * 0x1p-77f;
+        for (int n = 0; n < N; n++) b[n] = 226 * 0x1p-71f, b[N + n] = 0, b[2 * N + n] = (flushed ? 169 : 147) * 0x1p-78f;
+        for (int i = 0; i <= ISAS; i++)
+            for (int rows = 1; rows <= M; rows += M - 1) {
+                if (i < ISAS && !has[i]) continue;
+                contexts[i][0].ops->gemm_bf16(&contexts[i][0], c, N, rows, N, K, a, K, 1, b, N, 1, NULL, false);
+                for (int n = 0; n < rows * N; n++)
+                    if (c[n] != (flushed ? 0 : 0x1p-126f)) fail_msg("%s, %d rows: %a", i < ISAS ? isas[i] : "ref", rows, c[n]);
+            }
     }
 }
 
@@ -322,6 +342,7 @@ int main(void) {
         PRODUCT_CHECKS,
         cmocka_unit_test(test_operands_are_rounded_to_the_nearest_even),
         cmocka_unit_test(test_any_bits_give_ref_its_bits_everywhere),
+        cmocka_unit_test(test_what_is_flushed_is_decided_before_it_is_a_denormal),
         cmocka_unit_test(test_the_contract_is_tdpbf16ps),
         cmocka_unit_test(test_the_step_is_vdpbf16ps),
         cmocka_unit_test(test_what_is_ruled_out_is_told_apart),

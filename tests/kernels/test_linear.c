@@ -3,7 +3,7 @@
  * halves are. Weights and x end at an unreadable page. */
 #define ENTRY gemm
 #define WITHOUT_SHAPES
-#define ISA_NAMES "avx2", "avx512", "avx512_bf16", "amx"
+#define ISA_NAMES "avx2", "avx512", "avx512_bf16", "amx", "cuda"
 #include "product_check.h"
 #include "base/blocks.h"
 
@@ -53,7 +53,7 @@ static void check_linear(tl_type type, int R, int K, const int *N, int count, in
         assert_memory_equal(got[i].p, want[i].p, want[i].n * 4);
     }
     for (int isa = 0; isa < ISAS; isa++)
-        for (int t = 0; t < 4 && has[isa]; t++) {
+        for (int t = 0; t < contexts_of(isa); t++) {
             for (int i = 0; i < count; i++)
                 for (size_t k = 0; k < got[i].n; k++) got[i].p[k] = NAN;
             tl_ctx *ctx = &contexts[isa][t];

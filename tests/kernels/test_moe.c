@@ -37,6 +37,7 @@ typedef struct shape {
 static const shape shapes[] = {
     {1, 1, 1, 1, 1, true},       {1, 2, 1, 5, 3, false},    {7, 8, 2, 17, 33, true},     {300, 8, 2, 48, 40, true},
     {129, 60, 4, 19, 16, false}, {65, 64, 8, 33, 31, true}, {40, 128, 8, 16, 50, false}, {33, 17, 17, 9, 15, true},
+    {100, 512, 3, 3, 2, true},   {5, 1024, 2, 700, 600, false},
 };
 enum { SHAPES = sizeof shapes / sizeof *shapes };
 
@@ -105,12 +106,12 @@ static void same(const char *what, const void *a, const void *b, int64_t n) {
 }
 
 static void test_fast_forms_equal_ref(void **state) {
-    static const char *const isas[] = {"avx2", "avx512"};
+    static const char *const isas[] = {"avx2", "avx512", "cuda"};
     tl_ctx ref, fast;
     assert_int_equal(tl__ctx_open(&ref, 1, "ref", NULL), 0);
-    for (int i = 0; i < 2; i++)
-        for (int threads = 1; threads <= 4; threads++) {
-            if (tl__ctx_open(&fast, threads, isas[i], NULL)) continue; /* not on this CPU */
+    for (int i = 0; i < 3; i++)
+        for (int threads = 1; threads <= (i == 2 ? 1 : 4); threads++) { /* a device has none of the CPU's */
+            if (tl__ctx_open(&fast, threads, isas[i], NULL)) continue;  /* not on this machine */
             for (int s = 0; s < SHAPES; s++) {
                 const shape d = shapes[s];
                 const int64_t n = (int64_t)d.R * d.k;
@@ -129,9 +130,9 @@ static void test_fast_forms_equal_ref(void **state) {
     tl__ctx_close(&ref);
 }
 
-static void test_L1_a_row_alone(void **state) {
+static void check_a_row_alone(const char *isa) {
     tl_ctx ctx;
-    assert_int_equal(tl__ctx_open(&ctx, 2, NULL, NULL), 0);
+    if (tl__ctx_open(&ctx, 2, isa, NULL)) return;
     for (int s = 0; s < SHAPES; s++) {
         const shape d = shapes[s];
         const int k = d.k;
@@ -153,10 +154,15 @@ static void test_L1_a_row_alone(void **state) {
     tl__ctx_close(&ctx);
 }
 
+static void test_L1_a_row_alone(void **state) {
+    check_a_row_alone(NULL);
+    check_a_row_alone("cuda");
+}
+
 /* Probability descending, then id ascending; ids stand in ascending order; NaN leaves the first k. */
 static void test_the_choice_is_a_total_order(void **state) {
-    static const char *const isas[] = {"ref", "avx2", "avx512"};
-    for (int i = 0; i < 3; i++) {
+    static const char *const isas[] = {"ref", "avx2", "avx512", "cuda"};
+    for (int i = 0; i < 4; i++) {
         tl_ctx ctx;
         if (tl__ctx_open(&ctx, 1, isas[i], NULL)) continue;
         float prob[3][5] = {{1, 3, 1, 3, 1}, {0, 0, 0, 0, 0}, {1, 2, NAN, 3, 4}}, weight[9], logz[3];

@@ -3,8 +3,8 @@
 #include "kernels/ops.h"
 #include "vectors.h"
 
-static const char *const isas[] = {"ref", "avx2", "avx512"};
-enum { ISAS = 3 };
+static const char *const isas[] = {"ref", "avx2", "avx512", "cuda"};
+enum { ISAS = 4, CUDA = 3 };
 
 static uint64_t random_state = 1;
 static float random_number(void) { /* splitmix64 (Steele et al. 2014), in (−1, 1) */
@@ -43,6 +43,7 @@ static void test_blend_fast_equals_ref(void **state) {
             for (int i = 0; i < ISAS; i++)
                 for (int threads = 1; threads <= 3; threads++) {
                     tl_ctx ctx;
+                    if (i == CUDA && threads > 1) continue; /* a device has none of the CPU's */
                     if (tl__ctx_open(&ctx, threads, isas[i], NULL)) continue;
                     memcpy(got, start, sizeof *got * (size_t)n);
                     tl__blend(&ctx, got, ldy, t, x, ldx, s, R, C);
@@ -174,7 +175,7 @@ static void test_muon_bits(void **state) {
         tl__ctx_close(&ctx);
         for (int i = 0; i < ISAS; i++)
             for (int threads = 1; threads <= 3; threads++) {
-                if (i == 0 && (threads > 1 || rows > 300)) continue; /* ref takes its time */
+                if ((i == 0 || i == CUDA) && (threads > 1 || rows > 300)) continue; /* these take their time */
                 if (tl__ctx_open(&ctx, threads, isas[i], NULL)) continue;
                 memcpy(w2, start, bytes), memset(m2, 0, bytes);
                 tl__muon(&ctx, w2, m2, g, rows, cols, cols, &scratch, &h);

@@ -228,7 +228,12 @@ static void outputs_same(const char *what, const outputs *a, const outputs *b) {
     for (int k = 0; k < SUMS; k++) same(what, sum_name[k], a->sum[k], b->sum[k], a->sum_width[k]);
 }
 
-static const char *const isas[] = {"ref", "avx2", "avx512"};
+static const char *const isas[] = {"ref", "avx2", "avx512", "cuda"};
+
+/* A device has no threads of the CPU. */
+static int most_threads(const char *isa) {
+    return strcmp(isa, "cuda") ? 4 : 1;
+}
 
 /* 0 if this machine has it; ref always. */
 static int open_isa(tl_ctx *ctx, int threads, const char *isa) {
@@ -243,7 +248,8 @@ static void test_fast_equals_ref(void **state) {
         {1, 1, 1, 2, 1, 1},         {3, 15, 1, 6, 17, 31},      {2, 16, 2, 8, 16, 16},
         {5, 17, 3, 32, 33, 100},    {33, 384, 6, 64, 100, 257}, {257, 63, 2, 48, 31, 65},
         {300, 129, 4, 34, 129, 47}, {2100, 70, 2, 16, 40, 33},  {9, 2000, 5, 128, 3001, 5003},
-        {0, 20, 1, 4, 8, 9},
+        {0, 20, 1, 4, 8, 9},        {4, 512, 3, 10, 513, 512},  {3, 513, 1, 1026, 1024, 1025},
+        {2, 1024, 2, 6, 1025, 2049},
     };
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
         random_state = s + 1;
@@ -254,7 +260,7 @@ static void test_fast_equals_ref(void **state) {
         run(&ctx, &in, &want, 0, in.d.R);
         tl__ctx_close(&ctx);
         for (size_t i = 0; i < sizeof isas / sizeof *isas; i++)
-            for (int threads = 1; threads <= 4; threads++) {
+            for (int threads = 1; threads <= most_threads(isas[i]); threads++) {
                 if (open_isa(&ctx, threads, isas[i])) continue;
                 outputs got = outputs_make(&in);
                 run(&ctx, &in, &got, 0, in.d.R);
@@ -269,14 +275,43 @@ static void test_fast_equals_ref(void **state) {
     }
 }
 
-/* L1 for operators over rows: batches of 1, 2, 3, 61, 256 and 1000 rows give the same rows. Sums over rows are the same
- * too, when the batches are multiples of TL_KB. */
+/* A bias's gradient, of rows that lie apart, by the definition of the rows order. */
+static void test_sums_over_rows(void **state) {
+    static const int heights[] = {1, 255, 256, 257, 700, 1300}, widths[] = {1, 31, 33, 600};
+    for (size_t h = 0; h < sizeof heights / sizeof *heights; h++)
+        for (size_t w = 0; w < sizeof widths / sizeof *widths; w++) {
+            const int R = heights[h], N = widths[w];
+            const int64_t ld = N + 3;
+            random_state = 8;
+            float *dy = floats(R * ld), *start = floats(N), *want = floats(N), *got = floats(N);
+            for (int n = 0; n < N; n++) {
+                want[n] = start[n];
+                for (int r0 = 0; r0 < R; r0 += TL_KB) {
+                    float s = 0;
+                    for (int r = r0; r < R && r < r0 + TL_KB; r++) s += dy[r * ld + n];
+                    want[n] += s;
+                }
+            }
+            for (size_t i = 0; i < sizeof isas / sizeof *isas; i++) {
+                tl_ctx ctx;
+                if (open_isa(&ctx, 2, isas[i])) continue;
+                memcpy(got, start, (size_t)N * sizeof *got);
+                ctx.ops->bias_backward(&ctx, got, dy, ld, R, N);
+                same(isas[i], "bias_backward", got, want, N);
+                tl__ctx_close(&ctx);
+            }
+            free(dy), free(start), free(want), free(got);
+        }
+}
+
+/* L1 for operators over rows: batches of 1, 2, 3, 61, 256 and 1000 rows (a played device takes its time: 530) give the same
+ * rows. Sums over rows are the same too, when the batches are multiples of TL_KB. */
 static void test_row_alone_equals_row_in_batch(void **state) {
-    const shape d = {1000, 83, 3, 24, 45, 211};
     const int cuts[] = {1, 2, 3, 61, 256, 512};
     for (size_t i = 0; i < sizeof isas / sizeof *isas; i++) {
         tl_ctx ctx;
         if (open_isa(&ctx, 2, isas[i])) continue;
+        const shape d = {strcmp(isas[i], "cuda") ? 1000 : 530, 83, 3, 24, 45, 211};
         random_state = 5;
         inputs in = inputs_make(d);
         outputs want = outputs_make(&in);
@@ -400,7 +435,7 @@ static void test_sum_squares(void **state) {
         for (int64_t i = 0; i < n; i++) plain += (long double)x[i] * x[i];
         assert_true(fabsl(want - plain) <= plain * 300 * 0x1p-53L); /* 256 + 4 + 25 additions, half an ulp each */
         for (size_t i = 1; i < sizeof isas / sizeof *isas; i++)
-            for (int threads = 1; threads <= 4; threads++) {
+            for (int threads = 1; threads <= most_threads(isas[i]); threads++) {
                 if (open_isa(&ctx, threads, isas[i])) continue;
                 const double got = ctx.ops->sum_squares(&ctx, x, n);
                 if (memcmp(&got, &want, sizeof got))
@@ -448,7 +483,7 @@ static void test_adamw_fast_equals_ref(void **state) {
         memcpy(want, start, bytes);
         ref.ops->adamw(&ref, want, want + most, want + 2 * most, g, n, &h);
         for (size_t i = 1; i < sizeof isas / sizeof *isas; i++)
-            for (int threads = 1; threads <= 4; threads++) {
+            for (int threads = 1; threads <= most_threads(isas[i]); threads++) {
                 if (open_isa(&ctx, threads, isas[i])) continue;
                 memcpy(got, start, bytes);
                 ctx.ops->adamw(&ctx, got, got + most, got + 2 * most, g, n, &h);
@@ -493,6 +528,7 @@ static void test_adamw_follows_the_paper(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_fast_equals_ref),
+        cmocka_unit_test(test_sums_over_rows),
         cmocka_unit_test(test_row_alone_equals_row_in_batch),
         cmocka_unit_test(test_all_kinds_of_floats),
         cmocka_unit_test(test_softmax_loss_values),

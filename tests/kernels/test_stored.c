@@ -14,7 +14,7 @@
 #include "base/blocks.h"
 #include "kernels/stored.h"
 
-static const char *const isas[] = {"avx2", "avx512", "avx512_vnni", "avx512_bf16", "amx"};
+static const char *const isas[] = {"avx2", "avx512", "avx512_vnni", "avx512_bf16", "amx", "cuda"};
 enum { ISAS = sizeof isas / sizeof *isas };
 static const tl_type types[] = {TL_Q8_0, TL_Q4_0, TL_Q4_1, TL_Q5_0, TL_Q5_1, TL_IQ4_NL,
                                 TL_Q2_K, TL_Q3_K, TL_Q4_K, TL_Q5_K, TL_Q6_K, TL_IQ4_XS};
@@ -22,6 +22,11 @@ enum { QUANTISED = sizeof types / sizeof *types };
 
 static tl_ctx contexts[ISAS + 1][3]; /* [isa, the last is ref][threads − 1] */
 static bool has[ISAS];
+
+/* A device computes on threads of its own: contexts of more differ in nothing. */
+static int contexts_of(int isa) {
+    return !has[isa] ? 0 : strcmp(isas[isa], "cuda") ? 3 : 1;
+}
 
 static int setup(void **unused) {
     (void)unused;
@@ -172,7 +177,7 @@ static void check_call(call *c) {
     for (size_t i = 0; i < floats; i++) want[i] = 77; /* what is beyond N must stay */
     compute(&contexts[ISAS][0], c, want, 0, c->R);
     for (int i = 0; i < ISAS; i++)
-        for (int t = 0; t < 3 && has[i]; t++) {
+        for (int t = 0; t < contexts_of(i); t++) {
             for (size_t k = 0; k < floats; k++) got[k] = 77;
             compute(&contexts[i][t], c, got, 0, c->R);
             expect_same(got, want, c, isas[i], t + 1, 0, c->R);
@@ -385,14 +390,40 @@ static void test_packing_loses_nothing(void **unused) {
         tl__widen(want, types[t], w.rows, (int64_t)N * K);
         for (int i = 0; i <= ISAS; i++) {
             if (i < ISAS && !has[i]) continue;
-            tl__embed_stored(&contexts[i][i < ISAS], got, &w.w, NULL, id, NULL, 1, N);
+            tl__embed_stored(&contexts[i][i < ISAS && contexts_of(i) > 1], got, &w.w, NULL, id, NULL, 1, N);
             for (int n = 0; n < N; n++) assert_memory_equal(got + n * K, want + id[n] * K, K * 4);
-            tl__embed_stored(&contexts[i][i < ISAS], got, &w.w, P, id, id, 1.5f, N);
+            tl__embed_stored(&contexts[i][i < ISAS && contexts_of(i) > 1], got, &w.w, P, id, id, 1.5f, N);
             for (int n = 0; n < N; n++)
                 for (int k = 0; k < K; k++)
                     assert_true(same(got[n * K + k], fmaf(want[id[n] * K + k], 1.5f, P[id[n] * K + k])));
         }
         weight_give(&w);
+    }
+}
+
+static void test_floats_are_looked_up_as_they_widen(void **unused) {
+    (void)unused;
+    enum { N = 13, C = 37, R = 20 };
+    const tl_type floats[] = {TL_F32, TL_F16, TL_BF16};
+    float E[N * C], wide[N * C], P[R * C], got[R * C];
+    int32_t id[R], pos[R];
+    for (int r = 0; r < R; r++) id[r] = integer(0, N - 1), pos[r] = R - 1 - r;
+    for (int i = 0; i < R * C; i++) P[i] = uniform();
+    for (int t = 0; t < 3; t++) {
+        uint16_t half[N * C];
+        for (int i = 0; i < N * C; i++) E[i] = uniform() - 0.5f, half[i] = (uint16_t)(bits64() & 0xbbff); /* finite as F16 and BF16 */
+        const tl_stored stored = {floats[t], N, C, t ? (const void *)half : E};
+        tl__widen(wide, floats[t], stored.data, N * C);
+        for (int i = 0; i <= ISAS; i++) {
+            if (i < ISAS && !has[i]) continue;
+            for (int with = 0; with < 2; with++) {
+                tl__embed_stored(&contexts[i][0], got, &stored, with ? P : NULL, id, pos, 1.5f, R);
+                for (int k = 0; k < R * C; k++) {
+                    const float e = wide[id[k / C] * C + k % C];
+                    assert_true(same(got[k], with ? fmaf(e, 1.5f, P[pos[k / C] * C + k % C]) : e * 1.5f));
+                }
+            }
+        }
     }
 }
 
@@ -446,6 +477,10 @@ static void test_any_bits_are_read(void **unused) {
         call c = call_make(1, &types[t], &(int){34}, t % 2 ? 3 : 20, 512);
         const int64_t bytes = tl__type_size(types[t], 34 * 512);
         for (int64_t i = 0; i < bytes; i++) c.w[0].rows[i] = (uint8_t)bits64();
+        int at[2];
+        half_places(types[t], at);
+        for (int h = 0; h < 2; h++) /* infinite, which chance hardly hits */
+            set_half(c.w[0].rows + (3 * h + 1) * (int64_t)tl__type_bytes(types[t]), at[h], h ? 0xfc00 : 0x7c00);
         weight_pack(&c.w[0]);
         check_call(&c);
         call_give(&c);
@@ -479,6 +514,7 @@ static void test_the_comparison_sees_an_order(void **unused) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_packing_loses_nothing),          cmocka_unit_test(test_packed_is_as_small_as_stored),
+        cmocka_unit_test(test_floats_are_looked_up_as_they_widen),
         cmocka_unit_test(test_ref_is_near_the_exact_product),  cmocka_unit_test(test_nothing_saturates),
         cmocka_unit_test(test_ragged_shapes_equal_ref),        cmocka_unit_test(test_products_that_share_x_equal_ref),
         cmocka_unit_test(test_many_rows_and_long_k_equal_ref), cmocka_unit_test(test_floats_keep_their_contracts),
