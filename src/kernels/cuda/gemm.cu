@@ -80,6 +80,9 @@ template <class T> struct operand {
     int extent;
     bool fours;
 };
+TL_POINTS_TO(operand<float>, x.p)
+TL_POINTS_TO(operand<f16>, x.p)
+TL_POINTS_TO(operand<bf16>, x.p)
 template <class T> static operand<T> operand_make(const T *p, int64_t stride, int extent) {
     return operand<T>{p, stride, extent, in_fours(p, stride)};
 }
