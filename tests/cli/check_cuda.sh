@@ -62,6 +62,7 @@ done
 
 # A server, whose batcher asks more of the device than a session.
 for device in cpu cuda; do
+    : >"$work/err"
     "$trilith" serve "$trained" --unix "$work/$device" --device $device --threads 2 2>"$work/err" </dev/null &
     server=$!
     await_lines "$work/err" 2

@@ -32,15 +32,17 @@ extern "C" {
 #include <stdint.h>
 #include <string.h>
 
+/* The memory that a structure x points to which kernels are passed: the played device looks at it, too, before a launch. */
 #ifdef TL_CUDA_EMULATED
-static inline void check_argument(const tl_kv &kv) {
-    emulated::check_memory(kv.k), emulated::check_memory(kv.v);
-}
-static inline void check_argument(const tl_rows &rows) {
-    const void *const all[] = {rows.token, rows.pos, rows.seq_row, rows.seq_block, rows.block};
-    for (const void *at : all) emulated::check_memory(at);
-}
+#define TL_POINTS_TO(structure, ...)                                                                                   \
+    static inline void check_argument(const structure &x) {                                                            \
+        for (const void *at : std::initializer_list<const void *>{__VA_ARGS__}) emulated::check_memory(at);            \
+    }
+#else
+#define TL_POINTS_TO(structure, ...)
 #endif
+TL_POINTS_TO(tl_kv, x.k, x.v)
+TL_POINTS_TO(tl_rows, x.token, x.pos, x.seq_row, x.seq_block, x.block)
 
 /* The elementary functions, compiled for the device from their one source. */
 #define TL_DEVICE __device__ inline

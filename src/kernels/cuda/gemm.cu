@@ -80,6 +80,9 @@ template <class T> struct operand {
     int extent;
     bool fours;
 };
+TL_POINTS_TO(operand<float>, x.p)
+TL_POINTS_TO(operand<f16>, x.p)
+TL_POINTS_TO(operand<bf16>, x.p)
 template <class T> static operand<T> operand_make(const T *p, int64_t stride, int extent) {
     return operand<T>{p, stride, extent, in_fours(p, stride)};
 }
@@ -163,7 +166,7 @@ __global__ void __launch_bounds__(SQUARE_THREADS, 2) many_rows(operand<float> a,
 enum { DEEP_FEW = 32 }; /* of k at a time */
 
 template <class sum, bool B_ALONG_K, int ROWS, class T>
-__global__ void __launch_bounds__(OUTS *SLOTS, 3) few_rows(const float *a, int64_t a_row, int64_t a_col, operand<T> b, output c, int K) {
+__global__ void __launch_bounds__(OUTS *SLOTS, ROWS == 1 ? 4 : 2) few_rows(const float *a, int64_t a_row, int64_t a_col, operand<T> b, output c, int K) {
     enum { X = DEEP_FEW, FOURS = DEEP_FEW / 4 };
     __shared__ __align__(16) float ws[SLOTS * OUTS][X + 4], xs[SLOTS][ROWS * X + 4];
     __shared__ few_sums<ROWS> sums;

@@ -50,6 +50,7 @@ struct output {
     const float *bias; /* [N], or NULL */
     bool accumulate, fours;
 };
+TL_POINTS_TO(output, x.p, x.bias)
 
 static inline output output_make(float *p, int64_t ld, int M, int N, const float *bias, bool accumulate) {
     return output{p, ld, M, N, bias, accumulate, in_fours(p, ld)};

@@ -35,6 +35,7 @@ struct weights {
     int N, K;
     int64_t quants_bytes, scales_bytes, supers_bytes, panel_bytes; /* of a group, a group, 256 of k, and all of k */
 };
+TL_POINTS_TO(weights, x.data)
 template <class F> static weights weights_make(const tl_stored *w) {
     const tl_form f = F::plain();
     return weights{(const uint8_t *)w->data, w->N, w->K, tl_quants_bytes(&f), tl_scales_bytes(&f), tl_supers_bytes(&f), tl_panel_bytes(&f, w->K)};
