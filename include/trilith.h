@@ -60,7 +60,7 @@ typedef enum tl_dtype {
     TL_DTYPE_F32 = 2,  /* all in f32, whatever the weights are stored in */
 } tl_dtype;
 
-/* What computes; the bits are the same. */
+/* What computes, to the same bits (docs/cuda.md: how far that is proved). */
 typedef enum tl_device {
     TL_DEVICE_CPU = 0,
     TL_DEVICE_CUDA = 1, /* the first NVIDIA GPU, or that which TRILITH_CUDA_DEVICE numbers; one in a process */

@@ -12,17 +12,7 @@
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
-
-static TL_DEVICE float f32_of(uint32_t bits) {
-    float x;
-    memcpy(&x, &bits, sizeof x);
-    return x;
-}
-static TL_DEVICE uint32_t bits_of(float x) {
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    return bits;
-}
+#include "base/half.h"
 
 /* 1.5·2^23: adding it leaves round-to-nearest-even of the addend in the low bits of the sum. */
 #define ROUND_MAGIC 0x1.8p23f
@@ -47,8 +37,8 @@ TL_DEVICE float tl__exp(float x) {
     float r = fmaf(n, -LN2_LOW, fmaf(n, -LN2_HIGH, x));
     float p = fmaf(fmaf(exp_tail(r), r, 1.0f), r, 1.0f);
     /* 2^n as two factors, so that n = 128 and results below 2^−126 come out with one rounding. */
-    int32_t i = (int32_t)(bits_of(shifted) - bits_of(ROUND_MAGIC)), half = i >> 1;
-    return p * f32_of((uint32_t)(half + 127) << 23) * f32_of((uint32_t)(i - half + 127) << 23);
+    int32_t i = (int32_t)(tl__f32_to_bits(shifted) - tl__f32_to_bits(ROUND_MAGIC)), half = i >> 1;
+    return p * tl__f32_from_bits((uint32_t)(half + 127) << 23) * tl__f32_from_bits((uint32_t)(i - half + 127) << 23);
 }
 
 TL_DEVICE float tl__sigmoid(float x) {
@@ -71,7 +61,7 @@ TL_DEVICE float tl__tanh(float x) {
     float shifted = fmaf(y, LOG2_E, ROUND_MAGIC);
     float n = shifted - ROUND_MAGIC;
     float r = fmaf(n, -LN2_LOW, fmaf(n, -LN2_HIGH, y));
-    float scale = f32_of((bits_of(shifted) << 23) + (127u << 23));
+    float scale = tl__f32_from_bits((tl__f32_to_bits(shifted) << 23) + (127u << 23));
     float m = fmaf(scale, fmaf(r * r, exp_tail(r), r), scale - 1.0f);
     float high = m / (m + 2.0f);
     return copysignf(a < 0.55f ? low : high, x);
@@ -104,8 +94,8 @@ TL_DEVICE float tl__erf(float x) {
 /* x = 2^k·m with m in [√½, √2); log m = 2·atanh(s), s = (m − 1)/(m + 1). Doubles hold every f32, denormals too, as
  * normals. */
 TL_DEVICE float tl__log(float x) {
-    if (!(x > 0.0f)) return x == 0.0f ? -HUGE_VALF : f32_of(0x7fc00000u);
-    if (bits_of(x) == 0x7f800000u) return x;
+    if (!(x > 0.0f)) return x == 0.0f ? -HUGE_VALF : tl__f32_from_bits(0x7fc00000u);
+    if (tl__f32_to_bits(x) == 0x7f800000u) return x;
     double d = x;
     uint64_t bits;
     memcpy(&bits, &d, sizeof bits);
@@ -165,17 +155,17 @@ static TL_DEVICE double sin_quarter(double x, int quarter) {
 #define TRIG_LIMIT 0x1p30 /* beyond it the reduction would lose bits: NaN rather than a wrong number */
 
 TL_DEVICE float tl__sin(float x) {
-    if (!(fabsf(x) <= (float)TRIG_LIMIT)) return f32_of(0x7fc00000u);
+    if (!(fabsf(x) <= (float)TRIG_LIMIT)) return tl__f32_from_bits(0x7fc00000u);
     return x == 0.0f ? x : (float)sin_quarter(x, 0);
 }
 TL_DEVICE float tl__cos(float x) {
-    if (!(fabsf(x) <= (float)TRIG_LIMIT)) return f32_of(0x7fc00000u);
+    if (!(fabsf(x) <= (float)TRIG_LIMIT)) return tl__f32_from_bits(0x7fc00000u);
     return (float)sin_quarter(x, 1);
 }
 
 #ifndef TL_F32_ALONE /* what tables are made with */
 double tl__cos_f64(double x) {
-    if (!(fabs(x) <= TRIG_LIMIT)) return (double)f32_of(0x7fc00000u);
+    if (!(fabs(x) <= TRIG_LIMIT)) return (double)tl__f32_from_bits(0x7fc00000u);
     return sin_quarter(x, 1);
 }
 
@@ -204,7 +194,7 @@ static pair pair_div(double a, double b) {
 double tl__pow_f64(double base, double exponent) {
     if (exponent == 0.0 || base == 1.0) return 1.0;
     if (!(base > 0.0) || !(base <= 0x1.fffffffffffffp1023) || !(fabs(exponent) <= 0x1.fffffffffffffp1023))
-        return (double)f32_of(0x7fc00000u);
+        return (double)tl__f32_from_bits(0x7fc00000u);
     double m = base;
     int64_t k = 0;
     if (m < 0x1p-1022) m *= 0x1p54, k = -54;

@@ -128,7 +128,7 @@ extern const char *const tl__dtype_names[];
 /* And --device; values are tl_device's. */
 extern const char *const tl__device_names[];
 #define TL_DEVICE_HELP                                                                                                 \
-    "What computes: cpu, or cuda for an NVIDIA GPU (docs/cuda.md). The bits are the same."
+    "What computes: cpu, or cuda for an NVIDIA GPU, to the same bits (docs/cuda.md: how far that is proved)."
 
 /* The two options of every command that computes with a model's weights: fields `verify` and `mmap` of its struct. */
 #define TL_MODEL_FILE_OPTIONS(T)                                                                                       \

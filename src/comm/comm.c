@@ -3,6 +3,7 @@
 #include "comm/backend.h"
 
 #include "base/clock.h"
+#include "base/module.h"
 
 #include <assert.h>
 #include <dlfcn.h>
@@ -46,32 +47,22 @@ static launcher find_launcher(void) {
     return (launcher){0};
 }
 
-/* The module lies beside the program (a build folder) or in ../lib/trilith (installed). */
 static const tl_wire_ops *load_module(tl_error *err) {
-    static const char *const places[] = {"trilith-mpi.so", "../lib/trilith/trilith-mpi.so"};
-    char program[4096], path[sizeof program + 64];
-    ssize_t n = readlink("/proc/self/exe", program, sizeof program - 1);
-    program[n > 0 ? n : 0] = 0;
-    char *slash = strrchr(program, '/');
-    if (slash) slash[1] = 0;
-    for (int i = 0; slash && i < 2; i++) {
-        snprintf(path, sizeof path, "%s%s", program, places[i]);
-        if (access(path, R_OK)) continue;
-        /* Open MPI's own plug-ins look for its symbols among the global ones. It is never unloaded. */
-        void *module = dlopen(path, RTLD_NOW | RTLD_GLOBAL);
-        if (!module) {
-            tl__fail(err, TL_EUNSUPPORTED, "the MPI library cannot be loaded (%.300s). It takes: %s.", dlerror(),
-                     REMEDY);
-            return NULL;
-        }
-        const tl_wire_ops *wire = dlsym(module, TL_WIRE_SYMBOL);
-        if (wire && wire->version == TL_WIRE_VERSION) return wire;
-        tl__fail(err, TL_EUNSUPPORTED, "%.300s is of another version of trilith; build or install both together.",
-                 path);
+    char path[4096 + 64];
+    if (!tl__module_path(path, sizeof path, "trilith-mpi.so")) {
+        tl__fail(err, TL_EUNSUPPORTED, "this trilith was built without MPI (there is no %.300s). It takes: %s.", path,
+                 REMEDY);
         return NULL;
     }
-    tl__fail(err, TL_EUNSUPPORTED,
-             "this trilith was built without MPI (there is no %.300strilith-mpi.so). It takes: %s.", program, REMEDY);
+    /* Open MPI's own plug-ins look for its symbols among the global ones. It is never unloaded. */
+    void *module = dlopen(path, RTLD_NOW | RTLD_GLOBAL);
+    if (!module) {
+        tl__fail(err, TL_EUNSUPPORTED, "the MPI library cannot be loaded (%.300s). It takes: %s.", dlerror(), REMEDY);
+        return NULL;
+    }
+    const tl_wire_ops *wire = dlsym(module, TL_WIRE_SYMBOL);
+    if (wire && wire->version == TL_WIRE_VERSION) return wire;
+    tl__fail(err, TL_EUNSUPPORTED, "%.300s is of another version of trilith; build or install both together.", path);
     return NULL;
 }
 

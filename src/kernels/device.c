@@ -1,5 +1,4 @@
-/* device.c — finds trilith-cuda.so and opens the device behind it, once in a process. The module lies beside the program
- * (a build folder) or in ../lib/trilith (installed); TRILITH_CUDA_MODULE names another. */
+/* device.c — finds trilith-cuda.so (TRILITH_CUDA_MODULE names another) and opens the device behind it, once in a process. */
 #include "kernels/device.h"
 
 #include <dlfcn.h>
@@ -7,9 +6,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/arena.h"
+#include "base/module.h"
 #include "kernels/table.h"
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -19,19 +18,9 @@ static tl_ops ops_of_device;
 static tl_error failure; /* status 0: it is open */
 
 static bool find(char *path, size_t size) {
-    static const char *const places[] = {"trilith-cuda.so", "../lib/trilith/trilith-cuda.so"};
-    char program[4096];
     const char *named = getenv("TRILITH_CUDA_MODULE");
-    if (named && *named) return snprintf(path, size, "%s", named) < (int)size;
-    const ssize_t n = readlink("/proc/self/exe", program, sizeof program - 1);
-    program[n > 0 ? n : 0] = 0;
-    char *slash = strrchr(program, '/');
-    if (slash) slash[1] = 0;
-    for (int i = 0; slash && i < 2; i++) {
-        snprintf(path, size, "%s%s", program, places[i]);
-        if (!access(path, R_OK)) return true;
-    }
-    return false;
+    return named && *named ? snprintf(path, size, "%s", named) < (int)size
+                           : tl__module_path(path, size, "trilith-cuda.so");
 }
 
 static void open_once(void) {

@@ -27,11 +27,9 @@ enum {
 static_assert(SIDE == TL_ATT_CHUNK && STEP == TL_KV_GROUP, "a tile has a chunk of keys, a stage has one scale a key");
 
 #ifdef __CUDACC__
-#define UNROLL _Pragma("unroll")
 #define UNROLL_1 _Pragma("unroll 1")
 #define UNROLL_8 _Pragma("unroll 8")
 #else
-#define UNROLL _Pragma("GCC unroll 8")
 #define UNROLL_1
 #define UNROLL_8 UNROLL
 #endif

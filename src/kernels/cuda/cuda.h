@@ -25,6 +25,12 @@
 extern cudaStream_t tl__cuda_stream;
 #endif
 
+#ifdef TL_CUDA_EMULATED
+#define UNROLL _Pragma("GCC unroll 16")
+#else
+#define UNROLL _Pragma("unroll")
+#endif
+
 extern "C" {
 #include "kernels/ops.h"
 }

@@ -12,12 +12,6 @@
 
 #include "kernels/cuda/cuda.h"
 
-#ifdef TL_CUDA_EMULATED
-#define UNROLL _Pragma("GCC unroll 16")
-#else
-#define UNROLL _Pragma("unroll")
-#endif
-
 /* Of rows, that are few: beyond, the squares of many are filled well enough. */
 enum { FEW_ROWS = 32 };
 
