@@ -49,9 +49,10 @@ int tl__arena_open(tl_arena *arena, size_t size_bytes, tl_error *err) {
         *arena = (tl_arena){.base = shared_take(length), .size_bytes = length, .shared = true};
         if (arena->base) return 0;
         *arena = (tl_arena){0};
-        return tl__fail(err, TL_ENOMEM,
-                        "the device has no %.1f MiB of memory left; make the model, batch or sequence smaller, or free some of it",
-                        (double)length / (1 << 20));
+        return tl__fail(
+            err, TL_ENOMEM,
+            "the device has no %.1f MiB of memory left; make the model, batch or sequence smaller, or free some of it",
+            (double)length / (1 << 20));
     }
     size_t slack = length >= HUGE_FROM_BYTES ? HUGE_BYTES : 0;
     unsigned char *base = mmap(NULL, length + slack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

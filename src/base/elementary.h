@@ -13,12 +13,12 @@
 #define TL_DEVICE
 #endif
 
-TL_DEVICE float tl__exp(float x);     /* 0.8914 ulp. 0 below −104, +inf above 88.7…; NaN in, NaN out, here and below */
-TL_DEVICE float tl__log(float x);     /* 0.5001 ulp. Natural logarithm; log(0) = −inf, negative → NaN */
-TL_DEVICE float tl__tanh(float x);    /* 1.4985 ulp */
-TL_DEVICE float tl__erf(float x);     /* 1.0638 ulp */
-TL_DEVICE float tl__sin(float x);     /* 0.5001 ulp for |x| up to 2^20: enough for RoPE angles of a million positions; */
-TL_DEVICE float tl__cos(float x);     /* 0.5001 ulp likewise; NaN beyond 2^30, both */
+TL_DEVICE float tl__exp(float x);  /* 0.8914 ulp. 0 below −104, +inf above 88.7…; NaN in, NaN out, here and below */
+TL_DEVICE float tl__log(float x);  /* 0.5001 ulp. Natural logarithm; log(0) = −inf, negative → NaN */
+TL_DEVICE float tl__tanh(float x); /* 1.4985 ulp */
+TL_DEVICE float tl__erf(float x);  /* 1.0638 ulp */
+TL_DEVICE float tl__sin(float x);  /* 0.5001 ulp for |x| up to 2^20: enough for RoPE angles of a million positions; */
+TL_DEVICE float tl__cos(float x);  /* 0.5001 ulp likewise; NaN beyond 2^30, both */
 TL_DEVICE float tl__sigmoid(float x); /* 2.4020 ulp. 1 / (1 + exp(−x)) */
 
 /* For tables made once (schedules, RoPE frequencies): double, own polynomials too; errors in ulp of double, sampled. */

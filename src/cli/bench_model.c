@@ -54,7 +54,8 @@ static int repeat_once(const tl_bench_model *w, tl_engine *e, tl_session *s, con
 static int measure(const tl_bench_model *w, figures *f, tl_engine_facts *facts, tl_error *err) {
     tl_engine *e = NULL;
     tl_session *s = NULL;
-    tl_engine_options how = {.threads = w->threads, .positions = w->prefill + w->decode, .dtype = w->dtype, .device = w->device};
+    tl_engine_options how = {
+        .threads = w->threads, .positions = w->prefill + w->decode, .dtype = w->dtype, .device = w->device};
     int64_t begin = tl__now_ns();
     int status = tl_engine_open(&e, w->model, &how, err);
     if (!status) status = tl_engine_describe(e, facts, err);

@@ -367,15 +367,14 @@ static bool wanted(const settings *o, const char *name) {
 static int run(tl_cli *cli) {
     settings o = *(const settings *)cli->values;
     if (o.model)
-        return tl__bench_model(cli,
-                               &(tl_bench_model){.model = o.model,
-                                                 .threads = (int)o.threads,
-                                                 .prefill = (int)o.prefill,
-                                                 .decode = (int)o.decode,
-                                                 .repeat = (int)o.repeat,
-                                                 .dtype = (tl_dtype)o.dtype,
-                                                 .device = (tl_device)o.device,
-                                                 .json = o.json});
+        return tl__bench_model(cli, &(tl_bench_model){.model = o.model,
+                                                      .threads = (int)o.threads,
+                                                      .prefill = (int)o.prefill,
+                                                      .decode = (int)o.decode,
+                                                      .repeat = (int)o.repeat,
+                                                      .dtype = (tl_dtype)o.dtype,
+                                                      .device = (tl_device)o.device,
+                                                      .json = o.json});
     if (!o.kv_heads) o.kv_heads = o.heads;
     if (!o.feed_forward) o.feed_forward = 4 * o.width;
     if (o.width % o.heads)

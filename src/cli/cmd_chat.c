@@ -63,10 +63,11 @@ typedef struct chat {
     int prompt_n, kept; /* of the last turn: tokens in all, and of them those that lay in the session */
 } chat;
 
-/* Ctrl-C while an answer is made stops it; at the prompt it only begins a new line. A second one that finds the first not
- * yet heeded (a long prompt is being read) ends the program. */
+/* Ctrl-C while an answer is made stops it; at the prompt it only begins a new line. A second one that finds the first
+ * not yet heeded (a long prompt is being read) ends the program. */
 static volatile sig_atomic_t interrupted, answering;
-static int interrupts[2] = {-1, -1}; /* a pipe: a prompt waits for a line or for a Ctrl-C, whichever moment it comes at */
+static int interrupts[2] = {-1,
+                            -1}; /* a pipe: a prompt waits for a line or for a Ctrl-C, whichever moment it comes at */
 static void on_interrupt(int number) {
     int code = errno;
     (void)!write(interrupts[1], "", 1);
@@ -121,8 +122,11 @@ static int open_chat(chat *c, tl_error *err) {
         return tl__fail(err, TL_EINVALID, "--context %lld is more than the %d positions of this model",
                         (long long)o->context, positions);
     int capacity = o->context ? (int)o->context : usual;
-    tl_engine_options how = {
-        .threads = (int)o->threads, .positions = capacity, .dtype = (tl_dtype)o->dtype, .device = (tl_device)o->device, .verify = o->verify};
+    tl_engine_options how = {.threads = (int)o->threads,
+                             .positions = capacity,
+                             .dtype = (tl_dtype)o->dtype,
+                             .device = (tl_device)o->device,
+                             .verify = o->verify};
     TRY(tl__engine_load(e, &how, err));
     TRY(tl__session_open(&c->session, &e->model, &e->ctx, capacity, 0, err));
     c->held = malloc((size_t)capacity * sizeof *c->held);
@@ -242,9 +246,11 @@ static ssize_t read_line(char **line, size_t *room, bool terminal) {
     struct pollfd either[2] = {{.fd = STDIN_FILENO, .events = POLLIN}, {.fd = interrupts[0], .events = POLLIN}};
     interrupted = 0;
     if (terminal) {
-        while (read(interrupts[0], old, sizeof old) > 0) {} /* what an answer has heeded */
+        while (read(interrupts[0], old, sizeof old) > 0) {
+        } /* what an answer has heeded */
         fputs("> ", stdout), fflush(stdout);
-        while (poll(either, 2, -1) < 0 && errno == EINTR) {}
+        while (poll(either, 2, -1) < 0 && errno == EINTR) {
+        }
         if (either[1].revents) return errno = EINTR, -1;
     }
     errno = 0;

@@ -101,7 +101,8 @@ static int generate(const settings *o, tl_engine *e, generation *g, tl_session *
     if (!status) status = tl__answer_open(&g->answer, e, g->answer.max, err);
     tl_engine_options how = {.threads = (int)o->threads,
                              .positions = g->prompt_n + g->answer.max,
-                             .dtype = (tl_dtype)o->dtype, .device = (tl_device)o->device,
+                             .dtype = (tl_dtype)o->dtype,
+                             .device = (tl_device)o->device,
                              .verify = o->verify};
     if (!status) status = tl__engine_load(e, &how, err);
     if (!status) status = tl__session_open(session, &e->model, &e->ctx, g->prompt_n + g->answer.max, 0, err);

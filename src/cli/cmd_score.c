@@ -156,8 +156,11 @@ static int score(const settings *o, tl_engine *e, scoring *s, tl_error *err) {
     s->logp = malloc((size_t)s->n * sizeof *s->logp);
     tl_session *session = NULL;
     if (!s->logp) status = tl__fail(err, TL_ENOMEM, "not enough memory for %lld log-probabilities", (long long)s->n);
-    tl_engine_options how = {
-        .threads = (int)o->threads, .positions = s->window, .dtype = (tl_dtype)o->dtype, .device = (tl_device)o->device, .verify = o->verify};
+    tl_engine_options how = {.threads = (int)o->threads,
+                             .positions = s->window,
+                             .dtype = (tl_dtype)o->dtype,
+                             .device = (tl_device)o->device,
+                             .verify = o->verify};
     if (!status) status = tl__engine_load(e, &how, err);
     if (!status) status = tl__session_open(&session, &e->model, &e->ctx, s->window, (int)o->chunk, err);
     int64_t begin = tl__now_ns();

@@ -124,7 +124,10 @@ typedef struct work {
 } work;
 
 static int open_subject(subject *s, const settings *o, const char *path, bool needs_tokenizer, tl_error *err) {
-    tl_engine_options how = {.threads = (int)o->threads, .positions = (int)o->tokens, .dtype = (tl_dtype)o->dtype, .device = (tl_device)o->device};
+    tl_engine_options how = {.threads = (int)o->threads,
+                             .positions = (int)o->tokens,
+                             .dtype = (tl_dtype)o->dtype,
+                             .device = (tl_device)o->device};
     TRY(tl__engine_open(&s->engine, path, needs_tokenizer, err));
     s->logits = malloc((size_t)s->engine.arch.V * sizeof *s->logits);
     if (!s->logits) return tl__fail(err, TL_ENOMEM, "not enough memory for a row of logits");

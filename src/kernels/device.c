@@ -1,4 +1,5 @@
-/* device.c — finds trilith-cuda.so (TRILITH_CUDA_MODULE names another) and opens the device behind it, once in a process. */
+/* device.c — finds trilith-cuda.so (TRILITH_CUDA_MODULE names another) and opens the device behind it, once in a
+ * process. */
 #include "kernels/device.h"
 
 #include <dlfcn.h>
@@ -27,7 +28,8 @@ static void open_once(void) {
     char path[4096 + 64], why[512] = "";
     if (!find(path, sizeof path)) {
         tl__fail(&failure, TL_EUNSUPPORTED,
-                 "no CUDA device: this trilith was built without CUDA (there is no trilith-cuda.so beside it); build it where nvcc is "
+                 "no CUDA device: this trilith was built without CUDA (there is no trilith-cuda.so beside it); build "
+                 "it where nvcc is "
                  "(docs/cuda.md), or compute on the CPU");
         return;
     }
@@ -38,7 +40,8 @@ static void open_once(void) {
     }
     module = dlsym(library, TL_CUDA_SYMBOL);
     if (!module || module->version != TL_CUDA_VERSION) {
-        tl__fail(&failure, TL_EUNSUPPORTED, "no CUDA device: %.300s is of another version of trilith; build or install both together", path);
+        tl__fail(&failure, TL_EUNSUPPORTED,
+                 "no CUDA device: %.300s is of another version of trilith; build or install both together", path);
         return;
     }
     const char *number = getenv("TRILITH_CUDA_DEVICE");
