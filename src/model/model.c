@@ -111,7 +111,7 @@ void tl__acts_place(tl_acts *acts, tl_arena *arena, const tl_arch *a, int R, int
     acts->branch = TL_TAKE(arena, float, (int64_t)R * a->C);
     acts->act = TL_TAKE(arena, float, R *widest(a, width_act));
     if (a->E > 0) tl__moe_place(&acts->experts, arena, a, R, training);
-    acts->loss_rows = R < TL_KB ? R : TL_KB;
+    acts->loss_rows = R < TL_LOSS_ROWS ? R : TL_LOSS_ROWS;
     if (!training) { /* any number gives the same bits */
         const int64_t fit = LOGITS_BYTES / ((int64_t)sizeof(float) * a->V);
         acts->loss_rows = fit >= acts->loss_rows ? acts->loss_rows : fit > 0 ? (int)fit : 1;
@@ -586,7 +586,7 @@ void tl__model_loss(tl_ctx *ctx, const tl_model *m, tl_acts *acts, const int32_t
     bool z = grad && acts->z_coef > 0;
     tl_loss_form form = {
         .grad_scale = grad ? grad_scale : 0.0f, .z_coef = z ? acts->z_coef : 0.0f, .softcap = a->final_softcap};
-    const int most = grad ? TL_KB : acts->loss_rows; /* a gradient over rows is cut at multiples of TL_KB */
+    const int most = acts->loss_rows;
     for (int r = 0; r < R; r += most) {
         int n = R - r < most ? R - r : most;
         const float *hidden = acts->hidden + (int64_t)r * a->C;

@@ -67,6 +67,10 @@ typedef enum tl_recompute {
 } tl_recompute;
 const char *tl__recompute_name(tl_recompute recompute); /* "none", "attention", "full" */
 
+/* Rows whose logits exist at a time: a multiple of TL_KB, at which sums over rows are cut anyway. The head's weights are read, and
+ * their gradient is read and written, once for each. */
+enum { TL_LOSS_ROWS = 2 * TL_KB };
+
 /* What one layer keeps for its backward; sizes in floats a row. */
 typedef struct tl_layer_acts {
     float *x;        /* [R,C] the layer's input (residual stream) */
@@ -112,7 +116,7 @@ typedef struct tl_acts {
     float *d_x, *d_normed, *d_qkv, *d_att, *d_up, *d_act; /* training only */
     tl_experts experts;    /* where the model has them */
     float *logits;         /* [loss_rows, V] */
-    int loss_rows;         /* TL_KB, or fewer when R is; outside training also where the vocabulary is large */
+    int loss_rows;         /* TL_LOSS_ROWS, or fewer when R is; outside training also where the vocabulary is large */
     float z_coef;          /* of the z-loss, in training; 0: none */
     float *logz;           /* [R] with a z-loss: log Z of each row that has a target, else 0 */
     bool first;            /* a leaf's first micro-batch: products write their weight's gradient instead of adding to it */

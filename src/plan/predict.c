@@ -219,7 +219,7 @@ static int predict_alone(tl_totals *out, tl_train_pace *pace, const tl_arch *arc
     double sequences = (double)s->batch / s->leaves * tl__train_leaves(s); /* of this rank */
     micro_batch m = {.shape = s,
                      .model.arch = *arch,
-                     .acts = {.R = R, .training = true, .recompute = s->recompute, .loss_rows = R < TL_KB ? R : TL_KB}};
+                     .acts = {.R = R, .training = true, .recompute = s->recompute, .loss_rows = R < TL_LOSS_ROWS ? R : TL_LOSS_ROWS}};
     int32_t *numbers = calloc((size_t)R + (size_t)S + 1, sizeof *numbers); /* pos[R], seq_row[S+1] */
     m.acts.layer = calloc((size_t)arch->L, sizeof *m.acts.layer);
     int status = tl__params_make(&m.model.params, arch, err);

@@ -55,8 +55,8 @@ typedef struct strip {
     int64_t row, next; /* bytes */
 } strip;
 
-/* A tile, of one side: rows, or words; sixteen of the factor from `first` on and ks ≤ 32 of k. What lies `ahead` elements
- * further is asked for. */
+/* A tile, of one side: rows, or words; sixteen of the factor from `first` on and ks ≤ 32 of k. Where rows run across
+ * strips, what lies `ahead` elements further is asked for. */
 TL_INLINE void pack_tile(char *to, const factor *f, bool words, int first, int k, int ks, int64_t ahead) {
     const int n = least(f->n - first, SIDE);
     const bool lies_in_rows = f->k_step == 1;
@@ -69,10 +69,7 @@ TL_INLINE void pack_tile(char *to, const factor *f, bool words, int first, int k
                                      : v16_load_halves_n(at + i * f->step, ks);
     } else if (lies_in_rows) {
         const float *at = (const float *)(const void *)f->p + first * f->step + k;
-        if (n == SIDE && ks == TL_BF16_K) UNROLL for (int i = 0; i < SIDE; i++) {
-                r[i] = halves(at + i * f->step, 32);
-                tl_prefetch(at + i * f->step + ahead), tl_prefetch(at + i * f->step + ahead + 16);
-            }
+        if (n == SIDE && ks == TL_BF16_K) UNROLL for (int i = 0; i < SIDE; i++) r[i] = halves(at + i * f->step, 32);
         else
             for (int i = 0; i < SIDE; i++) r[i] = i < n ? halves(at + i * f->step, ks) : v16_zero();
     } else {
@@ -93,15 +90,14 @@ TL_INLINE void pack_tile(char *to, const factor *f, bool words, int first, int k
     UNROLL for (int i = 0; i < SIDE; i++) v16_store_aligned((float *)(void *)(to + 64 * i), r[i]);
 }
 
-/* Strips of the factor from `first` to `end`, `stride` bytes apart, and kc of k. Memory is read along its rows, sixteen or
- * thirty-two side by side: where these run across strips, all strips' tiles of 32 of k come before the next. */
+/* Strips of the factor from `first` to `end`, `stride` bytes apart, and kc of k. Memory is read along its rows: where
+ * these run across strips, all strips' tiles of 32 of k come before the next. */
 static void pack(char *to, int64_t stride, const factor *f, bool words, int first, int end, int k0, int kc) {
     enum { FAR = AHEAD / (int)sizeof(float) };
     if (f->k_step == 1)
         for (; first < end; first += SIDE, to += stride)
             for (int k = 0; k < kc; k += TL_BF16_K)
-                pack_tile(to + k / TL_BF16_K * TILE_BYTES, f, words, first, k0 + k, least(kc - k, TL_BF16_K),
-                          FAR + (k + FAR < kc ? 0 : SIDE * f->step - kc));
+                pack_tile(to + k / TL_BF16_K * TILE_BYTES, f, words, first, k0 + k, least(kc - k, TL_BF16_K), 0);
     else
         for (int k = 0; k < kc; k += TL_BF16_K, to += TILE_BYTES)
             for (int at = first; at < end; at += SIDE)
@@ -158,8 +154,7 @@ TL_INLINE void dots(const int nr, const strip *left, const strip *right, int gro
             const char *ask = l0 + AHEAD + (ends ? 2 * SIDE * left[0].row - row_bytes : 0);
             UNROLL for (int i = 0; i < 2 * SIDE; i++) tl_prefetch(ask + i * left[0].row);
         }
-        if (c)
-            UNROLL for (int i = 0; i < 2 * SIDE / BLOCK_GROUPS; i++, c += ldc) tl_prefetch(c), tl_prefetch(c + SIDE);
+        if (c) UNROLL for (int i = 0; i < 2 * SIDE / BLOCK_GROUPS; i++, c += ldc) tl_prefetch(c), tl_prefetch(c + SIDE);
         l0 += left[0].next, l1 += left[1].next, r0 += right[0].next, r1 += right[1].next;
     }
     TILE_STORE(0, at, row);
@@ -285,9 +280,9 @@ static void task(const job *j, int64_t index, int worker) {
     tiles_close();
 }
 
-/* Cut C into tasks, and k into passes: the cut that should end first on this many workers, packing included. The unit is
- * a tile's product with what it takes to load its factors, about 12 ns; what a tile's packing takes, or that of sums loaded
- * from C and stored there, is in that unit. No bit depends on the cut. */
+/* Cut C into tasks, and k into passes: the cut that should end first on this many workers, packing included. The unit
+ * is a tile's product with what it takes to load its factors, about 12 ns; what a tile's packing takes, or that of sums
+ * loaded from C and stored there, is in that unit. No bit depends on the cut. */
 static int64_t cut(job *j) {
     const int lp = (j->left.n + SIDE - 1) / SIDE, rp = (j->right.n + SIDE - 1) / SIDE;
     const int workers = tl__pool_threads(j->ctx->pool);
@@ -307,7 +302,8 @@ static int64_t cut(job *j) {
         const int passes = (j->K + pass - 1) / pass;
         const int most_right = RIGHT_BYTES / (least((int)groups, pass / TL_BF16_K) * TILE_BYTES);
         if (pass < PASS_K && passes == 1) continue;
-        for (int r_parts = (rp + most_right - 1) / most_right, tries = 0; r_parts <= rp && tries < 16; tries++, r_parts++)
+        for (int r_parts = (rp + most_right - 1) / most_right, tries = 0; r_parts <= rp && tries < 16;
+             tries++, r_parts++)
             for (int l_parts = 1; l_parts <= (lp + 1) / 2 && l_parts <= 64; l_parts++) {
                 const int rb = (rp + r_parts - 1) / r_parts, lb = ((lp + l_parts - 1) / l_parts + 1) / 2 * 2;
                 const int64_t tasks = (int64_t)((rp + rb - 1) / rb) * ((lp + lb - 1) / lb);
