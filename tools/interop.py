@@ -11,6 +11,7 @@ are a group, and each group is a process with a folder and draws of its own, as 
 import argparse
 import collections
 import functools
+import gc
 import json
 import math
 import os
@@ -23,7 +24,7 @@ import zlib
 
 os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # groups of checks run side by side
 
 import numpy as np
 import torch
@@ -705,6 +706,7 @@ def main():
 
     with tempfile.TemporaryDirectory(prefix="trilith-interop-") as work:
         def run(name, group, tell):
+            gc.freeze()  # what was imported is no garbage to look through
             torch.manual_seed(zlib.crc32(f"{args.seed} {name}".encode()))
             with tempfile.TemporaryDirectory(dir=work) as folder:
                 group(Checks(args.only, tell), functools.partial(os.path.join, folder))
