@@ -161,8 +161,13 @@ def same_answers(lines, got, want):
 
 
 def ids_of(tokenizer, lines, special):
+    """Of each line; of equal ones once."""
     tokenizer.encode_special_tokens = not special
-    return [e.ids for i in range(0, len(lines), BATCH) for e in tokenizer.encode_batch_fast(lines[i:i + BATCH], add_special_tokens=False)]
+    known = dict.fromkeys(lines)
+    different = list(known)
+    for i in range(0, len(different), BATCH):
+        known.update((different[i + k], e.ids) for k, e in enumerate(tokenizer.encode_batch_fast(different[i:i + BATCH], add_special_tokens=False)))
+    return [known[line] for line in lines]
 
 
 def text_of(ids):
