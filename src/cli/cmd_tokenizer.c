@@ -170,6 +170,17 @@ static int64_t encode_text(const tl_tokenizer *tok, const char *text, size_t n, 
     }
 }
 
+/* On a line; with printf it would take a sixth of the whole time. */
+static void print_ids(const int32_t *ids, int64_t n) {
+    for (int64_t i = 0; i < n; i++) {
+        char digits[12], *end = digits + sizeof digits, *at = end;
+        for (int32_t id = ids[i]; at == end || id; id /= 10) *--at = (char)('0' + id % 10);
+        if (i) *--at = ' ';
+        fwrite(at, 1, (size_t)(end - at), stdout);
+    }
+    putchar('\n');
+}
+
 static int encode_lines(const encode_settings *o, tl_error *err) {
     tl_tokenizer *tok = NULL;
     char *bytes = NULL;
@@ -187,8 +198,7 @@ static int encode_lines(const encode_settings *o, tl_error *err) {
         } else {
             int64_t count = encode_text(tok, json_string_value(text), json_string_length(text), o->special, &ids, &room, NULL, err);
             if (count < 0) status = (int)count;
-            for (int64_t i = 0; i < count; i++) printf(i ? " %d" : "%d", ids[i]);
-            putchar('\n');
+            if (count >= 0) print_ids(ids, count);
         }
         json_decref(text);
         at += n + 1;
@@ -232,8 +242,7 @@ static int encode(tl_cli *cli) {
         if (replaced)
             tl__warn("%s: %" PRId64 " invalid UTF-8 sequence%s read as U+FFFD", o->text, replaced,
                      replaced == 1 ? "" : "s");
-        for (int64_t i = 0; i < n; i++) printf(i ? " %d" : "%d", ids[i]);
-        putchar('\n');
+        print_ids(ids, n);
     }
     free(ids);
     return code;
@@ -315,16 +324,22 @@ static int push_json(text_out *t, const tl_tokenizer *tok, const char *bytes, si
     return status;
 }
 
+static bool blank(char c) {
+    return c == ' ' || c == '\t' || c == '\r' || c == '\n';
+}
+
 static int push_words(text_out *t, const tl_tokenizer *tok, const char *s, const char *where, bool skip_special,
                       tl_error *err) {
     for (;;) {
-        s += strspn(s, " \t\r\n");
+        while (blank(*s)) s++;
         if (!*s) return 0;
-        size_t n = strspn(s, "0123456789");
-        if (n == 0 || n > 10 || (s[n] && !strchr(" \t\r\n", s[n])))
+        int64_t id = 0;
+        int n = 0;
+        for (; n < 11 && s[n] >= '0' && s[n] <= '9'; n++) id = 10 * id + (s[n] - '0');
+        if (n == 0 || n > 10 || (s[n] && !blank(s[n])))
             return tl__fail(err, TL_EFORMAT,
                             "%s: \"%.20s\" is not a token id; ids are whole numbers parted by white space", where, s);
-        int status = push(t, tok, strtoll(s, NULL, 10), skip_special, err);
+        int status = push(t, tok, id, skip_special, err);
         if (status) return status;
         s += n;
     }
