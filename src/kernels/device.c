@@ -24,6 +24,25 @@ static bool find(char *path, size_t size) {
                            : tl__module_path(path, size, "trilith-cuda.so");
 }
 
+/* Which device: TRILITH_CUDA_DEVICE's, or, of several ranks on this machine, each the next one (wraps). */
+static int wanted_device(int *number, bool *wraps) {
+    static const char *const places[] = {"TRILITH_CUDA_DEVICE", "OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID"};
+    *number = 0;
+    for (int i = 0; i < 3; i++) {
+        const char *text = getenv(places[i]);
+        if (!text || !*text) continue;
+        char *end;
+        const long n = strtol(text, &end, 10);
+        *wraps = i > 0;
+        if (*end || n < 0 || n > 1 << 20)
+            return tl__fail(&failure, TL_EINVALID, "%s is \"%.40s\", and a device's number is expected, 0 or more",
+                            places[i], text);
+        *number = (int)n;
+        return 0;
+    }
+    return 0;
+}
+
 static void open_once(void) {
     char path[4096 + 64], why[512] = "";
     if (!find(path, sizeof path)) {
@@ -44,8 +63,10 @@ static void open_once(void) {
                  "no CUDA device: %.300s is of another version of trilith; build or install both together", path);
         return;
     }
-    const char *number = getenv("TRILITH_CUDA_DEVICE");
-    const int status = module->open(&device_facts, number ? atoi(number) : 0, why, sizeof why);
+    int number;
+    bool wraps = false;
+    if (wanted_device(&number, &wraps)) return;
+    const int status = module->open(&device_facts, number, wraps, why, sizeof why);
     if (status) {
         tl__fail(&failure, status, "no CUDA device: %s", why);
         return;

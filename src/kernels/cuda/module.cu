@@ -6,11 +6,33 @@
 #include <unistd.h>
 #include "kernels/cuda/cuda.h"
 
+static char device_name[256];
+
+/* What runs on a device cannot be taken back, and its memory is gone: resuming from the last checkpoint is all that is left. */
+static void end(const char *what, const char *why, const char *code) {
+    fprintf(stderr,
+            "trilith: %s failed in %s: %s (%s). What was written so far is intact: look at the device (nvidia-smi, and the system's "
+            "log for Xid), then resume from the last checkpoint\n",
+            device_name, what, why, code);
+    fflush(NULL);
+    _exit(TL_CUDA_LOST_EXIT);
+}
+
+static int choose(int *device, int number, bool wraps, int count, char *why, size_t why_bytes) {
+    *device = wraps ? number % count : number;
+    if (*device < count) return 0;
+    return snprintf(why, why_bytes, "there are %d GPUs, 0 to %d, and %d was asked for", count, count - 1, number), TL_EINVALID;
+}
+
 #ifdef TL_CUDA_EMULATED
 
-static int open_device(tl_cuda_facts *facts, int device, char *why, size_t why_bytes) {
+/* The first of two. */
+static int open_device(tl_cuda_facts *facts, int number, bool wraps, char *why, size_t why_bytes) {
+    int device;
     memset(facts, 0, sizeof *facts);
-    snprintf(facts->name, sizeof facts->name, "an emulated device");
+    if (choose(&device, number, wraps, 2, why, why_bytes)) return TL_EINVALID;
+    snprintf(facts->name, sizeof facts->name, "emulated device %d", device);
+    snprintf(device_name, sizeof device_name, "%s", facts->name);
     facts->sees_heap = true;
     facts->memory_bytes = (int64_t)sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE);
     return 0;
@@ -35,22 +57,19 @@ void *tl__cuda_scratch(size_t bytes) {
     if (!memory) emulated::refuse("there is no memory for scratch");
     return memset(memory, 0xff, bytes); /* no numbers */
 }
+/* TRILITH_CUDA_LOST=N: the device is lost in the Nth operator. */
 void tl__cuda_wait(const char *what) {
+    static const char *const lost = getenv("TRILITH_CUDA_LOST");
+    static int waits;
+    if (lost && ++waits == atoi(lost)) end(what, "it is gone", "TRILITH_CUDA_LOST");
 }
 
 #else
 
 cudaStream_t tl__cuda_stream;
-static char device_name[256];
 
-/* What runs on a device cannot be taken back, and its memory is gone: resuming from the last checkpoint is all that is left. */
 static void end(const char *what, cudaError_t code) {
-    fprintf(stderr,
-            "trilith: %s failed in %s: %s (%s). What was written so far is intact: look at the device (nvidia-smi, and the system's "
-            "log for Xid), then resume from the last checkpoint\n",
-            device_name, what, cudaGetErrorString(code), cudaGetErrorName(code));
-    fflush(NULL);
-    _exit(TL_CUDA_LOST_EXIT);
+    end(what, cudaGetErrorString(code), cudaGetErrorName(code));
 }
 
 void tl__cuda_launched(const char *kernel) {
@@ -67,8 +86,8 @@ static int refuse(char *why, size_t why_bytes, const char *what, cudaError_t cod
     return TL_EUNSUPPORTED;
 }
 
-static int open_device(tl_cuda_facts *facts, int device, char *why, size_t why_bytes) {
-    int count = 0, can = 0;
+static int open_device(tl_cuda_facts *facts, int number, bool wraps, char *why, size_t why_bytes) {
+    int count = 0, can = 0, device;
     memset(facts, 0, sizeof *facts);
     cudaError_t code = cudaGetDeviceCount(&count);
     cudaDriverGetVersion(&facts->driver), cudaRuntimeGetVersion(&facts->runtime);
@@ -79,7 +98,7 @@ static int open_device(tl_cuda_facts *facts, int device, char *why, size_t why_b
                TL_EUNSUPPORTED;
     if (code != cudaSuccess && code != cudaErrorNoDevice) return refuse(why, why_bytes, "the driver does not start", code);
     if (count == 0) return snprintf(why, why_bytes, "the driver finds no GPU"), TL_EUNSUPPORTED;
-    if (device >= count) return snprintf(why, why_bytes, "there are %d GPUs, 0 to %d, and %d was asked for", count, count - 1, device), TL_EINVALID;
+    if (choose(&device, number, wraps, count, why, why_bytes)) return TL_EINVALID;
     cudaDeviceProp p;
     if ((code = cudaGetDeviceProperties(&p, device)) != cudaSuccess) return refuse(why, why_bytes, "the GPU does not say what it is", code);
     snprintf(facts->name, sizeof facts->name, "%s", p.name);

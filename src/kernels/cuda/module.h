@@ -8,7 +8,7 @@
 #include "kernels/ops.h"
 
 #define TL_CUDA_SYMBOL "tl_cuda_module"
-enum { TL_CUDA_VERSION = 1 };
+enum { TL_CUDA_VERSION = 2 };
 #define TL_CUDA_LOST_EXIT 75 /* sysexits.h, EX_TEMPFAIL: elsewhere, or later, it may go on */
 
 typedef struct tl_cuda_facts {
@@ -22,8 +22,9 @@ typedef struct tl_cuda_facts {
 
 typedef struct tl_cuda_module {
     int version;
-    /* Opens a device, once in a process. 0; or a tl_status, and why has the reason as a clause. */
-    int (*open)(tl_cuda_facts *facts, int device, char *why, size_t why_bytes);
+    /* Opens a device, once in a process: that of this number, or (wraps) of what remains of it by how many there are. 0; or a
+     * tl_status, and why has the reason as a clause. */
+    int (*open)(tl_cuda_facts *facts, int number, bool wraps, char *why, size_t why_bytes);
     /* Zeroed, of 256 bytes' alignment at least; NULL: there is no more. */
     void *(*take)(size_t bytes);
     void (*give)(void *memory);
