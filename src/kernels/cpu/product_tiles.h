@@ -15,6 +15,7 @@
 #define TL_KERNELS_CPU_PRODUCT_TILES_H
 
 #include <assert.h>
+#include <limits.h>
 #include <string.h>
 #include "kernels/cpu/amx.h"
 #include "kernels/simd.h"
@@ -222,7 +223,8 @@ static void block(const job *j, const strip *left, const strip *right, int l, in
     _Alignas(64) float sums[4 * TILE_FLOATS], more[4 * TILE_FLOATS];
     const int groups = (kc + TL_BF16_K - 1) / TL_BF16_K, floats = SIDE * j->columns, nl = l + SIDE < j->left.n ? 2 : 1;
     const bool add = k0 > 0 || j->accumulate;
-    const float *c = j->c + (j->turned ? (int64_t)r * j->ldc + l : (int64_t)l * j->ldc + r);
+    const int rows = j->turned ? j->right.n - r : j->left.n - l; /* where they are few, C lies in the caches */
+    const float *c = rows < 2 * SIDE ? NULL : j->c + (int64_t)(j->turned ? r : l) * j->ldc + (j->turned ? l : r);
     for (int g = 0; g < groups; g += BLOCK_GROUPS, c = NULL) {
         const int n = least(groups - g, BLOCK_GROUPS);
         float *to = g == 0 && !add ? sums : more;
@@ -298,12 +300,14 @@ static int64_t cut(job *j) {
         j->l_blocks = lp > j->lb ? lp / j->lb - 1 : 0;
         return j->l_blocks + (lp - j->l_blocks * j->lb + 1) / 2;
     }
-    for (int pass = PASS_K; pass >= TL_KB; pass /= 2) {
+    /* A shorter pass is worth a thought where fewer parts of the right factor then fill L2. */
+    for (int pass = PASS_K, fewest = INT_MAX; pass >= TL_KB && fewest > 1; pass /= 2) {
         const int passes = (j->K + pass - 1) / pass;
         const int most_right = RIGHT_BYTES / (least((int)groups, pass / TL_BF16_K) * TILE_BYTES);
-        if (pass < PASS_K && passes == 1) continue;
-        for (int r_parts = (rp + most_right - 1) / most_right, tries = 0; r_parts <= rp && tries < 16;
-             tries++, r_parts++)
+        const int parts = (rp + most_right - 1) / most_right;
+        if (parts == fewest) continue;
+        fewest = parts;
+        for (int r_parts = parts, tries = 0; r_parts <= rp && tries < 16; tries++, r_parts++)
             for (int l_parts = 1; l_parts <= (lp + 1) / 2 && l_parts <= 64; l_parts++) {
                 const int rb = (rp + r_parts - 1) / r_parts, lb = ((lp + l_parts - 1) / l_parts + 1) / 2 * 2;
                 const int64_t tasks = (int64_t)((rp + rb - 1) / rb) * ((lp + lb - 1) / lb);
