@@ -72,7 +72,7 @@ def utf8proc():
 
 def sets():
     for name, pattern in (("upper", r"\p{Lu}"), ("lower", r"\p{Ll}"), ("title", r"\p{Lt}"), ("modifier", r"\p{Lm}"), ("mark", r"\p{M}"),
-                          ("punctuation", r"\p{P}"), ("symbol", r"\p{S}"), ("word", r"\w"), ("digit", r"\d"), ("han", r"\p{Han}")):
+                          ("punctuation", r"\p{P}"), ("symbol", r"\p{S}"), ("word", r"[\w]"), ("digit", r"\d"), ("han", r"\p{Han}")):
         show(f"{name}_ranges", ranges(members(pattern)))
     digits, whitespace = pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.Whitespace()
     show("numeric_ranges", ranges([c for c in POINTS if len(digits.pre_tokenize_str("a" + chr(c))) == 2]))

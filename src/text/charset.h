@@ -20,7 +20,7 @@ typedef enum tl_charset {
     TL_SET_MARK,
     TL_SET_PUNCTUATION,
     TL_SET_SYMBOL,
-    TL_SET_WORD,
+    TL_SET_WORD, /* \w between brackets */
     TL_SET_DIGIT,
     TL_SET_HAN,
     /* pre-tokenizers and normalisers */

@@ -258,8 +258,11 @@ static int translate(translator *t) {
             bool negated;
             size_t n = class_escape(s + at + 1, &set, &negated);
             if (n) {
-                add(t, "[", 1);
-                add_ranges(t, set, negated);
+                static const char more[] = "\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}";
+                add(t, "[^", negated ? 2 : 1);
+                add_ranges(t, set, false);
+                /* ² ³ ¹ ¼ ½ ¾ are words to Oniguruma, but not between brackets. */
+                if (set == TL_SET_WORD) add(t, more, sizeof more - 1);
                 add(t, "]", 1);
             } else if (s[at + 1] == 'z' || s[at + 1] == 'A') { /* ends of the text */
                 add(t, s + at, 2);

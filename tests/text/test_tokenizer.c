@@ -12,6 +12,7 @@
 
 #include "base/rng.h"
 #include "text/bpe.h"
+#include "text/pattern.h"
 #include "tokenizer_vectors.h"
 
 static tl_tokenizer *opened(const char *name) {
@@ -63,6 +64,29 @@ static void test_ids_equal_the_librarys(void **state) {
         tl__tokenizer_close(tok);
     }
     json_decref(cases);
+}
+
+/* Six characters are words to Oniguruma, but not between brackets: `>¹` is one piece of [^\w\s]+ and `a¹` one of \w+. */
+static void test_words_between_brackets(void **state) {
+    (void)state;
+    static const char *const texts[] = {"a", "\u00b9", "\u00b2", "\u00bd", "\u00ba", "\u2460", "\u093c"};
+    static const struct {
+        const char *expression, *found; /* in which of the texts: `tokenizers` 0.23.3 */
+    } cases[] = {{"\\w", "1111101"},     {"\\W", "0000010"},  {"[\\w]", "1000101"},
+                 {"[\\W]", "0111010"},   {"[^\\w]", "0111010"}, {"[^\\W]", "1000101"},
+                 {"[^\\w\\s]", "0111010"}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        tl_pattern *p;
+        tl_error err = {0};
+        if (tl__pattern_regex(&p, cases[i].expression, "here", &err)) fail_msg("%s", err.text);
+        for (size_t k = 0; k < sizeof texts / sizeof texts[0]; k++) {
+            size_t from, to;
+            const bool found = tl__pattern_find(p, (const uint8_t *)texts[k], strlen(texts[k]), 0, &from, &to);
+            if (found != (cases[i].found[k] == '1'))
+                fail_msg("%s in \"%s\": %s", cases[i].expression, texts[k], found ? "found" : "not found");
+        }
+        tl__pattern_free(p);
+    }
 }
 
 /* Every other construct, one small tokenizer each: ids, what they decode to in whole characters, and both again after
@@ -552,6 +576,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_ids_equal_the_librarys),
         cmocka_unit_test(test_kinds),
+        cmocka_unit_test(test_words_between_brackets),
         cmocka_unit_test(test_broken_utf8_is_counted_and_replaced),
         cmocka_unit_test(test_a_small_room_is_not_overrun),
         cmocka_unit_test(test_long_words),
