@@ -213,9 +213,9 @@ def same_lines(trilith, tokenizer, lines_file, lines, folder):
     path, ids_file = (os.path.join(folder, name) for name in ("tokenizer.json", "ids.txt"))
     tokenizer.save(path)
     tokenizer = Tokenizer.from_file(path)
-    texts = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
-    special = {i for i in range(tokenizer.get_vocab_size()) if tokenizer.id_to_token(i) in texts} # a unigram trainer finds some again
     found = ids_of(tokenizer, lines, special=True)
+    texts = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
+    special = {i for i in set().union(*found) if tokenizer.id_to_token(i) in texts}  # a unigram trainer may find such a text once more
     others = [not special.isdisjoint(ids) for ids in found]
     ordinary = answers_anew(found, others, lambda places: ids_of(tokenizer, [lines[i] for i in places], special=False))
     same_encoding(trilith, path, lines_file, lines, ordinary)
