@@ -173,12 +173,12 @@ def same_tokenizer(trilith, tokenizer, lines, folder, llama):
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", unk_token="<unk>").save_pretrained(folder)
     path, back, text = (os.path.join(folder, x) for x in ("model.gguf", "back", "lines.jsonl"))
     interop_tokenizers.write_lines(text, lines)
-    want = interop_tokenizers.ids_of(tokenizer, lines)
+    want = interop_tokenizers.ids_of(tokenizer, lines, special=True)
     trilith.run("convert", folder, path)
     trilith.run("convert", path, back)
-    interop_tokenizers.same_encoding(trilith, path, text, lines, interop_tokenizers.text_of(want))
-    interop_tokenizers.same_encoding(trilith, back, text, lines, interop_tokenizers.text_of(want))
-    interop_tokenizers.same_answers(lines, interop_tokenizers.ids_of(Tokenizer.from_file(os.path.join(back, "tokenizer.json")), lines), want)
+    interop_tokenizers.same_encoding(trilith, path, text, lines, want)
+    interop_tokenizers.same_encoding(trilith, back, text, lines, want)
+    interop_tokenizers.same_answers(lines, interop_tokenizers.ids_of(Tokenizer.from_file(os.path.join(back, "tokenizer.json")), lines, special=True), want)
     said = f"{len(lines)} lines, {sum(map(len, want))} ids"
     if not llama:
         return said + "; no llama.cpp: give --llama PYTHON"
