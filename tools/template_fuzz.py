@@ -100,6 +100,29 @@ class Maker:
         return "{% set ns = namespace(a=1) %}" + "".join(self.statement(3, False) + self.text() for _ in range(self.r.randrange(1, 5)))
 
 
+NUMBERS = [0, 7, -3, 2**62, 1 - 2**63, 0.0, 0.1, 1.5, -2.25, 99999.5, 123456789.123, 1e16, 1e22, 5e-324, 1e-300, 1e300, 1.7976931348623157e308]
+PRECISIONS = ["", "", ".0", ".1", ".5", ".16", ".17", ".40", ".57", ".58", ".100", ".308", ".499", ".500"]  # doubles have up to 17 digits that matter, and 309 before the point
+
+
+def formatted_numbers(seed, count):
+    """Expressions that format a number in Python's two ways, such as Python takes."""
+    r, made = random.Random(seed), []
+    while len(made) < count:
+        x, precision = r.choice(NUMBERS), r.choice(PRECISIONS)
+        if r.random() < 0.5:
+            flags, types = "".join(r.sample("-+ #0", r.randrange(4))), "eEfFgGs" if isinstance(x, float) else "diuoxXeEfFgGs"
+            expression = f"'%{flags}{r.choice(['', '1', '5', '30', '1201'])}{precision}{r.choice(types)}' % {x}"
+        else:
+            flags = r.choice(["", "", "<", ">", "^", "=", "*<", "0>", "x=", "é^"]) + r.choice(["", "+", "-", " "]) + r.choice(["", "#"]) + r.choice(["", "0"])
+            expression = f"'{{:{flags}{r.choice(['', '1', '5', '30', '1199', '3000'])}{r.choice(['', ',', '_'])}{precision}{r.choice(['', *'dxfegEG%n'])}}}'.format({x})"
+        try:
+            eval(expression)
+            made.append(expression)
+        except ValueError:
+            pass
+    return made
+
+
 # What is known to differ: text that Python makes of addresses, integers beyond 64 bits, and what docs/templates.md lists as not supported.
 def excused(text, error):
     if isinstance(text, str) and any(mark in text for mark in (" at 0x", "<function", "<built-in", "<class", "<Macro", "LoopContext", "_reverseiterator")):

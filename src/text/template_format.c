@@ -26,20 +26,22 @@ void tl__float_fixed(char *out, size_t size, double x, int digits) {
 /* digits of a number with `group` between every three (four for the other bases), before the point; zeros in front up
  * to `width` where zero-padded, grouped too. */
 static void add_grouped(tl_text *t, const char *digits, size_t whole, char group, int every, int64_t width) {
-    char out[1200];
-    size_t n = 0;
+    const size_t from = t->n;
     int64_t made = 0;
-    for (size_t i = 0; i < whole || made < width; i++) {
+    for (size_t i = 0; i < whole || made < width; i++) { /* from the right */
         if (group && i && i % (size_t)every == 0) {
-            out[n++] = group;
+            tl__text_add(t, &group, 1, NULL);
             made++;
             if (i >= whole && made >= width) made--; /* a separator never leads: one more zero follows it */
         }
-        if (n + 2 >= sizeof out) break;
-        out[n++] = i < whole ? digits[whole - 1 - i] : '0';
+        tl__text_add(t, i < whole ? &digits[whole - 1 - i] : "0", 1, NULL);
         made++;
     }
-    while (n > 0) tl__text_add(t, &out[--n], 1, NULL);
+    for (size_t left = from, right = t->n; left + 1 < right; left++) {
+        const char c = t->bytes[--right];
+        t->bytes[right] = t->bytes[left];
+        t->bytes[left] = c;
+    }
 }
 
 /* sign, prefix and digits aligned in a width. digits[whole] are before the point, the rest is `tail`. */
@@ -63,16 +65,32 @@ static void add_number(tl_text *t, const spec *f, bool negative, const char *pre
     if (align != '=') tl__text_fill(t, f->fill, more - left);
 }
 
-static void add_int(tl_run *run, tl_text *t, const spec *f, int64_t i) {
+/* A precision is the fewest digits. */
+static void add_int(tl_text *t, const spec *f, int64_t i) {
     int base = f->type == 'b' ? 2 : f->type == 'o' ? 8 : f->type == 'x' || f->type == 'X' ? 16 : 10;
-    char digits[72], *p = digits + sizeof digits;
+    char digits[MOST_PRECISION + 72], *const end = digits + sizeof digits, *p = end;
     uint64_t u = i < 0 ? 0 - (uint64_t)i : (uint64_t)i;
     do *--p = (f->type == 'X' ? "0123456789ABCDEF" : "0123456789abcdef")[u % (unsigned)base];
     while (u /= (unsigned)base);
+    while (end - p < f->precision) *--p = '0';
     char prefix[3] = {0};
     if (f->alternate && base != 10) prefix[0] = '0', prefix[1] = f->type;
-    if (f->precision >= 0 && f->type != 'c') tl__run_fail(run, "a precision does not go with a whole number");
-    add_number(t, f, i < 0, prefix, p, (size_t)(digits + sizeof digits - p), "", base == 10 ? 3 : 4);
+    add_number(t, f, i < 0, prefix, p, (size_t)(end - p), "", base == 10 ? 3 : 4);
+}
+
+/* The exponent of a in scientific form to so many significant digits. */
+static int exponent(double a, int digits) {
+    char e[MOST_PRECISION + 16];
+    snprintf(e, sizeof e, "%.*e", digits - 1, a);
+    return (int)strtol(strchr(e, 'e') + 1, NULL, 10);
+}
+
+/* "%#.*g", which keeps trailing zeros and the point, but has an exponent from 10^top on; glibc's own loses the zeros of
+ * what is rounded up to a power of ten (99999.5 to 5 digits). */
+static void general(char *text, size_t size, int precision, int top, bool upper, double a) {
+    const int power = exponent(a, precision);
+    if (power >= -4 && power < top) snprintf(text, size, "%#.*f", precision - 1 - power, a);
+    else snprintf(text, size, upper ? "%#.*E" : "%#.*e", precision - 1, a);
 }
 
 static void add_float(tl_run *run, tl_text *t, const spec *f, double x) {
@@ -81,18 +99,25 @@ static void add_float(tl_run *run, tl_text *t, const spec *f, double x) {
     bool negative = signbit(x) && !isnan(x);
     int precision = f->precision < 0 ? 6 : (int)f->precision;
     char type = f->type == '%' ? 'f' : f->type == 'n' ? 'g' : f->type;
+    spec how = *f;
+    if (precision == 0 && (!type || type == 'g' || type == 'G')) precision = 1;
     if (f->type == '%') a *= 100;
     if (!isfinite(a)) {
+        how.group = 0;
         strcpy(text, isnan(a) ? "nan" : "inf");
         if (f->type == 'F' || f->type == 'E' || f->type == 'G')
             for (char *c = text; *c; c++) *c = (char)(*c - 32);
     } else if (type == 0 && f->precision < 0) {
         tl__float_text(text, a);
+        size_t mark = strcspn(text, ".e");
+        if (f->alternate && text[mark] != '.') { /* "1e+22" */
+            memmove(text + mark + 1, text + mark, strlen(text + mark) + 1);
+            text[mark] = '.';
+        }
+    } else if (f->alternate && (type == 0 || type == 'g' || type == 'G')) {
+        general(text, sizeof text, precision, type ? precision : precision - 1, type == 'G', a);
     } else if (type == 0) { /* as g, with a digit after the point, and an exponent one place earlier */
-        if (precision == 0) precision = 1;
-        char e[64];
-        snprintf(e, sizeof e, "%.*e", precision - 1, a);
-        int power = (int)strtol(strchr(e, 'e') + 1, NULL, 10);
+        const int power = exponent(a, precision);
         if (power >= -4 && power < precision - 1) {
             snprintf(text, sizeof text, "%.*g", precision, a);
             if (!strpbrk(text, ".e")) strcat(text, ".0");
@@ -117,7 +142,7 @@ static void add_float(tl_run *run, tl_text *t, const spec *f, double x) {
     if (!isfinite(a)) whole = strlen(text);
     char tail[1002];
     snprintf(tail, sizeof tail, "%s%s", text + whole, f->type == '%' ? "%" : "");
-    add_number(t, f, negative, "", text, whole, tail, 3);
+    add_number(t, &how, negative, "", text, whole, tail, 3);
 }
 
 static void add_text(tl_run *run, tl_text *t, const spec *f, const tl_string *s) {
@@ -200,18 +225,7 @@ static void percent_one(tl_run *run, tl_text *t, const spec *f, char type, tl_va
         if (!tl__value_number(v) || (v.kind == TL_V_FLOAT && (!decimal || !(fabs(v.f) < 0x1p63))))
             tl__run_fail(run, "%%%c wants a whole number, not a value of type %s", type, tl__value_type(v));
         if (decimal) g.type = 'd';
-        int64_t i = v.kind == TL_V_FLOAT ? (int64_t)v.f : tl__value_int(v);
-        if (g.precision > 0) { /* at least so many digits */
-            spec padded = {.fill = '0', .align = '=', .width = g.precision + (i < 0), .precision = -1, .type = g.type};
-            tl_text digits = {.m = &run->memory};
-            add_int(run, &digits, &padded, i);
-            g.precision = -1;
-            if (g.sign && i >= 0) tl__run_fail(run, "a sign beside a precision is not supported");
-            add_text(run, t, &g, tl__text_done(&digits));
-            return;
-        }
-        g.precision = -1;
-        add_int(run, t, &g, i);
+        add_int(t, &g, v.kind == TL_V_FLOAT ? (int64_t)v.f : tl__value_int(v));
         return;
     }
     case 'e':
@@ -286,17 +300,19 @@ const tl_string *tl__format_percent(tl_run *run, const tl_string *s, tl_value va
 static spec read_spec(tl_run *run, const tl_string *s) {
     spec f = {.fill = ' ', .precision = -1};
     size_t i = 0;
+    bool filled = false;
     if (s->n) {
         uint32_t c;
         size_t width = (size_t)tl__utf8_at((const uint8_t *)s->bytes, &c);
-        if (width < s->n && strchr("<>=^", s->bytes[width])) f.fill = c, f.align = s->bytes[width], i = width + 1;
+        if (width < s->n && strchr("<>=^", s->bytes[width])) f.fill = c, f.align = s->bytes[width], i = width + 1, filled = true;
         else if (strchr("<>=^", s->bytes[0])) f.align = s->bytes[0], i = 1;
     }
     if (i < s->n && strchr("+- ", s->bytes[i])) f.sign = s->bytes[i] == '-' ? 0 : s->bytes[i], i++;
     if (i < s->n && s->bytes[i] == '#') f.alternate = true, i++;
     if (i < s->n && s->bytes[i] == '0') {
-        f.zero = true, i++;
-        if (!f.align) f.align = '=', f.fill = '0';
+        f.zero = !f.align, i++;
+        if (!filled) f.fill = '0';
+        if (f.zero) f.align = '=';
     }
     for (; i < s->n && s->bytes[i] >= '0' && s->bytes[i] <= '9' && f.width <= MOST_WIDTH; i++)
         f.width = 10 * f.width + (s->bytes[i] - '0');
@@ -334,7 +350,8 @@ static void format_value(tl_run *run, tl_text *t, tl_value v, const tl_string *h
         if (f.type && !strchr("bdoxXnc", f.type))
             tl__run_fail(run, "the format '%c' does not go with a whole number", f.type);
         if (f.type == 'c') tl__run_fail(run, "the format 'c' is not supported");
-        add_int(run, t, &f, tl__value_int(v));
+        if (f.precision >= 0) tl__run_fail(run, "a precision does not go with a whole number");
+        add_int(t, &f, tl__value_int(v));
     } else {
         tl__run_fail(run, "a format does not go with a value of type %s", tl__value_type(v));
     }
