@@ -37,6 +37,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 import expert_models
 import interop_gguf
+import interop_gpu
 import interop_serve
 import interop_serve_metrics
 import interop_tokenizers
@@ -551,6 +552,20 @@ def random_templates(trilith, seed, count, work):
     return ", ".join(f"{n} {what}" for what, n in seen.most_common())
 
 
+def formatted_numbers(trilith, seed, count, work):
+    expressions = template_fuzz.formatted_numbers(seed, count)
+    for i in range(0, count, 50):
+        source = "\n".join("{{ %s }}" % e for e in expressions[i:i + 50])
+        assert same_rendering(trilith, source, {}, {}, work) == "text", f"one of these does not render: {source}"
+    return f"{count} numbers"
+
+
+def counted(trilith, library):
+    if not os.path.exists(library):
+        raise Skipped("NVML is not played here")
+    return interop_gpu.run(trilith.program, library)
+
+
 def whole_templates(trilith, work):
     n = 0
     folder = os.path.join(HERE, "..", "tests", "vectors", "chat")
@@ -671,7 +686,9 @@ def groups(trilith, tests, shared, args):
         yield training_group(trilith, name, draw)
     yield from interop_gguf.groups(trilith, english() + code(), seed, args.llama, certified, args.real,
                                    open(args.text, encoding="utf-8").read() if args.text else english(), args.windows)
+    yield one("counters of a GPU", lambda _: counted(trilith, os.path.join(tests, "libnvidia-ml.so.1")))
     yield one("templates random", lambda at: random_templates(trilith, seed, 800, at()))
+    yield one("templates numbers", lambda at: formatted_numbers(trilith, seed, 2000, at()))
     yield one("templates whole", lambda at: whole_templates(trilith, at()))
     for label, text, vocab in (("English", english(), 2000), ("code", code(), 1000), ("awkward", "\n".join(AWKWARD), 400)):
         yield merges_group(trilith, label, text, vocab)

@@ -1,6 +1,7 @@
 /* cmd_doctor.c — `trilith doctor`: what this machine is, what it can do, what Trilith will use of it, and what will be
  * slow. */
 #define PCRE2_CODE_UNIT_WIDTH 8
+#include <math.h>
 #include <pcre2.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -15,6 +16,7 @@
 #include "comm/comm.h"
 #include "io/file.h"
 #include "kernels/device.h"
+#include "observe/gpu.h"
 #include "observe/machine.h"
 
 typedef struct settings {
@@ -38,7 +40,10 @@ typedef struct findings {
     double load;         /* of the last minute, before we measured; −1 unknown */
     char huge_pages[16]; /* "always", "madvise", "never"; empty: unknown */
     int64_t total_bytes, available_bytes;
-    char advice[8][400];
+    const tl_cuda_facts *gpu;     /* NULL: none, and why_no_gpu says why */
+    tl_gpu_sample gpu_now;        /* what its counters say, unless why_no_counters has a reason */
+    tl_error why_no_gpu, why_no_counters;
+    char advice[10][400];
     int n_advice;
 } findings;
 
@@ -161,6 +166,24 @@ static void look_for_trouble(findings *f, const tl_ops *ops) {
                m->f32_flops / m->read_bytes_per_second);
 }
 
+static void look_at_gpu(findings *f) {
+    tl_gpu *counters;
+    if (tl__device_open(&f->gpu, &f->why_no_gpu)) {
+        f->gpu = NULL;
+        return;
+    }
+    if (tl__gpu_open(&counters, f->gpu->pci, &f->why_no_counters)) return;
+    tl__gpu_last(counters, &f->gpu_now);
+    tl__gpu_close(counters);
+    const double errors = f->gpu_now.value[TL_GPU_ECC_UNCORRECTED];
+    for (int i = 0; i < TL_GPU_REASONS; i++)
+        if (f->gpu_now.reasons > 0 && f->gpu_now.reasons & TL_GPU_HELD_BACK & 1 << i)
+            advise(f, "The GPU is held back (%s): see to its power limit and its cooling.", tl__gpu_reasons[i]);
+    if (errors > 0)
+        advise(f, "The GPU had %.0f memory errors that it could not correct since the driver was loaded: results may have been lost; reset or replace it.",
+               errors);
+}
+
 static int examine(findings *f, const settings *o, tl_ctx *ctx, tl_error *err) {
     double load;
     *f = (findings){.load = getloadavg(&load, 1) == 1 ? load : -1};
@@ -176,6 +199,7 @@ static int examine(findings *f, const settings *o, tl_ctx *ctx, tl_error *err) {
     tl__machine_measure(&f->machine, ctx, o->seconds);
     tl__machine_measure_int8(&f->machine, ctx, o->seconds / 2);
     look_for_trouble(f, ctx->ops);
+    look_at_gpu(f);
     return 0;
 }
 
@@ -185,11 +209,34 @@ static json_t *integer_or_null(int64_t x) {
     return x > 0 ? json_integer(x) : json_null();
 }
 
-static json_t *gpu_json(void) {
-    const tl_cuda_facts *gpu;
-    if (tl__device_open(&gpu, NULL)) return json_null();
-    return json_pack("{s:s,s:i,s:i,s:I,s:i}", "name", gpu->name, "sm", gpu->sm, "processors", gpu->processors,
-                     "memory_bytes", (json_int_t)gpu->memory_bytes, "driver", gpu->driver);
+static json_t *gpu_json(const findings *f) {
+    const tl_cuda_facts *gpu = f->gpu;
+    char now[1024];
+    if (!gpu) return json_null();
+    tl__gpu_print(now, sizeof now, &f->gpu_now);
+    return json_pack("{s:s,s:s,s:i,s:i,s:I,s:i,s:o}", "name", gpu->name, "pci", gpu->pci, "sm", gpu->sm, "processors",
+                     gpu->processors, "memory_bytes", (json_int_t)gpu->memory_bytes, "driver", gpu->driver, "now",
+                     f->why_no_counters.status ? json_null() : json_loads(now, 0, NULL));
+}
+
+/* "412 of 700 W, 1.98 of 1.98 GHz, …": what is known of it. */
+static void gpu_now_text(char *out, size_t size, const tl_gpu_sample *s) {
+    static const struct {
+        const char *format;
+        tl_gpu_counter what[2];
+        double unit;
+    } said[] = {{"%.0f of %.0f W", {TL_GPU_POWER, TL_GPU_POWER_LIMIT}, 1},
+                {"%.0f °C", {TL_GPU_TEMPERATURE, TL_GPU_TEMPERATURE}, 1},
+                {"%.2f of %.2f GHz", {TL_GPU_SM_CLOCK, TL_GPU_SM_CLOCK_MOST}, 1e9},
+                {"%.1f of %.1f GB in use", {TL_GPU_MEMORY_USED, TL_GPU_MEMORY_TOTAL}, 1e9}};
+    size_t used = 0;
+    out[0] = 0;
+    for (size_t i = 0; i < sizeof said / sizeof *said; i++) {
+        const double x = s->value[said[i].what[0]] / said[i].unit, y = s->value[said[i].what[1]] / said[i].unit;
+        if (!isfinite(x + y)) continue;
+        used += (size_t)snprintf(out + used, size - used, "%s", used ? ", " : "");
+        used += (size_t)snprintf(out + used, size - used, said[i].format, x, y);
+    }
 }
 
 static json_t *as_json(const findings *f, const tl_ops *ops) {
@@ -208,7 +255,7 @@ static json_t *as_json(const findings *f, const tl_ops *ops) {
                      tl__machine_json(&f->machine), "kernels", kernels, "limits", limits, "huge_pages",
                      f->huge_pages[0] ? f->huge_pages : NULL, "load_average",
                      f->load >= 0 ? json_real(f->load) : json_null(), "libraries", library_versions(), "mpi",
-                     mpi_library(mpi, NULL), "gpu", gpu_json(), "advice", advice);
+                     mpi_library(mpi, NULL), "gpu", gpu_json(f), "advice", advice);
 }
 
 static void print_wrapped(const char *label, const char *words) {
@@ -287,13 +334,15 @@ static void print_text(const findings *f, const tl_ops *ops) {
     if (mpi_library(mpi, &why)) snprintf(sentence, sizeof sentence, "%s", mpi);
     else snprintf(sentence, sizeof sentence, "one only: %s", why.text);
     print_wrapped("processes", sentence);
-    const tl_cuda_facts *gpu;
-    why = (tl_error){0};
-    if (tl__device_open(&gpu, &why)) snprintf(sentence, sizeof sentence, "%s", why.text);
+    const tl_cuda_facts *gpu = f->gpu;
+    if (!gpu) snprintf(sentence, sizeof sentence, "%s", f->why_no_gpu.text);
     else
         snprintf(sentence, sizeof sentence, "%s, sm_%d, %d processors, %.1f GB, driver for CUDA %d.%d", gpu->name,
                  gpu->sm, gpu->processors, (double)gpu->memory_bytes / 1e9, gpu->driver / 1000, gpu->driver % 1000 / 10);
     print_wrapped("GPU", sentence);
+    if (gpu && f->why_no_counters.status) snprintf(sentence, sizeof sentence, "%s", f->why_no_counters.text);
+    else if (gpu) gpu_now_text(sentence, sizeof sentence, &f->gpu_now);
+    if (gpu) print_wrapped("GPU now", sentence);
     printf("\n");
     for (int i = 0; i < f->n_advice; i++) print_wrapped(i ? "" : "note", f->advice[i]);
     if (f->n_advice == 0) printf("Nothing here will be slower than the machine itself.\n");

@@ -124,6 +124,10 @@ int tl__metrics_line(char *out, size_t size, const tl_step_metrics *m) {
     }
     if (m->rss_anon_bytes >= 0) put(&t, ",\"rss_anon_bytes\":%lld", (long long)m->rss_anon_bytes);
     else put(&t, ",\"rss_anon_bytes\":null");
+    if (m->gpu) {
+        put(&t, ",\"gpu\":");
+        t.used += (size_t)tl__gpu_print(t.out + t.used, t.size - t.used, m->gpu);
+    }
     put(&t, "}\n");
     return (int)t.used;
 }

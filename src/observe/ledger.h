@@ -6,6 +6,7 @@
 
 #include "base/span.h"
 #include "comm/comm.h"
+#include "observe/gpu.h"
 #include "observe/machine.h"
 
 typedef struct tl_step_metrics {
@@ -26,6 +27,7 @@ typedef struct tl_step_metrics {
     int ranks;                 /* more than one: the line tells of communication */
     tl_comm_traffic traffic;   /* of this rank in this step */
     int64_t rss_anon_bytes;
+    const tl_gpu_sample *gpu;  /* NULL: no GPU, or no counters, and no key */
 } tl_step_metrics;
 
 /* One JSON line (with newline) into out; returns its length. size ≥ 16384 always suffices. */

@@ -470,6 +470,19 @@ static void put_memory_parts(tl_page *p, const json_t *memory, double peak) {
     tl__page_put(p, "</table></figure>\n");
 }
 
+/* "power", and in how many steps it was held back. */
+static void put_gpu_line(tl_page *p, const tl_run *run) {
+    char note[128] = "";
+    int told = 0, held = 0;
+    if (!isfinite(last(run, TL_COLUMN_GPU_POWER))) return;
+    for (int i = 0; i < run->n; i++) {
+        told += isfinite(run->column[TL_COLUMN_GPU_HELD][i]);
+        held += run->column[TL_COLUMN_GPU_HELD][i] > 0;
+    }
+    if (held > 0) snprintf(note, sizeof note, "held back (power, heat) in %d of %d steps", held, told);
+    put_line(p, run, "Power of the GPU, watts", *note ? note : NULL, TL_COLUMN_GPU_POWER, "orange", TL_FORM_PLAIN, NAN, NULL);
+}
+
 static void put_plots(tl_page *p, const tl_run *run) {
     if (run->n == 0) return;
     put_loss(p, run);
@@ -485,6 +498,7 @@ static void put_plots(tl_page *p, const tl_run *run) {
     put_line(p, run, "Gradient norm", "before clipping", TL_COLUMN_GRAD_NORM, "violet", TL_FORM_PLAIN, NAN, NULL);
     put_line(p, run, "Load of the busiest expert", "over the mean load, in the layer that is worst",
              TL_COLUMN_EXPERT_LOAD, "orange", TL_FORM_PLAIN, NAN, NULL);
+    put_gpu_line(p, run);
     tl__page_put(p, "</div>\n");
     put_ledger(p, run);
     put_communication(p, run);

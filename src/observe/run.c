@@ -10,6 +10,7 @@
 #include <string.h>
 #include "base/json.h"
 #include "io/file.h"
+#include "observe/gpu.h"
 
 #define LONGEST_LINE_BYTES ((size_t)1 << 20)
 #define LARGEST_FILE_BYTES ((size_t)4 << 20)
@@ -77,6 +78,18 @@ static double greatest(const json_t *array) {
     return most;
 }
 
+/* Whether its clocks were kept down: NaN where that is not told. */
+static double held_back(const json_t *gpu) {
+    const json_t *reasons = json_object_get(gpu, "throttle");
+    if (!json_is_array(reasons)) return NAN;
+    for (size_t i = 0; i < json_array_size(reasons); i++) {
+        const char *name = json_string_value(json_array_get(reasons, i));
+        for (int k = 0; name && k < TL_GPU_REASONS; k++)
+            if (TL_GPU_HELD_BACK >> k & 1 && strcmp(name, tl__gpu_reasons[k]) == 0) return 1;
+    }
+    return 0;
+}
+
 static int metrics_line(void *user, const char *bytes, size_t n, tl_error *err) {
     reader *r = user;
     tl_run *run = r->run;
@@ -126,6 +139,9 @@ static int metrics_line(void *user, const char *bytes, size_t n, tl_error *err) 
         run->traffic.seconds += rate > 0 ? moved_by_ranks / rate : exposed + hidden;
         run->traffic.bytes += moved_by_ranks;
     }
+    const json_t *gpu = json_object_get(o, "gpu");
+    run->column[TL_COLUMN_GPU_POWER][i] = number(gpu, "power_watts");
+    run->column[TL_COLUMN_GPU_HELD][i] = held_back(gpu);
     for (int b = 0; b < TL_BUCKETS; b++) {
         double s = number(seconds, tl__bucket_name(b));
         run->column[TL_COLUMN_SECONDS + b][i] = s;

@@ -25,6 +25,8 @@ typedef enum tl_column {
     TL_COLUMN_COMM_EXPOSED, /* seconds; these three of runs of more than one rank */
     TL_COLUMN_COMM_HIDDEN,
     TL_COLUMN_COMM_BYTES,
+    TL_COLUMN_GPU_POWER,  /* watts; these two of runs on a GPU */
+    TL_COLUMN_GPU_HELD,   /* 1: it was held back; 0 */
     TL_COLUMN_SECONDS, /* and TL_BUCKETS − 1 more */
     TL_COLUMNS = TL_COLUMN_SECONDS + TL_BUCKETS
 } tl_column;

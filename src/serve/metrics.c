@@ -12,6 +12,7 @@
 
 #include <assert.h>
 #include <dirent.h>
+#include <math.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -20,6 +21,7 @@
 #include <time.h>
 #include <unistd.h>
 #include "base/clock.h"
+#include "observe/gpu.h"
 #include "text/textbuf.h"
 
 enum { MOST_EDGES = 32, STATUSES = 600 };
@@ -59,6 +61,7 @@ struct tl_metrics {
     pthread_mutex_t lock;
     numbers now; /* under the lock */
     tl_engine *engine;
+    tl_gpu *gpu; /* NULL: none, or without counters */
     tl_spans *spans;
     char *label; /* model_name="…" */
     double token_edge[MOST_EDGES];
@@ -167,6 +170,7 @@ int tl__metrics_open(tl_metrics **metrics, tl_engine *engine, const char *model_
         }
         m->engine = engine;
         engine->ctx.spans = m->spans;
+        m->gpu = tl__gpu_watch(&engine->ctx);
     }
     *metrics = m;
     return 0;
@@ -175,6 +179,7 @@ int tl__metrics_open(tl_metrics **metrics, tl_engine *engine, const char *model_
 void tl__metrics_close(tl_metrics *m) {
     if (!m) return;
     if (m->engine) m->engine->ctx.spans = NULL;
+    tl__gpu_close(m->gpu);
     tl__spans_close(m->spans);
     pthread_mutex_destroy(&m->lock);
     free(m->label);
@@ -452,6 +457,23 @@ static void put_ledger(page *p, const numbers *x) {
             "What this machine was measured to read of the weights as they lie.");
 }
 
+/* ---- the GPU ---- */
+
+static void put_gpu(page *p, tl_gpu *gpu) {
+    tl_gpu_sample s;
+    char name[64];
+    tl__gpu_last(gpu, &s);
+    for (int i = 0; i < TL_GPU_COUNTERS; i++) {
+        const struct tl_gpu_counter_words *words = &tl__gpu_counters[i];
+        if (!isfinite(s.value[i])) continue;
+        snprintf(name, sizeof name, "gpu_%s", words->name);
+        one(p, name, words->counter ? "counter" : "gauge", s.value[i], words->help);
+    }
+    if (s.reasons < 0) return;
+    begin(p, OURS, "gpu_throttle", "gauge", "1: clocks are not the highest, for this reason of NVML's.");
+    for (int i = 0; i < TL_GPU_REASONS; i++) sample(p, "", "reason", tl__gpu_reasons[i], s.reasons >> i & 1);
+}
+
 /* ---- the process, under the names that every Prometheus client gives it ---- */
 
 static double clock_seconds(clockid_t id) {
@@ -515,6 +537,7 @@ int tl__metrics_write(tl_metrics *m, const tl_batcher_facts *facts, char **text,
     put_requests(&p, &now, facts);
     put_pages(&p, facts);
     if (m->spans) put_ledger(&p, &now);
+    if (m->gpu) put_gpu(&p, m->gpu);
     put_process(&p, &now);
     *text = p.text.failed ? NULL : p.text.bytes;
     *n = p.text.n;

@@ -492,6 +492,7 @@ static int open_text(tl_run *run, tl_error *err) {
 
 /* All ranks come to this together: those of one host share it while they measure, as they will while they train. */
 static int open_machine(tl_run *run, tl_error *err) {
+    run->gpu = tl__gpu_watch(&run->ctx);
     tl__machine_describe(&run->machine, &run->ctx);
     tl__machine_measure(&run->machine, &run->ctx, MEASURE_SECONDS);
     return tl__machine_measure_link(&run->machine, run->comm, MEASURE_LINK_SECONDS, err);
@@ -673,6 +674,7 @@ int tl__run_open(tl_run *run, const tl_train_config *config, const tl_train_obse
 }
 
 void tl__run_close(tl_run *run) {
+    tl__gpu_close(run->gpu);
     tl__saver_close(run->saver);
     if (run->comm) tl__comm_close(run->comm); /* whose thread may be reading what follows */
     if (run->session) tl__session_close(run->session);

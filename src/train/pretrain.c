@@ -198,6 +198,7 @@ static void record_step(tl_run *run, tl_step_metrics *m, double model_flops) {
     run->traffic.bytes += m->traffic.bytes, run->traffic.seconds += m->traffic.seconds;
     m->rss_anon_bytes = tl__rss_anon_bytes();
     if (m->rss_anon_bytes > run->peak_bytes) run->peak_bytes = m->rss_anon_bytes;
+    if (run->gpu) tl__gpu_last(run->gpu, &run->gpu_sample), m->gpu = &run->gpu_sample;
     run->state.train_seconds += m->totals.wall_seconds;
     if (run->ranks > 1) {
         double *comm = run->step_comm + run->step_seconds_n;

@@ -34,6 +34,8 @@ typedef struct tl_run {
     tl_dataset *data;
     tl_train_shape shape;
     tl_machine machine;
+    tl_gpu *gpu; /* NULL: none, or without counters */
+    tl_gpu_sample gpu_sample;
     tl_model model;
     tl_model averaged; /* the same with the average for weights; .weight NULL: none is kept */
     tl_arena arena;

@@ -39,6 +39,11 @@ grep -q '"gpu":{"name":"' "$work/out" || fail 'doctor does not see the device'
 played=
 case $module in */tests/trilith-cuda.so) played=1 ;; esac
 if [ "$played" ]; then # two devices
+    grep -q '"now":null' "$work/out" || fail 'doctor sees counters where there is no NVML'
+    TRILITH_NVML=$(dirname "$module")/libnvidia-ml.so.1
+    export TRILITH_NVML
+    run doctor --json --seconds 0
+    grep -q '"now":{"power_watts":412' "$work/out" || fail 'doctor does not see the counters of the GPU'
     export OMPI_COMM_WORLD_LOCAL_RANK=3
     run doctor --json --seconds 0
     unset OMPI_COMM_WORLD_LOCAL_RANK
@@ -58,6 +63,11 @@ for dtype in f32 bf16; do
     for device in cpu cuda; do grep -o '^{"step":.*,"grad_norm":[^,]*' "$work/$dtype-$device/metrics.jsonl" >"$work/loss-$device"; done
     cmp -s "$work/loss-cpu" "$work/loss-cuda" || fail "training in $dtype has other losses on the device"
 done
+if [ "$played" ]; then # by tests/observe/nvml_played.c
+    [ "$(grep -c '"gpu":{"power_watts":412.3,.*"throttle":\["sw_power_cap"\]}' "$work/f32-cuda/metrics.jsonl")" -eq 3 ] || fail 'metrics.jsonl lacks the counters of the GPU'
+    ! grep -q '"gpu"' "$work/f32-cpu/metrics.jsonl" || fail 'metrics.jsonl has the counters of a GPU that nobody uses'
+    grep -q 'held back (power, heat) in 3 of 3 steps' "$work/f32-cuda/report.html" || fail 'the report does not say that the GPU was held back'
+fi
 trained=$work/f32-cpu/checkpoints/latest
 if [ "$played" ]; then # a device that is lost, after a checkpoint: the later it is, the more of them
     for operators in 2000 1000 500 250 125; do
@@ -97,9 +107,16 @@ for device in cpu cuda; do
     await_lines "$work/err" 2
     curl -s --max-time 60 --unix-socket "$work/$device" http://localhost/v1/completions \
         -d '{"prompt":"The heaven","max_tokens":16,"logprobs":2,"n":3,"temperature":1,"seed":3,"echo":true}' | grep -o '"choices":.*\]' >"$work/answer-$device"
+    curl -s --max-time 60 --unix-socket "$work/$device" http://localhost/metrics >"$work/metrics-$device"
     kill -TERM $server
     wait $server || fail "serve --device $device ended with $?"
 done
 grep -q '"token_logprobs":\[null,-' "$work/answer-cpu" || fail "nothing was served: $(cat "$work/answer-cpu")"
 cmp -s "$work/answer-cpu" "$work/answer-cuda" || fail 'other answers are served on the device'
+! grep -q gpu_ "$work/metrics-cpu" || fail '/metrics has the counters of a GPU that nobody uses'
+if [ "$played" ]; then
+    for line in '_power_watts{model_name=".*"} 412.345' '_throttle{model_name=".*",reason="sw_power_cap"} 1' '_throttle{model_name=".*",reason="gpu_idle"} 0'; do
+        grep -q "^trilith:gpu$line\$" "$work/metrics-cuda" || fail "/metrics lacks $line"
+    done
+fi
 finish

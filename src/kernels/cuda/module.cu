@@ -32,6 +32,7 @@ static int open_device(tl_cuda_facts *facts, int number, bool wraps, char *why, 
     memset(facts, 0, sizeof *facts);
     if (choose(&device, number, wraps, 2, why, why_bytes)) return TL_EINVALID;
     snprintf(facts->name, sizeof facts->name, "emulated device %d", device);
+    snprintf(facts->pci, sizeof facts->pci, "0000:%02x:00.0", (unsigned char)(device + 1));
     snprintf(device_name, sizeof device_name, "%s", facts->name);
     facts->sees_heap = true;
     facts->memory_bytes = (int64_t)sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE);
@@ -100,7 +101,8 @@ static int open_device(tl_cuda_facts *facts, int number, bool wraps, char *why, 
     if (count == 0) return snprintf(why, why_bytes, "the driver finds no GPU"), TL_EUNSUPPORTED;
     if (choose(&device, number, wraps, count, why, why_bytes)) return TL_EINVALID;
     cudaDeviceProp p;
-    if ((code = cudaGetDeviceProperties(&p, device)) != cudaSuccess) return refuse(why, why_bytes, "the GPU does not say what it is", code);
+    if ((code = cudaGetDeviceProperties(&p, device)) != cudaSuccess || (code = cudaDeviceGetPCIBusId(facts->pci, sizeof facts->pci, device)) != cudaSuccess)
+        return refuse(why, why_bytes, "the GPU does not say what it is", code);
     snprintf(facts->name, sizeof facts->name, "%s", p.name);
     snprintf(device_name, sizeof device_name, "CUDA device %d (%s)", device, p.name);
     facts->sm = 10 * p.major + p.minor, facts->processors = p.multiProcessorCount, facts->memory_bytes = (int64_t)p.totalGlobalMem;

@@ -8,11 +8,12 @@
 #include "kernels/ops.h"
 
 #define TL_CUDA_SYMBOL "tl_cuda_module"
-enum { TL_CUDA_VERSION = 2 };
+enum { TL_CUDA_VERSION = 3 };
 #define TL_CUDA_LOST_EXIT 75 /* sysexits.h, EX_TEMPFAIL: elsewhere, or later, it may go on */
 
 typedef struct tl_cuda_facts {
     char name[128];      /* "NVIDIA H200" */
+    char pci[16];        /* "0000:19:00.0" */
     int sm;              /* 90: compute capability 9.0 */
     int processors;      /* streaming multiprocessors */
     int64_t memory_bytes;
