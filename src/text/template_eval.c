@@ -18,6 +18,7 @@ void tl__run_fail(tl_run *run, const char *format, ...) {
 }
 
 void tl__run_raise(tl_run *run, const tl_string *sentence) {
+    if (!sentence->n || !*sentence->bytes) tl__run_fail(run, "raise_exception without a sentence");
     tl__fail(run->memory.err, TL_EFORMAT, "%.*s", (int)(sentence->n < 1000 ? sentence->n : 1000), sentence->bytes);
     longjmp(*run->memory.door, 1);
 }

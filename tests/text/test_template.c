@@ -160,6 +160,11 @@ static void errors(void **state) {
     tl_error err;
     assert_null(render("{{ raise_exception('Only \"user\" may begin') }}", NULL, NULL, &err));
     assert_string_equal(err.text, "Only \"user\" may begin");
+    static const char *const silent[] = {"{{ raise_exception('') }}", "{{ raise_exception('\\0 lost') }}", "{{ raise_exception(nobody) }}"};
+    for (int i = 0; i < 3; i++) {
+        assert_null(render(silent[i], NULL, NULL, &err));
+        assert_non_null(strstr(err.text, "raise_exception without a sentence"));
+    }
     tl_template *t;
     assert_int_equal(tl__template_compile(&t, "a\xff", 2, "t", &err), TL_EFORMAT);
     assert_int_equal(tl__template_compile(&t, "a\0b", 3, "t", &err), TL_EFORMAT);
