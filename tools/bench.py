@@ -7,7 +7,7 @@ A pair is one turn of Trilith and one of the peer, on the same model, batch, tok
 pair's figure is the ratio of the two; the table gives the geometric mean of the ratios with a 95 % interval (Student's t on their logarithms).
 Pairs go on from --pairs to twenty where the two are within 30 % of each other; three do where one is twice the other. Nothing else should run on the machine meanwhile.
 
-Sections (for --only): gpt2-t64, gpt2-t256, nano, moe, moe-t64, start, gemm, inference, serve, tokenizer, the first five in bf16 (bf16-gpt2-t64, …), bf16-gemm, ranks, bf16-ranks, checkpoint, and waterfall. A section
+Sections (for --only): gpt2-t64, gpt2-t256, nano, moe, moe-t64, start, gemm, inference, avx2-inference, serve, tokenizer, the first five in bf16 (bf16-gpt2-t64, …), bf16-gemm, ranks, bf16-ranks, checkpoint, and waterfall. A section
 measured alone replaces its part of the page and leaves the others as they were, each with its own date and machine.
 """
 
@@ -27,7 +27,7 @@ import sysconfig
 import tempfile
 import time
 
-from bench_page import BF16, DECODE, PREFILL, TITLES, gib, page, ratio_of, ratio_text
+from bench_page import AVX2, BF16, DECODE, PREFILL, TITLES, gib, page, ratio_of, ratio_text
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(HERE)
@@ -48,7 +48,7 @@ COLUMNS = {  # section → preset, batch, sequence, measured steps a turn
     "moe": ("moe-50m", 16, 256, 4),
     "moe-t64": ("moe-50m", 4, 64, 8),
 }
-SECTIONS = [*COLUMNS, "start", "gemm", "inference", "serve", "tokenizer", *(BF16 + c for c in COLUMNS), BF16 + "gemm", "ranks", BF16 + "ranks", "checkpoint", "waterfall"]
+SECTIONS = [*COLUMNS, "start", "gemm", "inference", AVX2 + "inference", "serve", "tokenizer", *(BF16 + c for c in COLUMNS), BF16 + "gemm", "ranks", BF16 + "ranks", "checkpoint", "waterfall"]
 RUN = "RUN"  # for the folder of a run, in the commands that are shown
 WARM = 2  # steps left out at the beginning of a turn
 
@@ -457,9 +457,9 @@ INFERENCE = {  # row → the package that brings the GGUF file, and what llama.c
 class LlamaWorker:
     """bench_llama.py kept alive between turns."""
 
-    def __init__(self, bench, path):
+    def __init__(self, bench, section, path):
         self.command = [bench.args.llama, os.path.join(HERE, "bench_llama.py"), path, "--threads", str(bench.args.threads), "--positions", str(PREFILL + DECODE)]
-        bench.note("inference", self.command[1:])
+        bench.note(section, self.command[1:])
         self.process = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         self.opened = self.read()
         self.peak_bytes = 0
@@ -497,27 +497,32 @@ def model_file(bench, section, package, kind):
     return out
 
 
-def inference(bench):
-    """A prompt read and an answer written, beside llama.cpp on the same file."""
+def inference(bench, section):
+    """A prompt read and an answer written, beside llama.cpp on the same file; with AVX2 alone, both as on a machine that has no more."""
     if not bench.args.llama:
-        print("bench: inference is left out: it needs --llama PYTHON, one that has llama-cpp-python", file=sys.stderr)
+        print(f"bench: {section} is left out: it needs --llama PYTHON, one that has llama-cpp-python", file=sys.stderr)
         return None
+    isa = isa_of(section)
     repeat, rows = 1 if bench.args.quick else 3, []
     for title, (package, kind) in INFERENCE.items():
-        path = model_file(bench, "inference", package, kind)
+        path = model_file(bench, section, package, kind)
         facts = dict(peak_bytes=0)
         command = [bench.trilith, "bench", "--model", path, "--prefill", PREFILL, "--decode", DECODE, "--repeat", repeat, "--threads", bench.args.threads, "--json"]
-        bench.note("inference", command)
+        bench.note(section, isa + command)
 
         def ours():
             log = os.path.join(bench.work, "log")
-            facts["peak_bytes"] = max(facts["peak_bytes"], run_measured(command, log)[0])
+            facts["peak_bytes"] = max(facts["peak_bytes"], run_measured(["env", *isa, *command], log)[0])
             with open(log) as f:
                 said = json.loads(f.read().splitlines()[-1])
             facts.setdefault("start", []).append(said["open_seconds"] + said["first_token_seconds"])
             return {k: said[k]["tokens_per_second"] for k in ("prefill", "decode")}
 
-        peer, turns = LlamaWorker(bench, path), []
+        peer, turns = LlamaWorker(bench, section, path), []
+        if isa and "AVX512" in peer.opened["system"]:
+            peer.close()
+            print(f"bench: {section} is left out: --llama's llama.cpp was built with more; CMAKE_ARGS='-DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_BMI2=ON' pip install llama-cpp-python", file=sys.stderr)
+            return None
         for i in range(bench.args.pairs):
             if i % 2:
                 b = peer.turn(PREFILL, DECODE, repeat)
@@ -529,7 +534,7 @@ def inference(bench):
         row = dict(title=title, bytes=os.path.getsize(path), start=statistics.median(facts["start"]), peak_bytes=facts["peak_bytes"], peer_peak_bytes=peer.peak_bytes)
         for k in ("prefill", "decode"):
             row[k] = dict(ours=statistics.median(a[k] for a, _ in turns), theirs=statistics.median(b[k] for _, b in turns), pairs=[(a[k], b[k]) for a, b in turns])
-            print(f"inference: {title} {k}: llama.cpp {row[k]['theirs']:.0f}, Trilith {row[k]['ours']:.0f} tokens/s, {ratio_text(row[k]['pairs'])}", flush=True)
+            print(f"{section}: {title} {k}: llama.cpp {row[k]['theirs']:.0f}, Trilith {row[k]['ours']:.0f} tokens/s, {ratio_text(row[k]['pairs'])}", flush=True)
         rows.append(row)
     return dict(rows=rows, peer=peer.opened["system"])
 
@@ -655,10 +660,14 @@ def tokenizer_text(bench):
 # ---- where and with what it was measured
 
 
-def machine(args):
+def isa_of(section):
+    return ["TRILITH_ISA=avx2"] if section.startswith(AVX2) else []
+
+
+def machine(args, isa):
     said = {}
     try:
-        said = json.loads(subprocess.run([args.trilith, "doctor", "--json"], capture_output=True, text=True, timeout=120).stdout).get("machine", {})
+        said = json.loads(subprocess.run(["env", *isa, args.trilith, "doctor", "--json"], capture_output=True, text=True, timeout=120).stdout).get("machine", {})
     except (ValueError, subprocess.TimeoutExpired):
         pass
     with open("/proc/cpuinfo") as f:
@@ -717,17 +726,16 @@ def main():
             old = f.read()
     with tempfile.TemporaryDirectory(prefix="trilith-bench-") as work:
         bench = Bench(args, work)
-        facts = machine(args)
         for section in args.only or SECTIONS:
             if section == "waterfall" and not shutil.which("perf"):
                 print("bench: the waterfall is left out: it needs perf (Debian: linux-perf)", file=sys.stderr)
                 continue
             plain = section.removeprefix(BF16)
-            of_both_types = throughput if plain in COLUMNS else {"gemm": gemm, "ranks": ranks}.get(plain)
+            of_both_types = throughput if plain in COLUMNS else {"gemm": gemm, "ranks": ranks, "inference": inference}.get(plain.removeprefix(AVX2))
             result = of_both_types(bench, section) if of_both_types else globals()[section](bench)
             if result is None:
                 continue
-            result.update(date=datetime.datetime.now().strftime("%Y-%m-%d %H:%M"), machine=facts, commands=bench.commands.get(section, []), revision=revision(ROOT),
+            result.update(date=datetime.datetime.now().strftime("%Y-%m-%d %H:%M"), machine=machine(args, isa_of(section)), commands=bench.commands.get(section, []), revision=revision(ROOT),
                           versions=[*versions(), *([f"llm.c {revision(args.llmc)}"] if args.llmc else [])])
             results[section] = result
             with open(args.out, "w", encoding="utf-8") as f:

@@ -7,6 +7,7 @@ import statistics
 TITLES = {"gpt2-t64": "GPT-2 124M, B4 T64", "gpt2-t256": "GPT-2 124M, B4 T256", "nano": "nano 10.8M, B64 T256", "moe": "Mixture of 8 experts, top-2, 50M, B16 T256",
           "moe-t64": "Mixture of 8 experts, top-2, 50M, B4 T64"}
 BF16 = "bf16-"  # before a section: the same in bf16, --dtype bf16 against autocast
+AVX2 = "avx2-"
 PREFILL, DECODE = 512, 64  # tokens of a repetition
 
 
@@ -86,8 +87,8 @@ def waterfall_block(r):
     return out[:-1]
 
 
-def inference_block(r):
-    out = ["## Inference", "",
+def inference_block(r, on=""):
+    out = [f"## Inference{on}", "",
            f"A prompt of {PREFILL} tokens read at once, then {DECODE} tokens written one by one, tokens a second, beside llama.cpp (llama-cpp-python) on the same file with",
            f"the same threads. Its build: {r['peer'].strip(' |')}.", "",
            "| | prefill | llama.cpp | ratio | decode | llama.cpp | ratio | peak memory, of file | llama.cpp's | open, prefill, first token |", "|---|---|---|---|---|---|---|---|---|---|"]
@@ -151,6 +152,7 @@ def layout():
     for c, title, about, peer in PRODUCTS:
         yield c, lambda r, title=title, about=about, peer=peer: gemm_block(r, title, about, peer)
     yield "inference", inference_block
+    yield AVX2 + "inference", lambda r: inference_block(r, " with AVX2 alone")
     yield "serve", serve_block
     yield "tokenizer", tokenizer_block
     yield "ranks", lambda r: ranks_block(r, "f32")
