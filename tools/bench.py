@@ -519,7 +519,7 @@ def inference(bench, section):
             return {k: said[k]["tokens_per_second"] for k in ("prefill", "decode")}
 
         peer, turns = LlamaWorker(bench, section, path), []
-        if isa and "AVX512" in peer.opened["system"]:
+        if isa and any(more in peer.opened["system"] for more in ("AVX512", "AVX_VNNI")):
             peer.close()
             print(f"bench: {section} is left out: --llama's llama.cpp was built with more; CMAKE_ARGS='-DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_BMI2=ON' pip install llama-cpp-python", file=sys.stderr)
             return None
@@ -725,17 +725,20 @@ def main():
         with open(args.out, encoding="utf-8") as f:
             old = f.read()
     with tempfile.TemporaryDirectory(prefix="trilith-bench-") as work:
-        bench = Bench(args, work)
+        bench, machines = Bench(args, work), {}
         for section in args.only or SECTIONS:
             if section == "waterfall" and not shutil.which("perf"):
                 print("bench: the waterfall is left out: it needs perf (Debian: linux-perf)", file=sys.stderr)
                 continue
+            isa = tuple(isa_of(section))
+            if isa not in machines:  # before anything else has warmed it
+                machines[isa] = machine(args, isa)
             plain = section.removeprefix(BF16)
             of_both_types = throughput if plain in COLUMNS else {"gemm": gemm, "ranks": ranks, "inference": inference}.get(plain.removeprefix(AVX2))
             result = of_both_types(bench, section) if of_both_types else globals()[section](bench)
             if result is None:
                 continue
-            result.update(date=datetime.datetime.now().strftime("%Y-%m-%d %H:%M"), machine=machine(args, isa_of(section)), commands=bench.commands.get(section, []), revision=revision(ROOT),
+            result.update(date=datetime.datetime.now().strftime("%Y-%m-%d %H:%M"), machine=machines[isa], commands=bench.commands.get(section, []), revision=revision(ROOT),
                           versions=[*versions(), *([f"llm.c {revision(args.llmc)}"] if args.llmc else [])])
             results[section] = result
             with open(args.out, "w", encoding="utf-8") as f:

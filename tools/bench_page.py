@@ -7,7 +7,7 @@ import statistics
 TITLES = {"gpt2-t64": "GPT-2 124M, B4 T64", "gpt2-t256": "GPT-2 124M, B4 T256", "nano": "nano 10.8M, B64 T256", "moe": "Mixture of 8 experts, top-2, 50M, B16 T256",
           "moe-t64": "Mixture of 8 experts, top-2, 50M, B4 T64"}
 BF16 = "bf16-"  # before a section: the same in bf16, --dtype bf16 against autocast
-AVX2 = "avx2-"
+AVX2 = "avx2-"  # before a section: the same with TRILITH_ISA=avx2, beside a peer that has no more
 PREFILL, DECODE = 512, 64  # tokens of a repetition
 
 

@@ -168,10 +168,7 @@ static void look_for_trouble(findings *f, const tl_ops *ops) {
 
 static void look_at_gpu(findings *f) {
     tl_gpu *counters;
-    if (tl__device_open(&f->gpu, &f->why_no_gpu)) {
-        f->gpu = NULL;
-        return;
-    }
+    if (tl__device_open(&f->gpu, &f->why_no_gpu)) return;
     if (tl__gpu_open(&counters, f->gpu->pci, &f->why_no_counters)) return;
     tl__gpu_last(counters, &f->gpu_now);
     tl__gpu_close(counters);
