@@ -161,7 +161,9 @@ static int64_t encode_text(const tl_tokenizer *tok, const char *text, size_t n, 
                            int64_t *replaced, tl_error *err) {
     for (;;) {
         int64_t count = *ids ? tl__tokenizer_encode(tok, text, n, special, *ids, *room, replaced) : (int64_t)n / 2 + 64;
-        if (count < 0) return tl__fail(err, (int)count, "a text of %zu bytes cannot be encoded: there is not enough memory, or the tokenizer's own steps make more than 64 times of it", n);
+        if (count == TL_EFORMAT)
+            return tl__fail(err, TL_EFORMAT, "the tokenizer's own steps make more than 64 times of a text of %zu bytes, which no honest one does", n);
+        if (count < 0) return tl__fail(err, (int)count, "not enough memory to encode a text of %zu bytes", n);
         if (*ids && (size_t)count <= *room) return count;
         free(*ids);
         *ids = malloc((size_t)count * sizeof **ids);

@@ -64,7 +64,8 @@ static void encode_text(const encoding *c, encoded *e, const char *text, size_t 
         }
         need = tl__tokenizer_encode(c->options->tokenizer, text, n, false, e->ids + e->n, e->room - e->n, &replaced);
         if (need < 0) {
-            no_memory(&e->error);
+            if (need == TL_EFORMAT) tl__fail(&e->error, TL_EFORMAT, "the tokenizer's own steps make more than 64 times of the data, which no honest one does");
+            else no_memory(&e->error);
             return;
         }
         if ((size_t)need <= e->room - e->n) break;

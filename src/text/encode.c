@@ -57,6 +57,12 @@ static tl_encode_scratch *borrow(struct tl_scratches *s) {
     return scratch;
 }
 
+static bool swollen(const tl_encode_scratch *scratch) {
+    bool any = scratch->normal[0].swollen || scratch->normal[1].swollen;
+    for (int i = 0; i < TL_STEPS_MOST; i++) any |= scratch->pieces[i].swollen;
+    return any;
+}
+
 static void give_back(struct tl_scratches *s, tl_encode_scratch *scratch) {
     for (int i = 0; i < 2; i++) tl__textbuf_trim(&scratch->normal[i]); /* one monstrous text must not hold its memory */
     for (int i = 0; i < TL_STEPS_MOST; i++) tl__textbuf_trim(&scratch->pieces[i]);
@@ -185,13 +191,14 @@ int64_t tl__tokenizer_encode(const tl_tokenizer *tok, const char *text, size_t n
         text = repaired;
     }
     tl_output out = {.tok = tok, .scratch = borrow(tok->scratches), .ids = ids, .cap = cap};
-    bool done = false;
+    int status = TL_ENOMEM;
     if (out.scratch) {
-        done = encode_round(&out, (const uint8_t *)text, n, true, special, true);
+        if (encode_round(&out, (const uint8_t *)text, n, true, special, true)) status = 0;
+        else if (swollen(out.scratch)) status = TL_EFORMAT;
         give_back(tok->scratches, out.scratch);
     }
     free(repaired);
-    return done ? out.n : TL_ENOMEM;
+    return status ? status : out.n;
 }
 
 /* ---- cutting a text that is read in ranges ---- */

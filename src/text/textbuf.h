@@ -10,13 +10,13 @@
 typedef struct tl_textbuf {
     char *bytes;
     size_t n, room;
-    size_t most; /* more bytes than this fail as if memory ended: steps of a hostile file may double a text each; 0: any */
-    bool failed;
+    size_t most; /* more bytes than this fail: steps of a hostile file may double a text each; 0: any */
+    bool failed, swollen; /* swollen: it was for `most` */
 } tl_textbuf;
 
 static inline bool tl__textbuf_reserve(tl_textbuf *b, size_t more) {
     if (b->failed) return false;
-    if (b->most && more > b->most - b->n) return b->failed = true, false;
+    if (b->most && more > b->most - b->n) return b->failed = b->swollen = true, false;
     if (b->bytes && more <= b->room - b->n) return true;
     size_t room = (b->n + more) + (b->n + more) / 2 + 256;
     char *bigger = room > more ? realloc(b->bytes, room) : NULL;

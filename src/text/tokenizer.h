@@ -36,7 +36,7 @@ void tl__tokenizer_hash(const tl_tokenizer *tok, char *hex);
 
 /* Ids of a UTF-8 text (invalid bytes: encoded as U+FFFD, counted in *replaced if not NULL). special: text of special
  * tokens in the input becomes their id (else ordinary text). Writes at most cap ids; returns the number needed, or a
- * negative status: TL_ENOMEM also where the tokenizer's own steps make far more of a text than any honest one's do
+ * negative status: TL_EFORMAT where the tokenizer's own steps make far more of the text than any honest one's do
  * (textbuf.h). A cap of n mostly suffices; U+FFFD and normalisers may need more: call again with what is returned. */
 int64_t tl__tokenizer_encode(const tl_tokenizer *tok, const char *text, size_t n, bool special, int32_t *ids,
                              size_t cap, int64_t *replaced);

@@ -11,6 +11,7 @@
 #include <cmocka.h>
 
 #include "base/rng.h"
+#include "io/file.h"
 #include "text/bpe.h"
 #include "text/pattern.h"
 #include "tokenizer_vectors.h"
@@ -572,8 +573,24 @@ static void test_files_that_contradict_themselves(void **state) {
     assert_non_null(strstr(err.text, "/nowhere/at/all"));
 }
 
+/* A Replace of nothing by 140 bytes: a few bytes may grow so, a text may not; and that is not a lack of memory. */
+static void steps_that_swell_a_text_are_refused(void **state) {
+    (void)state;
+    char *file;
+    size_t n;
+    tl_tokenizer *tok;
+    assert_int_equal(tl__file_slurp(&file, &n, TL_SOURCE_DIR "/tests/fuzz/corpus/fuzz_tokenizer_json/swells", 1 << 20, NULL), 0);
+    assert_int_equal(tl__tokenizer_parse(&tok, file, n, "swells", NULL), 0);
+    assert_true(tl__tokenizer_encode(tok, file, 10, false, NULL, 0, NULL) > 0);
+    assert_int_equal(tl__tokenizer_encode(tok, file, n, false, NULL, 0, NULL), TL_EFORMAT);
+    assert_true(tl__tokenizer_encode(tok, file, 10, false, NULL, 0, NULL) > 0);
+    tl__tokenizer_close(tok);
+    free(file);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(steps_that_swell_a_text_are_refused),
         cmocka_unit_test(test_ids_equal_the_librarys),
         cmocka_unit_test(test_kinds),
         cmocka_unit_test(test_words_between_brackets),
